@@ -1,0 +1,22 @@
+"""Quire: an LLM inference server taken apart into gRPC services.
+
+The in-process API is ``from quire import LLM, SamplingParams``; it is imported on first use, so that a
+service which never touches torch does not pay for it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from quire.engine.request import SamplingParams
+from quire.engine.version import __version__
+
+if TYPE_CHECKING:
+    from quire.engine.llm import LLM
+
+__all__ = ["LLM", "SamplingParams", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LLM":
+        return import_module("quire.engine.llm").LLM
+    raise AttributeError(f"module 'quire' has no attribute {name!r}")

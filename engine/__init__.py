@@ -1,0 +1,1 @@
+"""The engine: everything that serves a model in one process. It knows neither gRPC nor protobuf."""

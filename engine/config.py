@@ -1,0 +1,58 @@
+"""Settings of the engine: frozen, validated, each field's docstring is its `--help` text."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EngineConfig(BaseModel):
+    """Base of all settings: immutable, unknown names refused, docstrings kept as descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ExecutorConfig(EngineConfig):
+    """One model on one device."""
+
+    model: str | None = None
+    """Hugging Face folder or hub id (Llama, Mistral, Qwen2, Qwen3); default: the demo model shipped with Quire."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Compute type; auto: bfloat16 on a GPU, float32 on a CPU."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; auto: the GPU if there is one."""
+
+    attention: Literal["auto", "torch"] = "auto"
+    """Attention backend."""
+
+    block_size: int = Field(16, ge=1, le=256)
+    """Tokens per KV block."""
+
+    num_blocks: int | None = Field(None, ge=1)
+    """Blocks in the KV pool; default: what kv_memory_mib holds."""
+
+    kv_memory_mib: int = Field(512, ge=1)
+    """Memory of the KV pool in MiB, where num_blocks is not given."""
+
+    num_slots: int = Field(256, ge=1, le=4096)
+    """Sequences that can be started at once."""
+
+    max_model_len: int | None = Field(None, ge=2)
+    """Tokens of prompt and generation together; default: the model's own limit."""
+
+
+class SchedulerConfig(EngineConfig):
+    """How one executor's steps are filled."""
+
+    max_num_tokens: int = Field(2048, ge=1)
+    """Token budget of one step, context and generation together."""
+
+    max_batch_size: int = Field(256, ge=1, le=4096)
+    """Sequences started at once; at most max_num_tokens."""
+
+    capacity_policy: Literal["GUARANTEED_NO_EVICT"] = "GUARANTEED_NO_EVICT"
+    """Who may hold KV blocks. GUARANTEED_NO_EVICT: a started sequence is never paused."""
+
+    max_waiting_requests: int = Field(1024, ge=1)
+    """Requests that may wait; more are refused with RESOURCE_EXHAUSTED."""

@@ -1,0 +1,89 @@
+"""One error tree. Client faults and ours are apart, and each says whether trying again can help.
+
+    QuireError
+    ├── RequestError                the request ends; nobody else notices
+    │   ├── InvalidRequest          the client's fault; names field, value and limit
+    │   ├── Overloaded              a bounded queue is full; retryable
+    │   └── Unavailable             nothing can compute now, or a fault ended it; retryable
+    ├── StartupError                a service cannot start with what it was given
+    └── LedgerError
+        ├── StaleEpoch              another scheduler owns the pool: step down
+        ├── LedgerConflict          the proposal contradicts the ledger: the mirror is stale, resync
+        ├── LedgerLost              the pool is not in the ledger (emptied): re-seed it
+        └── LedgerUnreachable       no answer; whether the commit was applied is unknown
+"""
+
+
+class QuireError(Exception):
+    """Base of all errors that Quire raises on purpose."""
+
+
+class RequestError(QuireError):
+    """Ends one request."""
+
+    retryable = False
+
+
+class InvalidRequest(RequestError):
+    """The request can never be served as it is.
+
+    Args:
+        field: name of the field at fault, as in the API.
+        value: what was given.
+        limit: what is allowed, as a phrase ("must be at least 1").
+    """
+
+    def __init__(self, field: str, value: object, limit: str) -> None:
+        super().__init__(f"{field}: {limit}, got {_short(value)}")
+        self.field = field
+        self.value = value
+        self.limit = limit
+
+
+class Overloaded(RequestError):
+    """A bounded queue is full.
+
+    Args:
+        retry_after: seconds after which trying again is worthwhile.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unavailable(RequestError):
+    """Nothing can compute this now; the same request may succeed later."""
+
+    retryable = True
+
+
+class StartupError(QuireError):
+    """A service cannot start; the message says which setting to change."""
+
+
+class LedgerError(QuireError):
+    """The ledger refused or could not be asked."""
+
+
+class StaleEpoch(LedgerError):
+    """A scheduler with a higher epoch owns the pool."""
+
+
+class LedgerConflict(LedgerError):
+    """A proposal contradicts the ledger; nothing of it was applied."""
+
+
+class LedgerLost(LedgerError):
+    """The ledger does not know the pool, or knows another incarnation of it."""
+
+
+class LedgerUnreachable(LedgerError):
+    """The ledger did not answer; whether the proposal was applied is unknown."""
+
+
+def _short(value: object, width: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,68 @@
+"""What a client asks for: a `Request` and its `SamplingParams`, and how it can end."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int32Array: TypeAlias = NDArray[np.int32]
+
+DEFAULT_MAX_TOKENS = 128
+
+
+class FinishReason(IntEnum):
+    """Why a sequence ended; values equal those of the protocol."""
+
+    STOP = 1
+    LENGTH = 2
+    ABORTED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are chosen and when to stop. Filters apply in the order temperature, top_k, top_p, min_p.
+
+    Attributes:
+        temperature: divides the logits; 0 is greedy, at most 100.
+        top_k: keep the k most likely tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens with at least this probability mass; in (0, 1].
+        min_p: keep tokens at least this likely relative to the most likely one; in [0, 1].
+        seed: the same seed and request give the same tokens; None draws one at submission.
+        max_tokens: at least 1; None means 128, or what the context leaves if that is less.
+        stop: strings that end the text, which then ends before the match.
+        stop_token_ids: tokens that end the sequence; the matched one is in the ids but not in the text.
+        ignore_eos: go on past the model's own end-of-sequence tokens.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One validated request as the scheduler sees it: token ids only, every default filled in.
+
+    Attributes:
+        request_id: the client's name for it, for logs.
+        client: who gets the tokens: an index of the caller's own (a frontend's stream).
+        handle: the caller's number for the request, unique per client while it is open.
+        prompt: token ids, int32, shape (num_prompt,), at least one.
+        generated: token ids already delivered before a fault, int32, shape (num_generated,).
+        params: with `seed` and `max_tokens` set; `stop` strings are not looked at here.
+    """
+
+    request_id: str
+    client: int
+    handle: int
+    prompt: Int32Array
+    generated: Int32Array
+    params: SamplingParams

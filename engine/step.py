@@ -1,0 +1,98 @@
+"""What travels between scheduler and executor: a `StepPlan` down, a `StepResult` up.
+
+A plan carries only what changed since the plan before it; the executor keeps the rest in its slots.
+All arrays are int32.
+"""
+
+from dataclasses import dataclass
+
+from quire.engine.request import Int32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SequenceStart:
+    """A sequence that takes a slot.
+
+    Attributes:
+        slot: index of the slot, below the executor's `num_slots`; whatever it held is gone.
+        token_ids: everything known, shape (num_tokens,): the prompt and what was generated before.
+        num_computed: how many leading tokens have their KV in `block_table` already; below num_tokens.
+        block_table: block ids, shape (num_blocks,); position p lives in block_table[p // block_size].
+        temperature, top_k, top_p, min_p, seed: as in `SamplingParams`, with the seed drawn.
+    """
+
+    slot: int
+    token_ids: Int32Array
+    num_computed: int
+    block_table: Int32Array
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepPlan:
+    """One step. The fields are applied in their order.
+
+    Attributes:
+        step: consecutive number of the step on this executor.
+        copies: pairs (source, destination) of block ids, shape (n, 2), copied before anything is computed.
+        starts: sequences that take a slot.
+        append_slots, append_blocks: shape (n,): block append_blocks[i] goes to the end of slot
+            append_slots[i]'s block table.
+        context_slots, context_tokens: shape (n,): slot context_slots[i] computes its next context_tokens[i]
+            known tokens. The row that reaches the last known token samples the next.
+        generation_slots: shape (n,): each feeds its newest token, which may still be on the device, and
+            samples the next.
+    """
+
+    step: int
+    copies: Int32Array
+    starts: tuple[SequenceStart, ...]
+    append_slots: Int32Array
+    append_blocks: Int32Array
+    context_slots: Int32Array
+    context_tokens: Int32Array
+    generation_slots: Int32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepResult:
+    """What one step sampled.
+
+    Attributes:
+        step: the plan's number.
+        slots, token_ids: shape (n,): the rows that sampled, in the plan's order, context before generation.
+        compute_us: microseconds from the first kernel to the last.
+    """
+
+    step: int
+    slots: Int32Array
+    token_ids: Int32Array
+    compute_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorInfo:
+    """Who an executor is and what it can hold; does not change while it runs.
+
+    Attributes:
+        incarnation: new at every start; whatever was known of an older one's pool is void.
+        fingerprint: SHA-256 (hex) over model configuration and weights' headers.
+        vocab_size: token ids are below this.
+        max_model_len: tokens of prompt and generation together.
+        num_blocks, block_size: the KV pool, in blocks and in tokens per block.
+        num_slots: sequences that can be started at once.
+        eos_token_ids: tokens that end a sequence unless it ignores them.
+    """
+
+    incarnation: str
+    fingerprint: str
+    vocab_size: int
+    max_model_len: int
+    num_blocks: int
+    block_size: int
+    num_slots: int
+    eos_token_ids: tuple[int, ...]

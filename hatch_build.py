@@ -1,0 +1,39 @@
+"""Build hook: compiles the protos into `quire/v1` and, for editable installs, links the folders into a package.
+
+A wheel gets the stubs from a build folder. An editable install gets `.editable/quire`, a folder of links to the
+checkout's folders beside the stubs, so that `quire.engine` is `engine/` for Python and for type checkers alike.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import grpc_tools
+from grpc_tools import protoc
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class CompileProtos(BuildHookInterface):  # type: ignore[type-arg]
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        root = Path(self.root)
+        editable = version == "editable"
+        out = root / (".editable" if editable else "build/stubs")
+        shutil.rmtree(out, ignore_errors=True)
+        stubs = out / "quire" / "v1"
+        stubs.mkdir(parents=True)
+        compile_protos(root / "protos", out)
+        (stubs / "__init__.py").write_text('"""Generated from protos/quire/v1."""\n')
+        if editable:
+            for name in self.build_config.build_config["only-include"]:
+                (out / "quire" / name).symlink_to(root / name)
+        else:
+            build_data["force_include"][str(stubs)] = "quire/v1"
+
+
+def compile_protos(protos: Path, out: Path) -> None:
+    """Writes messages, services and their type stubs of every proto below `protos` to `out`."""
+    files = sorted(str(path) for path in protos.rglob("*.proto"))
+    include = Path(grpc_tools.__file__).parent / "_proto"
+    plugins = [f"--{kind}={out}" for kind in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")]
+    if protoc.main(["protoc", f"-I{protos}", f"-I{include}", *plugins, *files]) != 0:
+        raise RuntimeError(f"protoc failed on {files}")
