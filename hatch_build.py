@@ -1,10 +1,12 @@
-"""Build hook: compiles the protos into `quire/v1` and, for editable installs, links the folders into a package.
+"""Build hook: compiles the protos into `quire/v1` and, for editable installs, links a package.
 
-A wheel gets the stubs from a build folder. An editable install gets `.editable/quire`, a folder of links to the
-checkout's folders beside the stubs, so that `quire.engine` is `engine/` for Python and for type checkers alike.
+A wheel gets the stubs from a temporary folder. An editable install gets `.editable/quire`, a folder of links
+to the checkout's folders beside the stubs, so that `quire.engine` is `engine/` for Python and for type
+checkers alike.
 """
 
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +18,30 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 class CompileProtos(BuildHookInterface):  # type: ignore[type-arg]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         root = Path(self.root)
-        editable = version == "editable"
-        out = root / (".editable" if editable else "build/stubs")
-        shutil.rmtree(out, ignore_errors=True)
-        stubs = out / "quire" / "v1"
-        stubs.mkdir(parents=True)
-        compile_protos(root / "protos", out)
-        (stubs / "__init__.py").write_text('"""Generated from protos/quire/v1."""\n')
-        if editable:
+        if version == "editable":
+            out = root / ".editable"
+            shutil.rmtree(out, ignore_errors=True)
+            write_stubs(root / "protos", out)
             for name in self.build_config.build_config["only-include"]:
                 (out / "quire" / name).symlink_to(root / name)
         else:
-            build_data["force_include"][str(stubs)] = "quire/v1"
+            self.stubs = tempfile.TemporaryDirectory(prefix="quire-stubs-")
+            stubs = write_stubs(root / "protos", Path(self.stubs.name))
+            # `sources` in pyproject.toml puts "quire/" before this as before every other path.
+            build_data["force_include"][str(stubs)] = "v1"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        if version != "editable":
+            self.stubs.cleanup()
+
+
+def write_stubs(protos: Path, out: Path) -> Path:
+    """Makes the package `quire/v1` below `out` and returns its folder."""
+    stubs = out / "quire" / "v1"
+    stubs.mkdir(parents=True)
+    compile_protos(protos, out)
+    (stubs / "__init__.py").write_text('"""Generated from protos/quire/v1."""\n')
+    return stubs
 
 
 def compile_protos(protos: Path, out: Path) -> None:
@@ -36,4 +50,4 @@ def compile_protos(protos: Path, out: Path) -> None:
     include = Path(grpc_tools.__file__).parent / "_proto"
     plugins = [f"--{kind}={out}" for kind in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")]
     if protoc.main(["protoc", f"-I{protos}", f"-I{include}", *plugins, *files]) != 0:
-        raise RuntimeError(f"protoc failed on {files}")
+        raise RuntimeError(f"protoc failed on {files}; is protoc-gen-mypy of mypy-protobuf on PATH?")

@@ -1,16 +1,16 @@
 """One error tree. Client faults and ours are apart, and each says whether trying again can help.
 
-    QuireError
-    ├── RequestError                the request ends; nobody else notices
-    │   ├── InvalidRequest          the client's fault; names field, value and limit
-    │   ├── Overloaded              a bounded queue is full; retryable
-    │   └── Unavailable             nothing can compute now, or a fault ended it; retryable
-    ├── StartupError                a service cannot start with what it was given
-    └── LedgerError
-        ├── StaleEpoch              another scheduler owns the pool: step down
-        ├── LedgerConflict          the proposal contradicts the ledger: the mirror is stale, resync
-        ├── LedgerLost              the pool is not in the ledger (emptied): re-seed it
-        └── LedgerUnreachable       no answer; whether the commit was applied is unknown
+QuireError
+├── RequestError                the request ends; nobody else notices
+│   ├── InvalidRequest          the client's fault; names field, value and limit
+│   ├── Overloaded              a bounded queue is full; retryable
+│   └── Unavailable             nothing can compute now, or a fault ended it; retryable
+├── StartupError                a service cannot start with what it was given
+└── LedgerError
+    ├── StaleEpoch              another scheduler owns the pool: step down
+    ├── LedgerConflict          the proposal contradicts the ledger: the mirror is stale, resync
+    ├── LedgerLost              the pool is not in the ledger (emptied): re-seed it
+    └── LedgerUnreachable       no answer; whether the commit was applied is unknown
 """
 
 

@@ -3,7 +3,7 @@
 Everything is made from the sources of the running interpreter, so no download is needed. The result is
 written in Hugging Face layout, with a README that records the settings and the held-out loss:
 
-    python tools/train_demo_model.py --steps 2500 --minutes 25
+    python tools/train_demo_model.py --steps 2400 --minutes 25
 """
 
 import argparse
@@ -31,7 +31,9 @@ EOS: Final = "</s>"
 PAD: Final = "<pad>"
 MAX_POSITIONS: Final = 2048
 # Test data and generated tables teach a small model nothing it could show in a sample.
-SKIPPED_FOLDERS: Final = frozenset({"site-packages", "test", "tests", "idle_test", "encodings", "__pycache__"})
+SKIPPED_FOLDERS: Final = frozenset(
+    {"site-packages", "test", "tests", "idle_test", "encodings", "__pycache__"}
+)
 SKIPPED_FILES: Final = frozenset({"pydoc_data/topics.py", "html/entities.py", "stringprep.py"})
 # These hold the paths and compiler flags of the machine that built the interpreter.
 SKIPPED_PREFIXES: Final = ("_sysconfigdata", "config-")
@@ -128,12 +130,16 @@ def encode(tokenizer: Tokenizer, documents: list[str]) -> torch.Tensor:
     return torch.tensor(list(itertools.chain.from_iterable((bos, *one.ids, eos) for one in encoded)))
 
 
-def batches(stream: torch.Tensor, length: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
+def batches(
+    stream: torch.Tensor, length: int, size: int, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
     """Endless shuffled batches of windows, each one token longer than length; every pass cuts elsewhere."""
     while True:
         offset = int(torch.randint(length, (1,), generator=generator))
         windows = stream[offset:].unfold(0, length + 1, length)
-        yield from windows[torch.randperm(len(windows), generator=generator)].split(size)
+        order = torch.randperm(len(windows), generator=generator)
+        for at in range(0, len(order), size):
+            yield windows[order[at : at + size]]
 
 
 def new_model(vocabulary: int) -> LlamaForCausalLM:
@@ -159,7 +165,8 @@ def loss_of(model: LlamaForCausalLM, window: torch.Tensor, reduction: str = "mea
     """Cross-entropy in nats of every token in the windows given those before it."""
     with torch.autocast("cpu", torch.bfloat16):
         logits = model(input_ids=window[:, :-1], use_cache=False).logits
-    return functional.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten(), reduction=reduction)
+    targets = window[:, 1:].flatten()
+    return functional.cross_entropy(logits.float().flatten(0, 1), targets, reduction=reduction)
 
 
 def rate_at(progress: float, peak: float) -> float:
@@ -216,6 +223,8 @@ def evaluate(model: LlamaForCausalLM, stream: torch.Tensor, length: int = 1024) 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, out: Path) -> None:
     """Write the Hugging Face layout."""
     model.save_pretrained(out)
+    # The writer of safetensors leaves the file to its owner alone, but package data is for every user.
+    (out / "model.safetensors").chmod(0o644)
     tokenizer.save(str(out / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -279,10 +288,12 @@ them.
 
 def parse_arguments() -> Settings:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     folder = Path(__file__).resolve().parents[1] / "engine" / "demo_model"
     parser.add_argument("--out", type=Path, default=folder, help="folder that receives the model")
-    parser.add_argument("--steps", type=int, default=2500, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=2400, help="optimiser steps")
     parser.add_argument("--minutes", type=float, default=25.0, help="upper limit on training time")
     parser.add_argument("--batch-tokens", type=int, default=4096)
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
@@ -303,11 +314,10 @@ def main() -> None:
     tokenizer = train_tokenizer(learned, settings.vocabulary)
     parts = [part for text in learned for part in functions(text)]
     stream, unseen = encode(tokenizer, learned + parts), encode(tokenizer, held_out)
-    print(f"{len(learned)} files and {len(parts)} functions: {len(stream)} tokens; "
-          f"{len(held_out)} held out: {len(unseen)} tokens", flush=True)  # fmt: skip
+    print(f"{len(stream)} tokens to learn from, {len(unseen)} held out", flush=True)
     model = new_model(settings.vocabulary)
     steps, tokens, minutes = train(model, stream, settings)
-    nats = evaluate(model.to(torch.bfloat16).eval(), unseen)
+    nats = evaluate(model.bfloat16(), unseen)
     bits_per_byte = nats / math.log(2) / sum(len(text.encode()) for text in held_out)
     outcome = Outcome(steps, tokens, minutes, len(stream), nats / (len(unseen) - 1), bits_per_byte)
     settings.out.mkdir(parents=True, exist_ok=True)

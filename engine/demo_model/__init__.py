@@ -1,4 +1,4 @@
-"""The demo model shipped with Quire: a tiny Llama trained on Python sources, made by tools/train_demo_model.py.
+"""The demo model shipped with Quire: a tiny Llama for Python text, made by tools/train_demo_model.py.
 
 Importing this package costs nothing: it only names the folder, so that a start-up path can resolve
 the demo model before it loads any heavy dependency.

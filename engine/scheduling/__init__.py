@@ -1,0 +1,1 @@
+"""Deciding what runs in each step. Knows neither torch nor text."""

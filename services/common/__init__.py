@@ -1,0 +1,1 @@
+"""What all services share: the wire, starting and stopping, health."""

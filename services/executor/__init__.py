@@ -1,0 +1,1 @@
+"""The executor service: one model on one device, steps down and results up."""

@@ -1,0 +1,1 @@
+"""The KV-block ledger: who holds which block of a pool, and which blocks hold which prefix."""

@@ -1,0 +1,53 @@
+# `make help` lists the targets that carry a `##` comment. Every target sets up what it needs by itself.
+
+BIN := .venv/bin
+STAMP := .venv/.stamp
+PROTOS := $(shell find protos -name '*.proto')
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test test-long test-gpu test-compose test-chaos lint format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(STAMP) ## start every service on free ports, generate from a prompt, stop
+	$(BIN)/quire demo
+
+setup: $(STAMP) ## make .venv with Quire and the developer tools
+
+$(STAMP): pyproject.toml hatch_build.py tools/venv.sh $(PROTOS)
+	@tools/venv.sh $@ $^
+
+test: $(STAMP) ## import contracts and every test that needs neither GPU, containers nor minutes
+	$(BIN)/lint-imports --no-logo
+	$(PYTEST) -m "not gpu and not long and not compose and not chaos"
+
+test-long: $(STAMP) ## tests that take minutes
+	$(PYTEST) -m long
+
+test-gpu: $(STAMP) ## tests that need an NVIDIA GPU
+	$(PYTEST) -m gpu
+
+test-compose: $(STAMP) ## tests that need docker compose
+	$(PYTEST) -m compose
+
+test-chaos: $(STAMP) ## tests that kill services while requests run
+	$(PYTEST) -m chaos
+
+lint: $(STAMP) ## ruff, formatting, mypy and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: $(STAMP) ## format and fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## measure throughput and latency
+	$(BIN)/quire bench
+
+clean: ## remove .venv, stubs, builds and caches
+	rm -rf .venv .editable build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,125 @@
+"""A client of `quire.v1.InferenceService` for ordinary, blocking code."""
+
+import time
+from collections.abc import Generator, Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from quire.clients.completion import Completion
+from quire.clients.convert import (
+    abort_request,
+    completion_from_proto,
+    detokenize_request,
+    generate_request,
+    tokenize_request,
+)
+from quire.clients.errors import may_pass, not_ready, translated
+from quire.engine.errors import QuireError
+from quire.engine.request import SamplingParams
+from quire.v1 import inference_pb2 as pb
+from quire.v1 import inference_pb2_grpc
+
+DEFAULTS = SamplingParams()
+RETRY_SECONDS = 0.2
+
+
+class Client:
+    """One connection to a frontend; may be shared between threads. Use it in a `with` block or close it.
+
+    Every method raises `InvalidRequest`, `Overloaded`, `Unavailable` or, for other failures, `QuireError`.
+
+    Args:
+        address: "host:port" of a frontend.
+        timeout: seconds that a call may take from beginning to end; None sets no limit.
+    """
+
+    def __init__(self, address: str, *, timeout: float | None = None) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._channel = grpc.insecure_channel(address)
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels what runs and disconnects."""
+        self._channel.close()
+
+    def generate(
+        self, prompt: str | Sequence[int], params: SamplingParams = DEFAULTS, *, request_id: str = ""
+    ) -> Completion:
+        """The whole answer to a text or to token ids; an interrupt cancels it on the server."""
+        request = generate_request(prompt, params, request_id)
+        call = self._stub.Generate.future(request, timeout=self._timeout)
+        with translated(call.cancel):
+            return completion_from_proto(call.result())
+
+    def generate_stream(
+        self, prompt: str | Sequence[int], params: SamplingParams = DEFAULTS, *, request_id: str = ""
+    ) -> Generator[Completion, None, None]:
+        """The answer as it is made; the first `next` sends the request, closing the iterator cancels it."""
+        request = generate_request(prompt, params, request_id)
+        call = self._stub.GenerateStream(request, timeout=self._timeout)
+        with translated(call.cancel):
+            for message in call:
+                yield completion_from_proto(message)
+
+    def tokenize(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text, with the special tokens that the model's folder asks for."""
+        request = tokenize_request(text)
+        with translated():
+            return tuple(self._stub.Tokenize(request, timeout=self._timeout).token_ids)
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        request = detokenize_request(token_ids)
+        with translated():
+            return self._stub.Detokenize(request, timeout=self._timeout).text
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a running request; False if this frontend runs none of that name."""
+        with translated():
+            return self._stub.Abort(abort_request(request_id), timeout=self._timeout).found
+
+    def model(self) -> pb.GetModelResponse:
+        """What is served: name, fingerprint, vocabulary size, context length and end tokens."""
+        with translated():
+            return self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout)
+
+    def server(self) -> pb.GetServerResponse:
+        """How it is served: version, executors, the largest pool, open requests."""
+        with translated():
+            return self._stub.GetServer(pb.GetServerRequest(), timeout=self._timeout)
+
+    def ready(self, timeout: float) -> None:
+        """Waits until the server says that it is SERVING.
+
+        Raises:
+            Unavailable: it did not within `timeout` seconds; the message says what was seen last.
+        """
+        health = health_pb2_grpc.HealthStub(self._channel)
+        deadline = time.monotonic() + timeout
+        seen = "no connection"
+        while (left := deadline - time.monotonic()) > 0:
+            call = health.Watch(health_pb2.HealthCheckRequest(), timeout=left, wait_for_ready=True)
+            try:
+                with translated(call.cancel):
+                    for response in call:
+                        if response.status == health_pb2.HealthCheckResponse.SERVING:
+                            return
+                        seen = health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
+            except QuireError as error:
+                if not may_pass(error):
+                    raise
+            # The server went away in the middle: give it a moment before asking again.
+            time.sleep(min(RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
+        raise not_ready(self.address, timeout, seen)

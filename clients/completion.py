@@ -1,0 +1,41 @@
+"""What a client gets back: a whole answer, or one piece of it."""
+
+from dataclasses import dataclass
+
+from quire.engine.request import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a finished request took, in tokens.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        cached_tokens: of these, those whose KV blocks were found in the cache.
+        generated_tokens: tokens made, a stop token among them.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer, or what one message of a stream adds to it.
+
+    Attributes:
+        text: text (of a piece: only whole characters, to be joined as they are).
+        token_ids: the tokens; they may run ahead of the text of the same piece.
+        finish_reason: why it ended; None in every piece but the last.
+        matched_stop: the stop string, or the id of the stop token, that ended it.
+        usage: what it took; None in every piece but the last.
+        request_id: the request's name, also where the server chose it.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    matched_stop: str | int | None
+    usage: Usage | None
+    request_id: str

@@ -1,0 +1,114 @@
+"""The client's types to protocol messages and back. Nothing is checked here but what a message cannot hold."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from quire.clients.completion import Completion, Usage
+from quire.engine.errors import InvalidRequest
+from quire.engine.request import FinishReason, SamplingParams
+from quire.v1 import inference_pb2 as pb
+
+_SCALARS = ("temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "ignore_eos")
+_LISTS = ("stop", "stop_token_ids")
+
+
+def sampling_to_proto(params: SamplingParams) -> pb.SamplingParams:
+    """`seed` and `max_tokens` stay unset where they are None.
+
+    Raises:
+        InvalidRequest: a value does not fit its field, such as a negative seed.
+    """
+    message = pb.SamplingParams()
+    for name in _SCALARS:
+        value = getattr(params, name)
+        if value is not None:
+            try:
+                setattr(message, name, value)
+            except (ValueError, TypeError) as error:
+                raise _does_not_fit(f"sampling.{name}", value, error) from error
+    for name in _LISTS:
+        values = getattr(params, name)
+        try:
+            getattr(message, name).extend(values)
+        except (ValueError, TypeError) as error:
+            raise _does_not_fit(f"sampling.{name}", values, error) from error
+    return message
+
+
+def sampling_from_proto(message: pb.SamplingParams) -> SamplingParams:
+    """Fields that are unset get the defaults of `SamplingParams`, which are those of the protocol."""
+    present: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
+    lists = {name: tuple(present[name]) for name in _LISTS if name in present}
+    return SamplingParams(**(present | lists))
+
+
+def generate_request(prompt: str | Sequence[int], params: SamplingParams, request_id: str) -> pb.GenerateRequest:
+    """A text goes to be tokenized by the server; token ids go as they are.
+
+    Raises:
+        InvalidRequest: a value does not fit its field.
+    """
+    message = pb.GenerateRequest(sampling=sampling_to_proto(params))
+    message.request_id = _unicode("request_id", request_id)
+    if isinstance(prompt, str):
+        message.text = _unicode("text", prompt)
+    else:
+        message.token_ids.CopyFrom(pb.TokenIds(ids=_token_ids(prompt)))
+    return message
+
+
+def tokenize_request(text: str) -> pb.TokenizeRequest:
+    """Raises `InvalidRequest` for a text with lone surrogates."""
+    return pb.TokenizeRequest(text=_unicode("text", text))
+
+
+def detokenize_request(token_ids: Sequence[int]) -> pb.DetokenizeRequest:
+    """Raises `InvalidRequest` for an id that does not fit 32 bits without sign."""
+    return pb.DetokenizeRequest(token_ids=_token_ids(token_ids))
+
+
+def abort_request(request_id: str) -> pb.AbortRequest:
+    """Raises `InvalidRequest` for a name with lone surrogates."""
+    return pb.AbortRequest(request_id=_unicode("request_id", request_id))
+
+
+def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamResponse) -> Completion:
+    """A whole answer or a piece of one."""
+    finish = message.finish
+    ended = message.HasField("finish")
+    matched = finish.WhichOneof("matched")
+    return Completion(
+        text=message.text,
+        token_ids=tuple(message.token_ids),
+        finish_reason=FinishReason(finish.reason) if ended else None,
+        matched_stop=getattr(finish, matched) if matched else None,
+        usage=_usage_from_proto(finish.usage) if ended else None,
+        request_id=message.request_id,
+    )
+
+
+def _usage_from_proto(usage: pb.Usage) -> Usage:
+    return Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        generated_tokens=usage.generated_tokens,
+    )
+
+
+def _unicode(field: str, text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(field, text, "must be Unicode without lone surrogates") from error
+    return text
+
+
+def _token_ids(token_ids: Sequence[int]) -> Sequence[int]:
+    for index, token_id in enumerate(token_ids):
+        if not 0 <= token_id < 2**32:
+            raise InvalidRequest(f"token_ids[{index}]", token_id, f"must be 0 to {2**32 - 1}")
+    return token_ids
+
+
+def _does_not_fit(field: str, value: object, error: Exception) -> InvalidRequest:
+    return InvalidRequest(field, value, f"does not fit the protocol's field ({error})")

@@ -1,0 +1,81 @@
+"""gRPC statuses as errors of `quire.engine.errors`, the same for both clients.
+
+INVALID_ARGUMENT     InvalidRequest
+RESOURCE_EXHAUSTED   Overloaded, if the server says when to try again; else it is a limit of the transport
+UNAVAILABLE          Unavailable
+any other            QuireError, with the status's name in front
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from grpc_status import rpc_status
+
+from quire.engine.errors import InvalidRequest, Overloaded, QuireError, RequestError, Unavailable
+
+
+class RefusedRequest(InvalidRequest):
+    """An `InvalidRequest` that a server raised: its message as it came, taken apart where it has the usual form.
+
+    Attributes:
+        field, limit, value: as text; "" for what the message does not say.
+    """
+
+    def __init__(self, message: str) -> None:
+        RequestError.__init__(self, message)
+        field, colon, rest = message.partition(": ")
+        self.field = field if colon else ""
+        self.limit, _, self.value = (rest if colon else message).partition(", got ")
+
+
+@contextmanager
+def translated(cancel: Callable[[], object] | None = None) -> Iterator[None]:
+    """Turns the gRPC errors of a block into ours; `cancel` is called at its end, however it ends."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
+        if cancel is not None:
+            cancel()
+
+
+def from_rpc_error(error: grpc.RpcError) -> QuireError:
+    """What to raise for a failed call."""
+    if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
+        return QuireError(str(error))
+    code, message = error.code(), error.details() or ""
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return RefusedRequest(message)
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Unavailable(message)
+    retry_after = _retry_after(error)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is not None:
+        return Overloaded(message, retry_after)
+    return QuireError(f"{code.name}: {message}")
+
+
+def _retry_after(error: grpc.Call | grpc.aio.AioRpcError) -> float | None:
+    try:
+        status = rpc_status.from_call(error)  # type: ignore[arg-type,unused-ignore]
+    except ValueError:  # details that contradict the status: not from one of our servers
+        return None
+    for detail in status.details if status else ():
+        info = RetryInfo()
+        if detail.Unpack(info):
+            return float(info.retry_delay.ToTimedelta().total_seconds())
+    return None
+
+
+def may_pass(error: QuireError) -> bool:
+    """Whether a health check that failed like this may succeed when it is asked again."""
+    codes = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    cause = error.__cause__
+    return isinstance(cause, (grpc.Call, grpc.aio.AioRpcError)) and cause.code() in codes
+
+
+def not_ready(address: str, timeout: float, seen: str) -> Unavailable:
+    """What to raise when a server did not become ready in time."""
+    return Unavailable(f"{address} was not ready within {timeout:g} s: {seen}")

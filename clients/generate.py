@@ -1,0 +1,129 @@
+"""`quire generate`: one prompt from the command line, its answer on the terminal as it comes."""
+
+import dataclasses
+import json
+import sys
+from contextlib import closing
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+
+from quire.clients.client import Client
+from quire.clients.completion import Completion
+from quire.engine.errors import QuireError
+from quire.engine.request import SamplingParams
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+
+def _unescaped(text: str) -> str:
+    r"""Python's escapes as characters: a command line can hardly hold a line break otherwise.
+
+    >>> _unescaped(r"Füße\n\x2c")
+    'Füße\n,'
+    """
+    return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
+
+
+class Settings(BaseSettings):
+    """Generates text from a prompt."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QUIRE_GENERATE_",
+        env_prefix_target="all",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+    )
+
+    prompt: CliPositionalArg[str]
+    """The text to go on from; "-" reads it from standard input."""
+
+    address: str = "127.0.0.1:8001"
+    """Host and port of a frontend's gRPC service."""
+
+    max_tokens: int | None = None
+    """Tokens to make at most; default: the server's."""
+
+    temperature: float = 1.0
+    """Divides the logits; 0 is greedy."""
+
+    top_k: int = 0
+    """Keep the k most likely tokens; 0 keeps all."""
+
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with at least this probability mass."""
+
+    min_p: float = 0.0
+    """Keep tokens at least this likely relative to the most likely one."""
+
+    seed: int | None = None
+    """The same seed and request give the same tokens; default: the server draws one."""
+
+    stop: tuple[Annotated[str, AfterValidator(_unescaped)], ...] = ()
+    """Text that ends the answer, which stops before it; repeatable. Escapes are understood: \\n is a line break,
+    \\x2c a comma (which would otherwise separate two), \\x20 a space at either end, \\\\ a backslash."""
+
+    stop_token_ids: tuple[int, ...] = ()
+    """Token that ends the answer; repeatable."""
+
+    ignore_eos: bool = False
+    """Go on past the model's end-of-sequence tokens."""
+
+    timeout: float | None = Field(None, gt=0)
+    """Seconds that the whole answer may take; default: no limit."""
+
+    json_output: bool = Field(False, alias="json")
+    """Print the whole answer as one line of JSON when it is finished."""
+
+
+def run(settings: Settings) -> int:
+    """Prints the answer to standard output, or one line about what went wrong to standard error.
+
+    Returns:
+        The exit status: 0, 1 for an error, 130 after Ctrl-C (the request is cancelled on the server first).
+    """
+    try:
+        prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
+        with Client(settings.address, timeout=settings.timeout) as client:
+            if settings.json_output:
+                print(_as_json(client.generate(prompt, _sampling(settings))))
+            else:
+                _stream(client, prompt, settings)
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (QuireError, OSError, UnicodeDecodeError) as error:
+        print(f"quire generate: {_one_line(error)}", file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+def _stream(client: Client, prompt: str, settings: Settings) -> None:
+    last = "\n"
+    with closing(client.generate_stream(prompt, _sampling(settings))) as pieces:
+        for piece in pieces:
+            print(piece.text, end="", flush=True)
+            last = piece.text[-1:] or last
+    if last != "\n":
+        print()
+
+
+def _sampling(settings: Settings) -> SamplingParams:
+    names = [field.name for field in dataclasses.fields(SamplingParams)]
+    return SamplingParams(**{name: getattr(settings, name) for name in names})
+
+
+def _as_json(completion: Completion) -> str:
+    fields = dataclasses.asdict(completion)
+    reason = completion.finish_reason
+    fields["finish_reason"] = reason.name.lower() if reason is not None else None
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

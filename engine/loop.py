@@ -1,0 +1,127 @@
+"""The main loop of one executor: schedule, commit, run, update."""
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from quire.engine.errors import LedgerError, LedgerUnreachable, StaleEpoch
+from quire.engine.resources.ledger.base import KVLedger
+from quire.engine.resources.ledger.pool_state import PoolIdentity
+from quire.engine.scheduling.scheduler import Scheduler, StepOutput
+from quire.engine.scheduling.sequence import Sequence
+from quire.engine.step import StepPlan, StepResult
+
+logger = logging.getLogger(__name__)
+
+MAX_STEPS_IN_FLIGHT = 2
+
+
+class StepRunner(ABC):
+    """Where plans go and results come from: an executor in this process or behind a stream."""
+
+    @abstractmethod
+    async def send(self, plan: StepPlan) -> None:
+        """Hands over a plan; returns before it has run.
+
+        Raises:
+            Unavailable: the executor is gone.
+        """
+
+    @abstractmethod
+    async def receive(self) -> StepResult:
+        """The result of the oldest plan sent.
+
+        Raises:
+            Unavailable: the executor is gone.
+        """
+
+
+class StepLoop:
+    """Keeps one executor busy, two steps ahead of its results.
+
+        schedule n+1 ─ commit n+1 ─ send n+1 ─ receive n ─ update n ─ schedule n+2 …
+        └──────── while the executor computes n ────────┘
+
+    Args:
+        scheduler: of this executor.
+        ledger, pool, epoch: where every change of blocks is committed before a plan leaves.
+        runner: the executor.
+        deliver: called with what each result brought.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        ledger: KVLedger,
+        pool: PoolIdentity,
+        epoch: int,
+        runner: StepRunner,
+        deliver: Callable[[StepOutput], None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._ledger = ledger
+        self._pool = pool
+        self._epoch = epoch
+        self._runner = runner
+        self._deliver = deliver
+        self._work = asyncio.Event()
+
+    def wake(self) -> None:
+        """Says that a request came or ended."""
+        self._work.set()
+
+    async def run(self) -> None:
+        """Runs until cancelled.
+
+        Raises:
+            Unavailable: the executor is gone.
+            StaleEpoch: another scheduler owns the pool.
+        """
+        while True:
+            self._work.clear()
+            plan = self._scheduler.schedule()
+            await self._commit()
+            if plan is not None:
+                await self._runner.send(plan)
+            in_flight = self._scheduler.num_in_flight
+            if in_flight == MAX_STEPS_IN_FLIGHT or (in_flight and plan is None):
+                self._deliver(self._scheduler.update(await self._runner.receive()))
+            elif not in_flight:
+                await self._commit()
+                await self._work.wait()
+
+    async def close(self) -> list[Sequence]:
+        """Gives up the pool, in the books and in the ledger if it answers, and returns what is unfinished."""
+        sequences = self._scheduler.evacuate()
+        try:
+            await self._ledger.commit(self._pool, self._epoch, self._scheduler.take_transaction())
+        except LedgerError as error:
+            logger.info("pool %s: given up without the ledger: %s", self._pool.name, error)
+        return sequences
+
+    async def _commit(self) -> None:
+        """Brings the ledger up to the mirror.
+
+        While our epoch holds, nobody else writes the pool: whatever made the ledger refuse or lose the
+        transaction (an emptied or restored Redis, an answer that never came), the mirror is what is true.
+        """
+        transaction = self._scheduler.take_transaction()
+        if not transaction:
+            return
+        try:
+            await self._ledger.commit(self._pool, self._epoch, transaction)
+        except StaleEpoch:
+            raise
+        except LedgerError as error:
+            logger.warning("pool %s: %s; seeding the ledger again from the mirror", self._pool.name, error)
+            await self._seed()
+
+    async def _seed(self, delay: float = 0.1) -> None:
+        while True:
+            try:
+                return await self._ledger.seed(self._pool, self._epoch, self._scheduler.pool.state)
+            except LedgerUnreachable as error:
+                logger.warning("pool %s: %s; trying again in %.1f s", self._pool.name, error, delay)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, 2.0)

@@ -1,0 +1,17 @@
+"""The `Decoder`: from logits to tokens."""
+
+from torch import Tensor
+
+from quire.engine.model.batch import Batch
+from quire.kernels.suite import KernelSuite
+
+
+class Decoder:
+    """Chooses the next token of every row that samples. Has no state: what a draw depends on is in the batch."""
+
+    def __init__(self, kernels: KernelSuite) -> None:
+        self._kernels = kernels
+
+    def decode(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Token ids, int64 [num_sampling], of float32 logits [num_sampling, vocab_size]; on their device."""
+        return self._kernels.sample(logits, batch.sampling)

@@ -1,0 +1,109 @@
+"""The `ModelEngine`: weights, KV cache and attention, and one forward pass over them."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.engine.config import ExecutorConfig
+from quire.engine.errors import StartupError
+from quire.engine.model.batch import Batch
+from quire.engine.model.checkpoint import Checkpoint
+from quire.engine.model.kv_pool import pool_size
+from quire.engine.model.loader import load_weights
+from quire.engine.model.model_config import ModelConfig
+from quire.engine.model.rotary import cos_sin_table
+from quire.engine.model.transformer import Transformer
+from quire.engine.request import Int32Array
+from quire.kernels.attention.base import AttentionBackend, AttentionSpec
+from quire.kernels.attention.registry import attention_backend
+from quire.kernels.suite import KernelSuite
+
+
+class ModelEngine:
+    """One model on one device.
+
+    Attributes:
+        device: where it computes.
+        num_blocks: size of the KV pool.
+        max_model_len: the smaller of the setting and the model's own limit.
+    """
+
+    def __init__(self, config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite) -> None:
+        """
+        Raises:
+            StartupError: the device is not there, or the settings do not suit it or the model.
+        """
+        model = checkpoint.config
+        self.device = _device(config)
+        dtype = _dtype(config, self.device)
+        self.num_blocks = pool_size(config, model, dtype)
+        self.max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
+        self._attention = _attention(config, model, dtype, self.device)
+        self._transformer = Transformer(
+            config=model,
+            weights=load_weights(checkpoint, dtype, self.device),
+            cos_sin=cos_sin_table(model.inv_freq, model.rope_scale, self.max_model_len, self.device),
+            kernels=kernels,
+            attention=self._attention,
+        )
+        block = (2, config.block_size, model.num_kv_heads, model.head_dim)
+        try:
+            # Zeros: what no one has written yet must not be NaN, which no mask hides.
+            self._kv = torch.zeros((model.num_layers, self.num_blocks, *block), dtype=dtype, device=self.device)
+        except RuntimeError as error:
+            raise StartupError(f"no memory for {self.num_blocks} KV blocks on {self.device}: {error}") from error
+
+    def copy_blocks(self, copies: Int32Array) -> None:
+        """Copy block copies[i, 0] over block copies[i, 1] in every layer, for all i at once."""
+        if len(copies):
+            pairs = torch.from_numpy(copies.astype(np.int64)).to(self.device)
+            self._transformer.kernels.kv_copy(self._kv, pairs[:, 0], pairs[:, 1])
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Compute a batch, which has at least one token; logits [num_sampling, vocab_size], float32."""
+        for attention in self._attention.values():
+            attention.plan(batch.paged)
+        hidden = self._transformer.hidden(batch.input_ids, batch.paged, self._kv)
+        return self._transformer.logits(hidden[batch.last_tokens])
+
+
+def _device(config: ExecutorConfig) -> torch.device:
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise StartupError("device: 'cuda' was asked for, but there is no usable GPU; must be cpu or auto here")
+    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
+
+
+def _dtype(config: ExecutorConfig, device: torch.device) -> torch.dtype:
+    match config.dtype:
+        case "auto":
+            return torch.float32 if device.type == "cpu" else torch.bfloat16
+        case "float32":
+            return torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "float16":
+            return torch.float16
+
+
+def _attention(
+    config: ExecutorConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device
+) -> dict[int | None, AttentionBackend]:
+    try:
+        return {
+            window: attention_backend(
+                config.attention,
+                AttentionSpec(
+                    num_qo_heads=model.num_qo_heads,
+                    num_kv_heads=model.num_kv_heads,
+                    head_dim=model.head_dim,
+                    block_size=config.block_size,
+                    dtype=dtype,
+                    device=device,
+                    sliding_window=window,
+                ),
+            )
+            for window in set(model.windows)
+        }
+    except ValueError as error:
+        raise StartupError(str(error)) from error

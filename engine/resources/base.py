@@ -1,0 +1,30 @@
+"""The life cycle that every resource of a sequence goes through."""
+
+from abc import ABC, abstractmethod
+
+from quire.engine.scheduling.scheduled_step import ScheduledStep
+from quire.engine.scheduling.sequence import Sequence
+
+
+class ResourceManager(ABC):
+    """Gives sequences what they need to run, step by step.
+
+    For each step `prepare_resources` runs before its plan leaves and `update_resources` after its result came,
+    in the order of the steps; `free_resources` runs once no step in flight can touch what the sequence held.
+    """
+
+    @abstractmethod
+    def has_room(self, sequence: Sequence) -> bool:
+        """Whether the sequence could start in this step, as far as this resource goes."""
+
+    @abstractmethod
+    def prepare_resources(self, step: ScheduledStep) -> None:
+        """Takes what the step's sequences need."""
+
+    @abstractmethod
+    def update_resources(self, step: ScheduledStep) -> None:
+        """Takes note of what the step has computed."""
+
+    @abstractmethod
+    def free_resources(self, sequence: Sequence) -> None:
+        """Takes back everything from the sequence; harmless if it holds nothing."""

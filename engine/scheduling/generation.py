@@ -1,0 +1,69 @@
+"""The generating sequences as arrays over slots, so that a steady step costs a few vector operations."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.engine.request import Int32Array
+from quire.engine.scheduling.sequence import Sequence
+
+
+class GenerationBatch:
+    """Who generates, and how far each is planned and computed.
+
+    For a slot with `scheduled` = p, positions 0 … p-1 have their KV computed or in flight and the next step
+    feeds the token at position p, sampled by the step before, to sample the token at p + 1.
+    """
+
+    def __init__(self, num_slots: int, block_size: int) -> None:
+        self._block_size = block_size
+        self._scheduled: NDArray[np.int64] = np.zeros(num_slots, np.int64)
+        self._computed: NDArray[np.int64] = np.zeros(num_slots, np.int64)
+        self._max_len: NDArray[np.int64] = np.zeros(num_slots, np.int64)
+        self._members: dict[int, None] = {}
+        self._slots: Int32Array = np.empty(0, np.int32)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def slots(self) -> Int32Array:
+        """Slots of the next step, in the order of entry; a new array after every change."""
+        if len(self._slots) != len(self._members):
+            self._slots = np.fromiter(self._members, np.int32, len(self._members))
+        return self._slots
+
+    def enter(self, sequence: Sequence) -> None:
+        """Joins once the whole context is planned; not if the token that the context samples is the last."""
+        slot = sequence.slot
+        self._scheduled[slot] = self._computed[slot] = sequence.num_context
+        self._max_len[slot] = sequence.max_len
+        if sequence.num_context + 1 < sequence.max_len:
+            self._members[slot] = None
+            self._slots = np.empty(0, np.int32)
+
+    def leave(self, slot: int) -> None:
+        """Harmless if the slot does not generate."""
+        if slot in self._members:
+            del self._members[slot]
+            self._slots = np.empty(0, np.int32)
+
+    def growing(self) -> list[int]:
+        """Slots whose next token is the first of a block."""
+        slots = self.slots
+        growing: list[int] = slots[self._scheduled[slots] % self._block_size == 0].tolist()
+        return growing
+
+    def advance(self) -> Int32Array:
+        """Plans one token for every member and returns their slots; those at their last token leave."""
+        slots = self.slots
+        self._scheduled[slots] += 1
+        for slot in slots[self._scheduled[slots] + 1 >= self._max_len[slots]].tolist():
+            self.leave(slot)
+        return slots
+
+    def complete(self, slots: Int32Array) -> list[tuple[int, int]]:
+        """Takes note of a step's result; (slot, tokens computed) where a block became full."""
+        self._computed[slots] += 1
+        computed = self._computed[slots]
+        full = computed % self._block_size == 0
+        return list(zip(slots[full].tolist(), computed[full].tolist(), strict=True))

@@ -1,0 +1,38 @@
+"""One step as the scheduler made it, before it becomes a plan and after its result came."""
+
+from dataclasses import dataclass, field
+
+from quire.engine.request import Int32Array
+from quire.engine.scheduling.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class ContextChunk:
+    """Context tokens [start, end) of a sequence, to be computed in one step."""
+
+    sequence: Sequence
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class ScheduledStep:
+    """Who runs in a step, and what resource managers did for it.
+
+    Attributes:
+        number: consecutive on its executor.
+        starts: sequences that take a slot in this step; each has a chunk below.
+        chunks: context, in the plan's order.
+        generation: slots that generate, int32, in the plan's order.
+        growing: of these, the sequences whose token begins a new block.
+        appended: (slot, block) that a running sequence got; the KV cache manager's.
+        filled: (sequence, tokens with complete KV) where blocks became full; set when the result is in.
+    """
+
+    number: int
+    starts: list[Sequence]
+    chunks: list[ContextChunk]
+    generation: Int32Array
+    growing: list[Sequence]
+    appended: list[tuple[int, int]] = field(default_factory=list)
+    filled: list[tuple[Sequence, int]] = field(default_factory=list)

@@ -1,0 +1,120 @@
+"""Token ids to text as they come: the pieces add up to `Tokenizer.decode` of all ids, whatever the ids are.
+
+Comparing the decoded texts of a growing window does not give that for broken input. So each of the two kinds
+of decoder gets the state that its rule needs, and a token costs the same wherever in the sequence it stands.
+
+    ByteLevel      Tokens are bytes and the text is their UTF-8; held back is an unfinished character, at most
+                   three bytes.
+    ByteFallback,  Tokens are text, and what starts the text loses its leading space. A run of byte tokens is
+    Metaspace      text if all of it is UTF-8, and else one U+FFFD per byte: it is held back until it ends.
+"""
+
+import codecs
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from quire.engine.errors import StartupError
+from quire.engine.request import Int32Array
+from quire.engine.text.tokenizer import Tokenizer, is_byte_token
+
+_BYTE_LEVEL = ("ByteLevel",)
+_PIECES = frozenset({
+    ("Metaspace",),
+    ("Replace", "Fuse"),
+    ("Replace", "Fuse", "Strip"),
+    ("Replace", "ByteFallback", "Fuse"),
+    ("Replace", "ByteFallback", "Fuse", "Strip"),
+})  # fmt: skip
+# Stands in front of a piece so that it is not taken for the start of the text.
+_ANCHOR = "a"
+
+
+class _State(Protocol):
+    def push(self, token: str) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+class Detokenizer:
+    """The text of one sequence.
+
+    Raises:
+        StartupError: the tokenizer decodes in a way that has no incremental form here.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._state: _State
+        if tokenizer.decoders == _BYTE_LEVEL:
+            self._state = _ByteLevel()
+        elif tokenizer.decoders in _PIECES:
+            self._state = _Pieces(tokenizer)
+        else:
+            raise StartupError(
+                f"tokenizer.json decodes by {' + '.join(tokenizer.decoders) or 'joining with spaces'}; "
+                "Quire can stream ByteLevel, Metaspace, and Replace + ByteFallback + Fuse (+ Strip)"
+            )
+
+    def push(self, token_ids: Sequence[int] | Int32Array) -> str:
+        """What these tokens add: whole characters only."""
+        tokens = (self._tokenizer.token(int(token_id)) for token_id in token_ids)
+        return "".join(self._state.push(token) for token in tokens if token is not None)
+
+    def flush(self) -> str:
+        """The rest, at the end: a character that stayed incomplete is U+FFFD."""
+        return self._state.flush()
+
+
+class _ByteLevel:
+    def __init__(self) -> None:
+        # "replace" makes one U+FFFD of each maximal broken part, as Rust's lossy conversion does.
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: str) -> str:
+        try:
+            data = bytes(_BYTE_OF[char] for char in token)
+        except KeyError:  # a token added as plain text
+            data = token.encode()
+        return self._utf8.decode(data)
+
+    def flush(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class _Pieces:
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._decoder = tokenizer.backend.decoder
+        self._joins_bytes = "ByteFallback" in tokenizer.decoders
+        self._run: list[str] = []
+        self._at_start = True
+
+    def push(self, token: str) -> str:
+        if self._joins_bytes and is_byte_token(token):
+            self._run.append(token)
+            return ""
+        return self.flush() + self._decode([token])
+
+    def flush(self) -> str:
+        run, self._run = self._run, []
+        return self._decode(run) if run else ""
+
+    def _decode(self, tokens: list[str]) -> str:
+        text: str = self._decoder.decode([_ANCHOR, *tokens])[len(_ANCHOR) :]
+        if self._at_start and text:
+            self._at_start = False
+            text = self._decoder.decode(tokens)
+        return text
+
+
+def _byte_alphabet() -> Iterator[tuple[str, int]]:
+    """GPT-2's spelling of bytes: printable Latin-1 is itself, the rest is U+0100 and on, in order."""
+    shifted = 0x100
+    for byte in range(256):
+        if 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte <= 0xFF:
+            yield chr(byte), byte
+        else:
+            yield chr(shifted), byte
+            shifted += 1
+
+
+_BYTE_OF = dict(_byte_alphabet())

@@ -1,0 +1,188 @@
+"""Text to token ids and back, from a Hugging Face folder's `tokenizer.json` and nothing heavier.
+
+The ids are those that `transformers.AutoTokenizer` of version 5 gives for the folder. Where there is a
+`tokenizer.json` it ignores `add_bos_token` and `add_eos_token` of `tokenizer_config.json`, which are for
+tokenizers converted from other files: what goes round a text is the file's own post-processor, or nothing.
+It does add the special tokens that `tokenizer_config.json` names, and builds the Llama class's steps anew.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import AddedToken, decoders, pre_tokenizers
+from tokenizers.decoders import Decoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import PreTokenizer
+
+from quire.engine.errors import InvalidRequest, StartupError
+from quire.engine.request import Int32Array
+
+_NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
+_LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+# The library reads the two digits as Rust does, which allows a sign in front.
+_BYTE_TOKEN = re.compile(r"<0x([+0-9A-Fa-f][0-9A-Fa-f])>")
+
+
+class Tokenizer:
+    """One folder's tokenizer. Safe to share between threads and sequences.
+
+    Attributes:
+        backend: the `tokenizers` object behind it.
+        decoders: type names of its decoding steps, in order, such as ("ByteLevel",).
+    """
+
+    def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        # Both can be stored in the file, and both would change or drop tokens without a word.
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        self.decoders = tuple(_step_types(backend.decoder))
+        self._special = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """Reads `tokenizer.json` and, where there is one, `tokenizer_config.json`.
+
+        Raises:
+            StartupError: a file is missing or cannot be read as what it should be.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise StartupError(
+                f"no tokenizer in {folder}: Quire needs its tokenizer.json (a Hugging Face fast tokenizer); "
+                "a sentencepiece or tiktoken file alone is not enough"
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise StartupError(f"{path} is not a readable tokenizer: {error}") from error
+        config = _read_json(folder / "tokenizer_config.json")
+        if _is_rebuilt_as_llama(backend, config, _read_json(folder / "config.json")):
+            _rebuild_as_llama(backend, config)
+            config = _LLAMA_TOKENS | config
+        try:
+            _add_special_tokens(backend, config)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StartupError(
+                f"{folder / 'tokenizer_config.json'} must name each special token as text or as an object "
+                f'with "content", and list added tokens by id: {error!r}'
+            ) from error
+        return cls(backend)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens with those added to the vocabulary; the model's own table may be larger."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> Int32Array:
+        """Token ids of a text, int32, shape (num_tokens,), with the special tokens that the folder asks for.
+
+        Raises:
+            InvalidRequest: the text holds a lone surrogate, which is no character.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("text", text, "must be Unicode without lone surrogates") from error
+        return np.array(self.backend.encode(text).ids, dtype=np.int32)
+
+    def decode(self, token_ids: Sequence[int] | Int32Array) -> str:
+        """The text of token ids, without special tokens and ids outside the vocabulary.
+
+        Spaces stay as they are: `clean_up_tokenization_spaces` is not applied.
+        """
+        ids = token_ids.tolist() if isinstance(token_ids, np.ndarray) else list(token_ids)
+        return self.backend.decode(ids, skip_special_tokens=True)
+
+    def token(self, token_id: int) -> str | None:
+        """The vocabulary's spelling of a token; None if it makes no text (special or unknown)."""
+        token = self.backend.id_to_token(token_id)
+        return None if token in self._special else token
+
+
+def is_byte_token(token: str) -> bool:
+    """Whether it stands for one byte of a character that the vocabulary lacks, such as "<0xE4>"."""
+    return _BYTE_TOKEN.fullmatch(token) is not None
+
+
+def _step_types(step: Decoder | PreTokenizer | None) -> Iterator[str]:
+    # Its pickle state is the only place where the library shows the parts of a sequence; it is JSON.
+    return _leaf_types(json.loads(step.__getstate__())) if step else iter(())
+
+
+def _leaf_types(state: dict[str, Any]) -> Iterator[str]:
+    if state["type"] != "Sequence":
+        yield state["type"]
+    for part in state.get("decoders") or state.get("pretokenizers") or ():
+        yield from _leaf_types(part)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StartupError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise StartupError(f"{path} must hold a JSON object")
+    return content
+
+
+def _is_rebuilt_as_llama(
+    backend: tokenizers.Tokenizer, config: dict[str, Any], model_config: dict[str, Any]
+) -> bool:
+    """Whether transformers uses its Llama class, which keeps only vocabulary and post-processor."""
+    name = str(config.get("tokenizer_class") or model_config.get("tokenizer_class") or "")
+    steps = [*_step_types(backend.pre_tokenizer), *_step_types(backend.decoder)]
+    return (
+        name.removesuffix("Fast") == "LlamaTokenizer"
+        and model_config.get("model_type", "llama") == "llama"
+        and isinstance(backend.model, BPE)
+        and "ByteLevel" not in steps
+    )
+
+
+def _rebuild_as_llama(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
+    prefix = config.get("add_prefix_space")
+    prefix = True if prefix is None else bool(prefix)
+    scheme = "never" if not prefix else "always" if config.get("legacy", False) else "first"
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence(steps + [decoders.Strip(content=" ", left=1)] * prefix)
+    backend.model.fuse_unk = True
+    backend.model.byte_fallback = True
+
+
+def _add_special_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
+    """Adds what `tokenizer_config.json` names beyond `tokenizer.json`: the listed, then the named tokens."""
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    listed = config.get("added_tokens_decoder") or {}
+    for _, token in sorted(listed.items(), key=lambda item: int(item[0])):
+        if token["content"] not in known:
+            backend.add_tokens([_added_token(token)])
+    named = [config.get(name) for name in _NAMED_TOKENS]
+    for name in _TOKEN_LISTS:
+        more = config.get(name) or []
+        named += more.values() if isinstance(more, dict) else more
+    # A token named by its text alone keeps the flags that it has.
+    flags = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    for name in filter(None, named):
+        token = flags.get(name) if isinstance(name, str) else None
+        token = token or _added_token(name)
+        token.special = True
+        backend.add_special_tokens([token])
+
+
+def _added_token(token: str | dict[str, Any]) -> AddedToken:
+    if isinstance(token, str):
+        return AddedToken(token, normalized=False)
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(token["content"], **{name: bool(token.get(name, False)) for name in flags})

@@ -1,0 +1,183 @@
+"""What a request must be to be accepted: one table of limits, and the sums that prompt and pool set.
+
+It knows neither text nor transport. Fields are named as in the protocol: every entrance refuses alike.
+"""
+
+import math
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.engine.errors import InvalidRequest
+from quire.engine.request import DEFAULT_MAX_TOKENS, Int32Array, SamplingParams
+
+MAX_TEMPERATURE = 100
+MAX_TOP_K = 2**31 - 1
+MAX_SEED = 2**64 - 1
+MAX_STOPS = 16
+MAX_STOP_BYTES = 256
+MAX_STOP_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class ServingLimits:
+    """What the model and the largest KV pool can take.
+
+    Attributes:
+        vocab_size: token ids are below this.
+        max_model_len: tokens of prompt and generation together.
+        num_blocks, block_size: the pool, in blocks and in tokens per block.
+    """
+
+    vocab_size: int
+    max_model_len: int
+    num_blocks: int
+    block_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    field: str
+    value: Callable[[SamplingParams], float | None]
+    """None: unset, which is always allowed."""
+    allows: Callable[[float], bool]
+    """False for NaN, as every comparison with it is."""
+    limit: str
+
+
+_RULES = (
+    _Rule(
+        "sampling.temperature",
+        lambda params: params.temperature,
+        lambda value: 0 <= value <= MAX_TEMPERATURE,
+        f"must be 0 (greedy) to {MAX_TEMPERATURE}",
+    ),
+    _Rule(
+        "sampling.top_k",
+        lambda params: params.top_k,
+        lambda value: 0 <= value <= MAX_TOP_K,
+        f"must be 0 (keep all) to {MAX_TOP_K}",
+    ),
+    _Rule(
+        "sampling.top_p",
+        lambda params: params.top_p,
+        lambda value: 0 < value <= 1,
+        "must be above 0 and at most 1",
+    ),
+    _Rule("sampling.min_p", lambda params: params.min_p, lambda value: 0 <= value <= 1, "must be 0 to 1"),
+    _Rule(
+        "sampling.seed",
+        lambda params: params.seed,
+        lambda value: 0 <= value <= MAX_SEED,
+        f"must be 0 to {MAX_SEED}",
+    ),
+    _Rule(
+        "sampling.max_tokens",
+        lambda params: params.max_tokens,
+        lambda value: value >= 1,
+        "must be at least 1",
+    ),
+)
+
+
+def complete(params: SamplingParams, num_prompt: int, limits: ServingLimits) -> SamplingParams:
+    """Fills `max_tokens` and `seed` where unset; a prompt that leaves no room is left to `validate`."""
+    max_tokens, seed = params.max_tokens, params.seed
+    if max_tokens is None:
+        max_tokens = min(DEFAULT_MAX_TOKENS, limits.max_model_len - num_prompt)
+    return replace(params, max_tokens=max_tokens, seed=secrets.randbits(64) if seed is None else seed)
+
+
+def token_array(token_ids: Sequence[int], limits: ServingLimits, field: str = "token_ids") -> Int32Array:
+    """Token ids from outside as int32, shape (num_tokens,).
+
+    Raises:
+        InvalidRequest: an id is not in the vocabulary.
+    """
+    wide = np.asarray(token_ids)  # of whatever width the values need
+    if wide.ndim != 1 or (wide.size and wide.dtype.kind not in "iuO"):
+        raise InvalidRequest(field, token_ids, "must be a flat list of integers")
+    _check_ids(field, wide, limits.vocab_size)
+    return wide.astype(np.int32)
+
+
+def validate(
+    prompt: Int32Array, params: SamplingParams, limits: ServingLimits, *, field: str = "token_ids"
+) -> None:
+    """Refuses what can never be served.
+
+    Args:
+        prompt: token ids, int32, shape (num_prompt,).
+        params: with or without `max_tokens` and `seed`.
+        field: where the prompt came from, for the message.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    _check_prompt(prompt, limits, field)
+    for rule in _RULES:
+        value = rule.value(params)
+        if value is not None and not rule.allows(value):
+            raise InvalidRequest(rule.field, value, rule.limit)
+    _check_stops(params, limits)
+    _check_room(len(prompt), params, limits)
+
+
+def _check_prompt(prompt: Int32Array, limits: ServingLimits, field: str) -> None:
+    if len(prompt) == 0:
+        raise InvalidRequest(field, [], "must be at least one token")
+    # At least one token must fit behind it.
+    longest = limits.max_model_len - 1
+    if len(prompt) > longest:
+        limit = f"must be at most {longest} tokens (the model's context of {limits.max_model_len}, less one)"
+        raise InvalidRequest(field, len(prompt), limit)
+    _check_ids(field, prompt, limits.vocab_size)
+
+
+def _check_ids(field: str, token_ids: NDArray[Any], vocab_size: int) -> None:
+    outside = np.flatnonzero((token_ids < 0) | (token_ids >= vocab_size))
+    if outside.size:
+        index = int(outside[0])
+        raise InvalidRequest(f"{field}[{index}]", int(token_ids[index]), f"must be 0 to {vocab_size - 1}")
+
+
+def _check_stops(params: SamplingParams, limits: ServingLimits) -> None:
+    if len(params.stop) > MAX_STOPS:
+        raise InvalidRequest("sampling.stop", len(params.stop), f"must be at most {MAX_STOPS} strings")
+    for index, stop in enumerate(params.stop):
+        try:
+            size = len(stop.encode())
+        except UnicodeEncodeError as error:
+            limit = "must be Unicode without lone surrogates"
+            raise InvalidRequest(f"sampling.stop[{index}]", stop, limit) from error
+        if not 1 <= size <= MAX_STOP_BYTES:
+            raise InvalidRequest(f"sampling.stop[{index}]", stop, f"must be 1 to {MAX_STOP_BYTES} bytes of UTF-8")
+    count = len(params.stop_token_ids)
+    if count > MAX_STOP_TOKENS:
+        raise InvalidRequest("sampling.stop_token_ids", count, f"must be at most {MAX_STOP_TOKENS} tokens")
+    _check_ids("sampling.stop_token_ids", np.asarray(params.stop_token_ids), limits.vocab_size)
+
+
+def _check_room(num_prompt: int, params: SamplingParams, limits: ServingLimits) -> None:
+    max_tokens = complete(params, num_prompt, limits).max_tokens
+    assert max_tokens is not None
+    room = limits.max_model_len - num_prompt
+    if max_tokens > room:
+        limit = (
+            f"must be at most {room} behind a prompt of {num_prompt} tokens "
+            f"(the model's context is {limits.max_model_len})"
+        )
+        raise InvalidRequest("sampling.max_tokens", max_tokens, limit)
+    # The last token is sampled but never fed, so it takes no place in the cache.
+    num_blocks = math.ceil((num_prompt + max_tokens - 1) / limits.block_size)
+    if num_blocks > limits.num_blocks:
+        limit = (
+            f"with a prompt of {num_prompt} tokens this needs {num_blocks} KV blocks of {limits.block_size} "
+            f"tokens, and the largest pool has {limits.num_blocks}; must be at most "
+            f"{max(0, limits.num_blocks * limits.block_size + 1 - num_prompt)}"
+        )
+        raise InvalidRequest("sampling.max_tokens", max_tokens, limit)

@@ -1,0 +1,73 @@
+"""The seam of attention backends: `plan` once per step on the host, `run` once per layer."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionSpec:
+    """What does not change while an executor runs.
+
+    Attributes:
+        num_qo_heads, num_kv_heads: the first is a multiple of the second.
+        head_dim: size of one head.
+        block_size: tokens per KV block.
+        dtype, device: of queries and cache.
+        sliding_window: positions that a query sees, itself included; None: all up to its own.
+    """
+
+    num_qo_heads: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+    dtype: torch.dtype
+    device: torch.device
+    sliding_window: int | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PagedBatch:
+    """Where the tokens of one step are, and what their rows have in the cache.
+
+        qo_indptr    0        3  4  5         row 0 computes 3 tokens, rows 1 and 2 one each
+        kv_indptr    0     2        5  6      row 0 has 2 blocks, row 1 has 3, row 2 has 1
+        kv_indices   7  4  9  1  5  8         their block ids, in order of position
+        kv_lens      21    40       3         tokens of the row in the cache, the new ones included
+
+    Attributes:
+        qo_indptr, kv_indptr: int32 [num_rows + 1], on the host.
+        kv_indices: int32 [kv_indptr[-1]], on the host; ceil(kv_lens / block_size) blocks per row.
+        kv_lens: int32 [num_rows], on the host.
+        positions: int64 [num_tokens], on the device.
+        slot_mapping: int64 [num_tokens], on the device: block * block_size + offset of each new token.
+    """
+
+    qo_indptr: NDArray[np.int32]
+    kv_indptr: NDArray[np.int32]
+    kv_indices: NDArray[np.int32]
+    kv_lens: NDArray[np.int32]
+    positions: Tensor
+    slot_mapping: Tensor
+
+
+class AttentionBackend(Protocol):
+    """Built from an `AttentionSpec`, once per distinct sliding window of the model."""
+
+    def plan(self, batch: PagedBatch) -> None:
+        """Prepare a step; every `run` until the next `plan` is for this batch."""
+
+    def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
+        """Attention of one layer.
+
+        Args:
+            layer_kv: [num_blocks, 2, block_size, num_kv_heads, head_dim], keys before values.
+            q: [num_tokens, num_qo_heads, head_dim].
+
+        Returns:
+            [num_tokens, num_qo_heads, head_dim]; scores are scaled by 1 / sqrt(head_dim).
+        """

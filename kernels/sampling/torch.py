@@ -1,0 +1,48 @@
+"""Reference in PyTorch, vectorised over rows."""
+
+import torch
+from torch import Tensor
+
+from quire.kernels.sampling.base import SamplingRows
+from quire.kernels.sampling.philox import uniform
+
+
+def sample(logits: Tensor, rows: SamplingRows) -> Tensor:
+    """Token ids, int64 [num_rows], of float32 logits [num_rows, vocab_size]."""
+    tokens = logits.argmax(dim=-1)
+    if rows.drawn.numel():
+        scaled = scale(logits[rows.drawn], rows.temperature)
+        if rows.filtered.numel():
+            scaled[rows.filtered] = keep_likely(scaled[rows.filtered], rows.top_k, rows.top_p, rows.min_p)
+        tokens[rows.drawn] = _draw(scaled, uniform(rows.seed, rows.position))
+    return tokens
+
+
+def scale(logits: Tensor, temperature: Tensor) -> Tensor:
+    """Logits over temperature, shifted so that a row's greatest is 0: no temperature overflows."""
+    return (logits - logits.amax(dim=-1, keepdim=True)) / temperature.unsqueeze(-1)
+
+
+def keep_likely(scaled: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Set the logits of tokens that a filter removes to -inf; of equal tokens the lower id counts as likelier.
+
+    top_p and min_p see the distribution that top_k left, renormalised. The likeliest token always stays.
+    """
+    values, order = scaled.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(values.shape[-1], device=values.device)
+    beyond_k = (rank >= top_k.unsqueeze(-1)) & (top_k.unsqueeze(-1) > 0)
+    probs = values.masked_fill(beyond_k, -torch.inf).softmax(dim=-1).double()
+    mass_before = probs.cumsum(dim=-1) - probs
+    # Rounding can bring the sum to 1 before the end: a top_p of 1 must not cut there.
+    beyond_p = (mass_before >= top_p.unsqueeze(-1)) & (top_p.unsqueeze(-1) < 1)
+    unlikely = probs < min_p.unsqueeze(-1) * probs[:, :1]
+    removed = (beyond_k | beyond_p | unlikely) & (rank > 0)
+    return torch.empty_like(scaled).scatter_(-1, order, values.masked_fill(removed, -torch.inf))
+
+
+def _draw(scaled: Tensor, u: Tensor) -> Tensor:
+    """The first token whose cumulative probability exceeds u; float64 sums, so long rows keep their tails."""
+    cumulative = scaled.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    target = u.unsqueeze(-1) * cumulative[:, -1:]
+    # A row of NaN finds no token; the bound keeps it from reaching beyond the vocabulary.
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).clamp_(max=scaled.shape[-1] - 1)

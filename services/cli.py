@@ -1,0 +1,61 @@
+"""The command line: `quire COMMAND`. Each command's module is imported only when it is asked for."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from quire.engine.errors import QuireError
+from quire.engine.version import __version__
+from quire.services.common import logs
+from quire.services.common.settings import parse
+
+
+class Command(NamedTuple):
+    """A module with `Settings` and `run(settings) -> int`, and a line for `--help`."""
+
+    module: str
+    summary: str
+
+
+COMMANDS = {
+    "up": Command("quire.services.up.main", "start everything on this machine"),
+    "demo": Command("quire.services.up.demo", "start everything, print a generated text, stop"),
+    "generate": Command("quire.clients.generate", "stream a text from a running frontend"),
+    "frontend": Command("quire.services.frontend.main", "start one frontend"),
+    "scheduler": Command("quire.services.scheduler.main", "start one scheduler"),
+    "executor": Command("quire.services.executor.main", "start one executor"),
+    "ledger": Command("quire.services.ledger", "audit or show the KV-block ledger"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code: 0 done, 1 failed, 2 wrong usage."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"quire {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"quire: error: no command {name!r}; commands: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module(COMMANDS[name].module)
+    settings = parse(module.Settings, f"quire {name}", rest)
+    logs.configure(getattr(settings, "log_level", "warning"))
+    try:
+        code: int = module.run(settings)
+    except QuireError as error:
+        print(f"quire {name}: error: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _help() -> str:
+    lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: quire COMMAND [--help]", "", "commands:", *lines, "  --version"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

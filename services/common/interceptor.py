@@ -1,0 +1,102 @@
+"""Turns the engine's errors into gRPC statuses, and payloads that do not parse into INVALID_ARGUMENT."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pool import Default as default_pool
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from quire.engine.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.services.common.utf8 import find_broken_utf8
+
+
+class RefusalInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Every refusal leaves as a status that says why; other exceptions stay gRPC's UNKNOWN and are logged."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any]"]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return handler
+        decode: Any = _tolerant(handler.request_deserializer, _input_type(handler_call_details.method))
+        if handler.unary_unary is not None:
+            unary: Any = _refusing_unary(handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
+        stream: Any = _refusing_stream(handler.unary_stream)
+        return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)
+
+
+def to_status(error: RequestError) -> status_pb2.Status:
+    """INVALID_ARGUMENT, RESOURCE_EXHAUSTED or UNAVAILABLE, the last two with google.rpc.RetryInfo."""
+    if isinstance(error, InvalidRequest):
+        return status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=str(error))
+    if isinstance(error, Overloaded):
+        return _retryable(code_pb2.RESOURCE_EXHAUSTED, error, error.retry_after)
+    if isinstance(error, Unavailable):
+        return _retryable(code_pb2.UNAVAILABLE, error, 1.0)
+    return status_pb2.Status(code=code_pb2.INTERNAL, message=str(error))
+
+
+def _retryable(code: int, error: RequestError, delay: float) -> status_pb2.Status:
+    info, detail = error_details_pb2.RetryInfo(), AnyMessage()
+    info.retry_delay.FromMilliseconds(int(delay * 1000))
+    detail.Pack(info)
+    return status_pb2.Status(code=code, message=str(error), details=[detail])
+
+
+def _input_type(method: str) -> Descriptor:
+    service, _, name = method.lstrip("/").partition("/")
+    input_type: Descriptor = default_pool().FindServiceByName(service).methods_by_name[name].input_type
+    return input_type
+
+
+def _tolerant(decode: Any, input_type: Descriptor) -> Callable[[bytes], Any]:
+    """A deserializer that returns what is wrong with a payload, as gRPC answers INTERNAL if it raises."""
+
+    def decode_or_refuse(payload: bytes) -> Any:
+        try:
+            return decode(payload)
+        except DecodeError:
+            broken = find_broken_utf8(input_type, payload)
+            if broken is not None:
+                return InvalidRequest(broken[0], broken[1], "must be valid UTF-8")
+            return InvalidRequest("request", payload, f"must be a {input_type.full_name} message")
+
+    return decode_or_refuse
+
+
+async def _refuse(context: Any, error: RequestError) -> None:
+    await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+def _refusing_unary(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        if isinstance(request, RequestError):
+            await _refuse(context, request)
+        try:
+            return await behavior(request, context)
+        except RequestError as error:
+            await _refuse(context, error)
+
+    return call
+
+
+def _refusing_stream(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        if isinstance(request, RequestError):
+            await _refuse(context, request)
+        try:
+            async for response in behavior(request, context):
+                yield response
+        except RequestError as error:
+            await _refuse(context, error)
+
+    return call

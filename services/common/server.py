@@ -1,0 +1,100 @@
+"""A gRPC server with health, reflection and readable refusals, as every service runs one."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from quire.engine.errors import StartupError
+from quire.services.common.interceptor import RefusalInterceptor
+
+logger = logging.getLogger(__name__)
+
+# Long prompts in ids and block tables of full pools are a few megabytes at most.
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # A peer that vanished without closing is noticed within half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+]
+SERVER_OPTIONS = [
+    *CHANNEL_OPTIONS,
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Two services on one port would share its connections at random; the second must fail instead.
+    ("grpc.so_reuseport", 0),
+]
+
+
+class Health:
+    """The service's own word on whether it can work now, as grpc.health.v1 tells it."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = ("", *names)
+        self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self._serving: bool | None = None
+
+    async def set(self, serving: bool) -> None:
+        """SERVING or NOT_SERVING, for the server as a whole and each of its services."""
+        if serving == self._serving:
+            return
+        self._serving = serving
+        logger.info("%s", "SERVING" if serving else "NOT_SERVING")
+        status = health_pb2.HealthCheckResponse
+        for name in self._names:
+            await self.servicer.set(name, status.SERVING if serving else status.NOT_SERVING)
+
+
+@asynccontextmanager
+async def serving(
+    listen: str, names: Sequence[str], register: Callable[[grpc.aio.Server], None], grace: float
+) -> AsyncIterator[Health]:
+    """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until told otherwise.
+
+    On leaving, calls have `grace` seconds to end before they are cancelled.
+
+    Raises:
+        StartupError: the address cannot be listened on.
+    """
+    health = Health(names)
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[RefusalInterceptor()])
+    register(server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    reflection.enable_server_reflection(
+        [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], server
+    )
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise StartupError(f"--listen {listen}: cannot listen there, the port may be in use") from error
+    await health.set(False)
+    await server.start()
+    logger.info("listening on %s:%d", listen.rpartition(":")[0], port)
+    try:
+        yield health
+    finally:
+        await health.set(False)
+        await server.stop(grace)
+
+
+async def until_signal() -> None:
+    """Returns at the first SIGINT or SIGTERM; a second one of them ends the process at once."""
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        logger.info("%s: shutting down", number.name)
+        for each in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(each)
+        arrived.set()
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(each, on_signal, each)
+    await arrived.wait()

@@ -1,0 +1,101 @@
+"""Settings of a process: one definition gives flags, environment variables and a file, in that order."""
+
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliApp,
+    CliSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from quire.engine.errors import StartupError
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+class ProcessSettings(BaseSettings):
+    """What every command that starts a process takes."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        env_nested_delimiter="__",
+    )
+
+    config: Path | None = None
+    """TOML file with any of these settings; flags and environment variables win over it."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe messages to log."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags come before these; what the file says is given to the initializer and comes last."""
+        return env_settings, init_settings
+
+
+def parse(settings: type[SettingsT], prog: str, argv: Sequence[str]) -> SettingsT:
+    """Settings from a command line; on a mistake prints what is wrong and exits with 2, as argparse does."""
+    source: CliSettingsSource[Any] = CliSettingsSource(settings, cli_prog_name=prog)
+    try:
+        from_file = _read_file(argv)
+        return CliApp.run(settings, cli_args=list(argv), cli_settings_source=source, **from_file)
+    except ValidationError as error:
+        problems = [f"{_flag(problem['loc'])}: {_reason(dict(problem))}" for problem in error.errors()]
+    except (SettingsError, StartupError) as error:
+        problems = [str(error)]
+    for problem in problems:
+        print(f"{prog}: error: {problem}", file=sys.stderr)
+    print(f"{prog} --help lists the settings", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def to_flags(values: dict[str, Any]) -> list[str]:
+    """Command-line flags that set these fields."""
+    flags = []
+    for name, value in values.items():
+        if value is not None:
+            flags.append(f"--{name.replace('_', '-')}={value}")
+    return flags
+
+
+def _read_file(argv: Sequence[str]) -> dict[str, Any]:
+    path = next((b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"), None)
+    path = path or next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise StartupError(f"--config {path}: {error}") from error
+
+
+def _flag(location: tuple[int | str, ...]) -> str:
+    return "--" + ".".join(str(part).replace("_", "-") for part in location)
+
+
+def _reason(problem: dict[str, Any]) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "there is no such setting"
+    given = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}{given}"

@@ -1,0 +1,178 @@
+"""The one place that knows both the internal protocol's messages and the engine's types.
+
+Arrays travel as packed little-endian int32, which on the machines that we know is what numpy has in memory:
+packing and unpacking cost one copy.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from quire.v1 import executor_pb2, inference_pb2, scheduler_pb2
+
+from quire.engine.request import FinishReason, Int32Array, Request, SamplingParams
+from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
+from quire.engine.validation import ServingLimits
+
+_INT32 = np.dtype("<i4")
+
+
+def pack(values: Int32Array | Iterable[int]) -> bytes:
+    """Little-endian int32 bytes of a sequence of numbers."""
+    array = values if isinstance(values, np.ndarray) else np.fromiter(values, _INT32)
+    return array.astype(_INT32, copy=False).tobytes()
+
+
+def unpack(data: bytes) -> Int32Array:
+    """Inverse of `pack`; the array is read-only.
+
+    Raises:
+        ValueError: the length is not a multiple of four bytes.
+    """
+    return np.frombuffer(data, _INT32)
+
+
+def plan_to_proto(plan: StepPlan) -> executor_pb2.StepPlan:
+    return executor_pb2.StepPlan(
+        step=plan.step,
+        copies=pack(plan.copies),
+        starts=map(_start_to_proto, plan.starts),
+        append_slots=pack(plan.append_slots),
+        append_blocks=pack(plan.append_blocks),
+        context_slots=pack(plan.context_slots),
+        context_tokens=pack(plan.context_tokens),
+        generation_slots=pack(plan.generation_slots),
+    )
+
+
+def plan_from_proto(plan: executor_pb2.StepPlan) -> StepPlan:
+    return StepPlan(
+        step=plan.step,
+        copies=unpack(plan.copies).reshape(-1, 2),
+        starts=tuple(map(_start_from_proto, plan.starts)),
+        append_slots=unpack(plan.append_slots),
+        append_blocks=unpack(plan.append_blocks),
+        context_slots=unpack(plan.context_slots),
+        context_tokens=unpack(plan.context_tokens),
+        generation_slots=unpack(plan.generation_slots),
+    )
+
+
+def result_to_proto(result: StepResult) -> executor_pb2.StepResult:
+    return executor_pb2.StepResult(
+        step=result.step,
+        slots=pack(result.slots),
+        token_ids=pack(result.token_ids),
+        compute_us=result.compute_us,
+    )
+
+
+def result_from_proto(result: executor_pb2.StepResult) -> StepResult:
+    return StepResult(result.step, unpack(result.slots), unpack(result.token_ids), result.compute_us)
+
+
+def info_to_proto(info: ExecutorInfo) -> executor_pb2.ExecutorInfo:
+    return executor_pb2.ExecutorInfo(
+        incarnation=info.incarnation,
+        fingerprint=info.fingerprint,
+        vocab_size=info.vocab_size,
+        max_model_len=info.max_model_len,
+        num_blocks=info.num_blocks,
+        block_size=info.block_size,
+        num_slots=info.num_slots,
+        eos_token_ids=info.eos_token_ids,
+    )
+
+
+def info_from_proto(info: executor_pb2.ExecutorInfo) -> ExecutorInfo:
+    return ExecutorInfo(
+        incarnation=info.incarnation,
+        fingerprint=info.fingerprint,
+        vocab_size=info.vocab_size,
+        max_model_len=info.max_model_len,
+        num_blocks=info.num_blocks,
+        block_size=info.block_size,
+        num_slots=info.num_slots,
+        eos_token_ids=tuple(info.eos_token_ids),
+    )
+
+
+def submission_to_proto(
+    handle: int, request_id: str, prompt: Int32Array, generated: Iterable[int], params: SamplingParams
+) -> scheduler_pb2.Submission:
+    return scheduler_pb2.Submission(
+        handle=handle,
+        request_id=request_id,
+        prompt=pack(prompt),
+        generated=pack(generated),
+        sampling=inference_pb2.SamplingParams(
+            temperature=params.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+            seed=params.seed,
+            max_tokens=params.max_tokens,
+            stop_token_ids=params.stop_token_ids,
+            ignore_eos=params.ignore_eos,
+        ),
+    )
+
+
+def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> Request:
+    sampling = submission.sampling
+    return Request(
+        request_id=submission.request_id,
+        client=client,
+        handle=submission.handle,
+        prompt=unpack(submission.prompt),
+        generated=unpack(submission.generated),
+        params=SamplingParams(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            seed=sampling.seed,
+            max_tokens=sampling.max_tokens,
+            stop_token_ids=tuple(sampling.stop_token_ids),
+            ignore_eos=sampling.ignore_eos,
+        ),
+    )
+
+
+def finished_to_proto(
+    handle: int, reason: FinishReason, stop_token_id: int | None
+) -> scheduler_pb2.SequenceFinished:
+    return scheduler_pb2.SequenceFinished(
+        handle=handle, reason=inference_pb2.FinishReason.ValueType(reason), stop_token_id=stop_token_id
+    )
+
+
+def limits_from_proto(state: scheduler_pb2.ServingState) -> ServingLimits:
+    return ServingLimits(state.vocab_size, state.max_model_len, state.num_blocks, state.block_size)
+
+
+def _start_to_proto(start: SequenceStart) -> executor_pb2.SequenceStart:
+    return executor_pb2.SequenceStart(
+        slot=start.slot,
+        token_ids=pack(start.token_ids),
+        num_computed=start.num_computed,
+        block_table=pack(start.block_table),
+        temperature=start.temperature,
+        top_k=start.top_k,
+        top_p=start.top_p,
+        min_p=start.min_p,
+        seed=start.seed,
+    )
+
+
+def _start_from_proto(start: executor_pb2.SequenceStart) -> SequenceStart:
+    return SequenceStart(
+        slot=start.slot,
+        token_ids=unpack(start.token_ids),
+        num_computed=start.num_computed,
+        block_table=unpack(start.block_table),
+        temperature=start.temperature,
+        top_k=start.top_k,
+        top_p=start.top_p,
+        min_p=start.min_p,
+        seed=start.seed,
+    )

@@ -1,0 +1,41 @@
+"""`quire executor`: one model on one device, driven by a scheduler."""
+
+import asyncio
+
+import grpc
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from quire.v1 import executor_pb2_grpc
+
+from quire.engine.config import ExecutorConfig
+from quire.engine.executor import Executor
+from quire.services.common.server import serving, until_signal
+from quire.services.common.settings import ProcessSettings
+from quire.services.executor.servicer import ExecutorServicer
+
+
+class Settings(ProcessSettings, ExecutorConfig):
+    """Serve one model on one device to a scheduler."""
+
+    model_config = SettingsConfigDict(env_prefix="QUIRE_EXECUTOR_")
+
+    listen: str = Field("127.0.0.1:8003", pattern=r".+:\d+$")
+    """host:port to listen on; port 0 chooses a free one."""
+
+
+def run(settings: Settings) -> int:
+    """Runs until SIGINT or SIGTERM; returns the exit code."""
+    config = ExecutorConfig(**settings.model_dump(include=set(ExecutorConfig.model_fields)))
+    executor = Executor(config)
+    asyncio.run(_serve(settings.listen, executor))
+    return 0
+
+
+async def _serve(listen: str, executor: Executor) -> None:
+    def register(server: grpc.aio.Server) -> None:
+        executor_pb2_grpc.add_ExecutorServiceServicer_to_server(ExecutorServicer(executor), server)
+
+    # The step that runs may end; the scheduler then finds the stream closed and moves the sequences.
+    async with serving(listen, ["quire.v1.ExecutorService"], register, grace=0.5) as health:
+        await health.set(True)
+        await until_signal()

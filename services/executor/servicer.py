@@ -1,0 +1,76 @@
+"""quire.v1.ExecutorService over an `Executor`."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+from quire.v1 import executor_pb2 as pb
+from quire.v1 import executor_pb2_grpc
+
+from quire.engine.executor import Executor
+from quire.engine.loop import MAX_STEPS_IN_FLIGHT
+from quire.engine.step import StepResult
+from quire.services.common import wire
+
+logger = logging.getLogger(__name__)
+
+_Context = grpc.aio.ServicerContext[pb.ExecuteRequest, pb.ExecuteResponse]
+_Results = asyncio.Queue["asyncio.Future[StepResult] | None"]
+
+
+class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
+    """Obeys the scheduler of the highest epoch; one stream at a time."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="step")
+        self._epoch = 0
+        self._stream: asyncio.Task[None] | None = None
+
+    async def Execute(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ExecuteRequest], context: _Context
+    ) -> AsyncIterator[pb.ExecuteResponse]:
+        first = await anext(aiter(request_iterator), None)
+        if first is None or not first.HasField("attach"):
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be an attach")
+            return
+        await self._attach(first.attach.epoch, context)
+        yield pb.ExecuteResponse(info=wire.info_to_proto(self._executor.info))
+        results: _Results = asyncio.Queue()
+        reader = asyncio.create_task(self._read(request_iterator, results))
+        self._stream = reader
+        try:
+            while (result := await results.get()) is not None:
+                yield pb.ExecuteResponse(result=wire.result_to_proto(await result))
+            await reader
+        except asyncio.CancelledError:
+            if not reader.cancelled():
+                raise
+            await context.abort(grpc.StatusCode.ABORTED, f"displaced by epoch {self._epoch}")
+        finally:
+            reader.cancel()
+
+    async def _attach(self, epoch: int, context: _Context) -> None:
+        if epoch < self._epoch:
+            message = f"epoch {epoch} is over: this executor obeys epoch {self._epoch}"
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+        self._epoch = epoch
+        if self._stream is not None:
+            self._stream.cancel()
+        # Behind whatever step still runs for the stream before.
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._executor.reset)
+        logger.info("attached to a scheduler of epoch %d", epoch)
+
+    async def _read(self, requests: AsyncIterator[pb.ExecuteRequest], results: _Results) -> None:
+        """Starts each plan as it comes, so that the next waits on the thread while one runs."""
+        loop = asyncio.get_running_loop()
+        try:
+            async for request in requests:
+                if results.qsize() > MAX_STEPS_IN_FLIGHT:
+                    raise ValueError(f"more than {MAX_STEPS_IN_FLIGHT} plans in flight")
+                plan = wire.plan_from_proto(request.plan)
+                results.put_nowait(loop.run_in_executor(self._thread, self._executor.execute, plan))
+        finally:
+            results.put_nowait(None)

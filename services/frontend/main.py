@@ -1,0 +1,72 @@
+"""`quire frontend`: tokenizes, enqueues, and turns tokens into text."""
+
+import asyncio
+import os
+import socket
+
+import grpc
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from quire.v1 import inference_pb2_grpc
+
+from quire.engine.errors import Unavailable
+from quire.engine.model.source import resolve_model
+from quire.engine.text.tokenizer import Tokenizer
+from quire.services.common.server import Health, serving, until_signal
+from quire.services.common.settings import ProcessSettings
+from quire.services.frontend.scheduler_link import SchedulerLink
+from quire.services.frontend.servicer import InferenceServicer
+
+
+class Settings(ProcessSettings):
+    """Answer clients: tokenize, enqueue at the scheduler, turn tokens into text."""
+
+    model_config = SettingsConfigDict(env_prefix="QUIRE_FRONTEND_")
+
+    listen: str = Field("127.0.0.1:8001", pattern=r".+:\d+$")
+    """host:port to listen on; port 0 chooses a free one."""
+
+    scheduler: str = Field("127.0.0.1:8002", pattern=r".+:\d+$")
+    """The scheduler's host:port."""
+
+    model: str | None = None
+    """Hugging Face folder or hub id of the model that the executors serve; default: the demo model."""
+
+    max_requests: int = Field(4096, ge=1)
+    """Requests open at once; more are refused with RESOURCE_EXHAUSTED."""
+
+    drain_seconds: float = Field(5.0, ge=0)
+    """How long running requests may go on after SIGINT or SIGTERM."""
+
+
+def run(settings: Settings) -> int:
+    """Runs until SIGINT or SIGTERM; returns the exit code."""
+    asyncio.run(_serve(settings))
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    folder = resolve_model(settings.model, weights=False)
+    link = SchedulerLink(settings.scheduler, f"{socket.gethostname()}/{os.getpid()}", settings.max_requests)
+    servicer = InferenceServicer(folder.name, Tokenizer.load(folder), link)
+
+    def register(server: grpc.aio.Server) -> None:
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
+
+    async with serving(settings.listen, ["quire.v1.InferenceService"], register, grace=1.0) as health:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(link.run()), tasks.create_task(_watch(link, health))]
+            await until_signal()
+            running[1].cancel()
+            await health.set(False)
+            servicer.drain()
+            await link.drained(settings.drain_seconds)
+            link.fail_all(Unavailable("this frontend is shutting down"))
+            running[0].cancel()
+
+
+async def _watch(link: SchedulerLink, health: Health) -> None:
+    """SERVING as long as the scheduler can compute."""
+    while True:
+        await health.set(link.state.num_executors > 0)
+        await link.state_changed()

@@ -1,0 +1,75 @@
+"""A request that a client waits for."""
+
+import asyncio
+from array import array
+from dataclasses import dataclass
+
+from quire.engine.errors import RequestError
+from quire.engine.request import FinishReason, Int32Array, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a request ended."""
+
+    reason: FinishReason
+    stop_token_id: int | None = None
+
+
+class OpenRequest:
+    """What has come for one request, until its own coroutine takes it; bounded by its `max_tokens`.
+
+    Attributes:
+        handle: its number on the stream to the scheduler.
+        request_id: the client's name for it, or ours.
+        prompt: token ids, int32.
+        params: with `seed` and `max_tokens` set, so that a resubmission is the same request.
+        generated: every token received.
+        cached_tokens: tokens of the prompt found in the cache.
+        finish: set once no more tokens come.
+    """
+
+    def __init__(self, handle: int, request_id: str, prompt: Int32Array, params: SamplingParams) -> None:
+        self.handle = handle
+        self.request_id = request_id
+        self.prompt = prompt
+        self.params = params
+        self.generated = array("i")
+        self.cached_tokens: int | None = None
+        self.finish: Finish | None = None
+        self._error: RequestError | None = None
+        self._num_taken = 0
+        self._news = asyncio.Event()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its terminal message has come."""
+        return self.finish is not None or self._error is not None
+
+    def push(self, token_id: int) -> None:
+        self.generated.append(token_id)
+        self._news.set()
+
+    def end(self, outcome: Finish | RequestError) -> None:
+        """The terminal message; the first one counts."""
+        if self.is_over:
+            return
+        if isinstance(outcome, Finish):
+            self.finish = outcome
+        else:
+            self._error = outcome
+        self._news.set()
+
+    async def next(self) -> list[int]:
+        """Tokens since the last call; waits for the first, or for the end.
+
+        Raises:
+            RequestError: it failed.
+        """
+        await self._news.wait()
+        self._news.clear()
+        if self._error is not None:
+            raise self._error
+        tokens = self.generated[self._num_taken :].tolist()
+        self._num_taken = len(self.generated)
+        return tokens

@@ -1,0 +1,226 @@
+"""The frontend's one stream to the scheduler, and everything open on it."""
+
+import asyncio
+import logging
+from contextlib import suppress
+from typing import TypeAlias
+
+import grpc
+from google.rpc import code_pb2
+from quire.v1 import scheduler_pb2 as pb
+from quire.v1 import scheduler_pb2_grpc
+
+from quire.clients.errors import RefusedRequest
+from quire.engine.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.engine.request import FinishReason, Int32Array, SamplingParams
+from quire.engine.validation import ServingLimits
+from quire.services.common import wire
+from quire.services.common.channel import open_channel
+from quire.services.frontend.open_request import Finish, OpenRequest
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.2
+_Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]"
+
+
+class SchedulerLink:
+    """Submits and cancels requests, and hands each what comes for it.
+
+    When the scheduler goes, what is open stays open: it is submitted again, with every token already received,
+    to the scheduler that comes next.
+
+    Args:
+        address: the scheduler's "host:port".
+        name: this frontend's, for the scheduler's log.
+        max_requests: open at once; more are refused.
+    """
+
+    def __init__(self, address: str, name: str, max_requests: int) -> None:
+        self._address = address
+        self._name = name
+        self._max_requests = max_requests
+        self._requests: dict[int, OpenRequest] = {}
+        self._by_id: dict[str, OpenRequest] = {}
+        self._next_handle = 0
+        self._state = pb.ServingState()
+        self._state_changed = asyncio.Event()
+        self._submissions: list[pb.Submission] = []
+        self._cancels: list[int] = []
+        self._outgoing = asyncio.Event()
+        self._closed = asyncio.Event()
+        # Nothing is submitted before the scheduler has said that it can compute.
+        self._is_open = False
+
+    @property
+    def state(self) -> pb.ServingState:
+        """What can be served now; `num_executors` is 0 while nothing can."""
+        return self._state
+
+    @property
+    def num_requests(self) -> int:
+        return len(self._requests)
+
+    def limits(self) -> ServingLimits:
+        """What a request may ask for now.
+
+        Raises:
+            Unavailable: nothing can be computed now.
+        """
+        if not self._state.num_executors:
+            raise Unavailable("no executor is attached")
+        return wire.limits_from_proto(self._state)
+
+    async def state_changed(self) -> None:
+        """Returns when `state` has changed since the last call."""
+        await self._state_changed.wait()
+        self._state_changed.clear()
+
+    def submit(self, request_id: str, prompt: Int32Array, params: SamplingParams) -> OpenRequest:
+        """Opens a validated request; `close` it when it is over or no longer wanted.
+
+        Raises:
+            Overloaded: too many are open.
+            InvalidRequest: one of this id is open.
+        """
+        if len(self._requests) >= self._max_requests:
+            raise Overloaded(f"{self._max_requests} requests are open on this frontend, the most it takes", 1.0)
+        if request_id in self._by_id:
+            raise InvalidRequest("request_id", request_id, "must not be that of a running request")
+        while self._next_handle in self._requests:
+            self._next_handle = (self._next_handle + 1) % 2**31
+        request = OpenRequest(self._next_handle, request_id, prompt, params)
+        self._next_handle = (self._next_handle + 1) % 2**31
+        self._requests[request.handle] = self._by_id[request_id] = request
+        self._enqueue(request)
+        return request
+
+    def find(self, request_id: str) -> OpenRequest | None:
+        """The open request of this id."""
+        return self._by_id.get(request_id)
+
+    def abort(self, request: OpenRequest) -> None:
+        """Ends a request with ABORTED, as its caller will see."""
+        request.end(Finish(FinishReason.ABORTED))
+        self.close(request)
+
+    def close(self, request: OpenRequest) -> None:
+        """Forgets a request, and tells the scheduler unless that has ended it; harmless if closed already."""
+        if self._forget(request.handle) is not None and self._is_open:
+            self._cancels.append(request.handle)
+            self._outgoing.set()
+
+    async def drained(self, timeout: float) -> None:
+        """Returns when nothing is open any more, or after `timeout` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                while self._requests:
+                    await self._closed.wait()
+                    self._closed.clear()
+
+    def fail_all(self, error: RequestError) -> None:
+        """Ends everything open with this error."""
+        for request in list(self._requests.values()):
+            request.end(error)
+
+    async def run(self) -> None:
+        """Stays connected until cancelled."""
+        complaint = ""
+        async with open_channel(self._address) as channel:
+            while True:
+                call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Connect()  # type: ignore[call-arg]
+                try:
+                    await self._converse(call)
+                except grpc.aio.AioRpcError as error:
+                    if error.details() != complaint:
+                        logger.warning("scheduler %s: %s", self._address, error.details())
+                    complaint = error.details() or ""
+                finally:
+                    call.cancel()
+                    self._is_open = False
+                    self._set_state(pb.ServingState())
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _converse(self, call: _Call) -> None:
+        self._submissions, self._cancels = [], []
+        await call.write(pb.ConnectRequest(frontend=self._name))
+        writer = asyncio.create_task(self._write(call))
+        try:
+            async for response in call:
+                if response.HasField("state"):
+                    self._set_state(response.state)
+                    self._open()
+                else:
+                    self._receive(response.output)
+        finally:
+            writer.cancel()
+            with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                await writer
+
+    async def _write(self, call: _Call) -> None:
+        """Sends what has gathered since the last message as one message."""
+        while True:
+            await self._outgoing.wait()
+            self._outgoing.clear()
+            if self._submissions or self._cancels:
+                message = pb.ConnectRequest(submissions=self._submissions, cancels=self._cancels)
+                self._submissions, self._cancels = [], []
+                await call.write(message)
+
+    def _open(self) -> None:
+        """Submits what is open from before, once per stream."""
+        if self._state.num_executors and not self._is_open:
+            self._is_open = True
+            for request in self._requests.values():
+                self._enqueue(request)
+
+    def _enqueue(self, request: OpenRequest) -> None:
+        if self._is_open and not request.is_over:
+            self._submissions.append(
+                wire.submission_to_proto(
+                    request.handle, request.request_id, request.prompt, request.generated, request.params
+                )
+            )
+            self._outgoing.set()
+
+    def _set_state(self, state: pb.ServingState) -> None:
+        if state != self._state:
+            self._state = state
+            self._state_changed.set()
+
+    def _receive(self, output: pb.StepOutput) -> None:
+        for handle, cached in _pairs(output.started_handles, output.cached_tokens):
+            request = self._requests.get(handle)
+            if request is not None and request.cached_tokens is None:
+                request.cached_tokens = cached
+        for handle, token_id in _pairs(output.handles, output.token_ids):
+            if request := self._requests.get(handle):
+                request.push(token_id)
+        for finished in output.finished:
+            stop = finished.stop_token_id if finished.HasField("stop_token_id") else None
+            self._end(finished.handle, Finish(FinishReason(finished.reason), stop))
+        for failed in output.failed:
+            self._end(failed.handle, _error(failed))
+
+    def _end(self, handle: int, outcome: Finish | RequestError) -> None:
+        if request := self._forget(handle):
+            request.end(outcome)
+
+    def _forget(self, handle: int) -> OpenRequest | None:
+        request = self._requests.pop(handle, None)
+        if request is not None:
+            del self._by_id[request.request_id]
+            self._closed.set()
+        return request
+
+
+def _pairs(left: bytes, right: bytes) -> list[tuple[int, int]]:
+    return list(zip(wire.unpack(left).tolist(), wire.unpack(right).tolist(), strict=True))
+
+
+def _error(failed: pb.SequenceFailed) -> RequestError:
+    if failed.code == code_pb2.INVALID_ARGUMENT:
+        return RefusedRequest(failed.message)
+    if failed.code == code_pb2.RESOURCE_EXHAUSTED:
+        return Overloaded(failed.message, 1.0)
+    return Unavailable(failed.message) if failed.retryable else RequestError(failed.message)

@@ -1,0 +1,162 @@
+"""Between frontends and executors: which pool takes a request, which stream gets a token."""
+
+import asyncio
+import itertools
+import logging
+
+from quire.v1 import scheduler_pb2 as pb
+
+from quire.engine.errors import InvalidRequest, RequestError, Unavailable
+from quire.engine.request import Request
+from quire.engine.scheduling.scheduler import StepOutput
+from quire.engine.scheduling.sequence import Sequence, SequenceState
+from quire.engine.validation import validate
+from quire.services.scheduler.frontend_stream import FrontendStream
+from quire.services.scheduler.pool import Pool
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatcher:
+    """Knows every frontend's stream, every attached pool, and where each open sequence is.
+
+    Args:
+        epoch: of this scheduler.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._clients = itertools.count(1)
+        self._streams: dict[int, FrontendStream] = {}
+        self._pools: dict[str, Pool] = {}
+        self._homes: dict[Sequence, Pool] = {}
+        # Sequences of a lost executor while no other is there to take them.
+        self._orphans: list[Sequence] = []
+        self._changed = asyncio.Event()
+
+    @property
+    def is_serving(self) -> bool:
+        return bool(self._pools)
+
+    async def changed(self) -> None:
+        """Returns when an executor has come or gone since the last call."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    def connect(self) -> FrontendStream:
+        """A new frontend's stream; what can be served is its first news."""
+        stream = FrontendStream(next(self._clients))
+        self._streams[stream.client] = stream
+        stream.set_state(self._state())
+        return stream
+
+    def disconnect(self, stream: FrontendStream) -> None:
+        """Ends everything that the frontend has open."""
+        del self._streams[stream.client]
+        for handle in list(stream.sequences):
+            self.cancel(stream, handle)
+
+    def submit(self, stream: FrontendStream, request: Request) -> None:
+        """Queues a request where the load is least, or tells its frontend why not."""
+        try:
+            if request.handle in stream.sequences:
+                raise InvalidRequest("handle", request.handle, "must not be open already")
+            pool = self._choose(request)
+            sequence = pool.scheduler.add(request)
+        except RequestError as error:
+            stream.fail(request.handle, error)
+            return
+        if sequence.state is SequenceState.FINISHED:
+            stream.finish(sequence)
+            return
+        stream.sequences[request.handle] = sequence
+        self._homes[sequence] = pool
+        pool.loop.wake()
+
+    def cancel(self, stream: FrontendStream, handle: int) -> None:
+        """Ends a request without a further message; harmless if it has ended."""
+        sequence = stream.sequences.pop(handle, None)
+        if sequence is None:
+            return
+        pool = self._homes.pop(sequence, None)
+        if pool is None:
+            self._orphans.remove(sequence)
+            return
+        pool.scheduler.cancel(sequence)
+        pool.loop.wake()
+
+    def deliver(self, output: StepOutput) -> None:
+        """Sends what a step brought to the frontends that asked for it."""
+        for sequence in output.started:
+            if stream := self._streams.get(sequence.request.client):
+                stream.start(sequence)
+        for sequence, token_id in zip(output.sequences, output.token_ids, strict=True):
+            if stream := self._streams.get(sequence.request.client):
+                stream.push(sequence, token_id)
+        for sequence in output.finished:
+            self._homes.pop(sequence, None)
+            if stream := self._streams.get(sequence.request.client):
+                stream.finish(sequence)
+
+    def attach(self, pool: Pool) -> None:
+        """An executor is ready; sequences without one go there."""
+        self._pools[pool.name] = pool
+        orphans, self._orphans = self._orphans, []
+        self._rehome(orphans)
+        self._announce()
+
+    def detach(self, pool: Pool, sequences: list[Sequence]) -> None:
+        """An executor is gone; its unfinished sequences go on elsewhere with the tokens they have."""
+        self._pools.pop(pool.name, None)
+        for sequence in sequences:
+            self._homes.pop(sequence, None)
+        self._rehome(sequences)
+        self._announce()
+
+    def _rehome(self, sequences: list[Sequence]) -> None:
+        pool = min(self._pools.values(), key=lambda pool: pool.load, default=None)
+        if pool is None:
+            self._orphans.extend(sequences)
+        elif sequences:
+            logger.info("%d sequences go on at %s", len(sequences), pool.name)
+            pool.scheduler.restore(sequences)
+            self._homes.update(dict.fromkeys(sequences, pool))
+            pool.loop.wake()
+
+    def _choose(self, request: Request) -> Pool:
+        """The least loaded pool that can hold the request.
+
+        Raises:
+            Unavailable: no executor is attached.
+            InvalidRequest: no pool can ever hold it.
+        """
+        refusal: RequestError = Unavailable("no executor is attached")
+        for pool in sorted(self._pools.values(), key=lambda pool: pool.load):
+            try:
+                validate(request.prompt, request.params, pool.limits)
+            except InvalidRequest as error:
+                refusal = error
+            else:
+                return pool
+        raise refusal
+
+    def _announce(self) -> None:
+        self._changed.set()
+        for stream in self._streams.values():
+            stream.set_state(self._state())
+
+    def _state(self) -> pb.ServingState:
+        largest = max(self._pools.values(), key=lambda pool: pool.info.num_blocks, default=None)
+        if largest is None:
+            return pb.ServingState(epoch=self._epoch)
+        info = largest.info
+        return pb.ServingState(
+            epoch=self._epoch,
+            num_executors=len(self._pools),
+            fingerprint=info.fingerprint,
+            vocab_size=info.vocab_size,
+            max_model_len=info.max_model_len,
+            num_blocks=info.num_blocks,
+            block_size=info.block_size,
+            eos_token_ids=info.eos_token_ids,
+        )

@@ -1,0 +1,75 @@
+"""The scheduler's end of one executor's stream."""
+
+import asyncio
+from typing import NoReturn
+
+import grpc
+from quire.v1 import executor_pb2 as pb
+from quire.v1 import executor_pb2_grpc
+
+from quire.engine.errors import StaleEpoch, Unavailable
+from quire.engine.loop import StepRunner
+from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.services.common import wire
+from quire.services.common.channel import open_channel
+
+ATTACH_SECONDS = 10.0
+
+
+class ExecutorLink(StepRunner):
+    """An attached executor: plans down, results up, in order.
+
+    Attributes:
+        info: who the executor is.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._channel = open_channel(address)
+        self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute()  # type: ignore[call-arg]
+
+    async def attach(self, epoch: int) -> ExecutorInfo:
+        """Takes the executor over for this epoch; its slots are empty then.
+
+        Raises:
+            StaleEpoch: it obeys a scheduler of a higher epoch.
+            Unavailable: it does not answer.
+        """
+        try:
+            async with asyncio.timeout(ATTACH_SECONDS):
+                await self._call.write(pb.ExecuteRequest(attach=pb.Attach(epoch=epoch)))
+                response = await self._read()
+        except TimeoutError as error:
+            raise Unavailable(f"executor {self._address}: no answer in {ATTACH_SECONDS:.0f} s") from error
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            await self._raise(error)
+        return wire.info_from_proto(response.info)
+
+    async def send(self, plan: StepPlan) -> None:
+        try:
+            await self._call.write(pb.ExecuteRequest(plan=wire.plan_to_proto(plan)))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            await self._raise(error)
+
+    async def receive(self) -> StepResult:
+        return wire.result_from_proto((await self._read()).result)
+
+    async def close(self) -> None:
+        self._call.cancel()
+        await self._channel.close(None)
+
+    async def _read(self) -> pb.ExecuteResponse:
+        try:
+            response = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            await self._raise(error)
+        if not isinstance(response, pb.ExecuteResponse):  # grpc.aio.EOF
+            await self._raise(None)
+        return response
+
+    async def _raise(self, error: Exception | None) -> NoReturn:
+        """The call's own status says more than the operation that failed on it."""
+        code, details = await self._call.code(), await self._call.details()
+        if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
+            raise StaleEpoch(f"executor {self._address}: {details}") from error
+        raise Unavailable(f"executor {self._address}: {code.name}: {details}") from error

@@ -1,0 +1,93 @@
+"""What goes to one frontend: one message per step, or for several steps if the frontend reads slowly."""
+
+import asyncio
+from array import array
+
+from google.rpc import code_pb2
+from quire.v1 import scheduler_pb2 as pb
+
+from quire.engine.errors import RequestError
+from quire.engine.scheduling.sequence import Sequence
+from quire.services.common import wire
+from quire.services.common.interceptor import to_status
+
+
+class FrontendStream:
+    """Gathers what is new until the frontend's stream takes it.
+
+    It is bounded by what its open requests may still generate.
+
+    Attributes:
+        client: index of the frontend among all that ever connected.
+        sequences: handle → open sequence.
+    """
+
+    def __init__(self, client: int) -> None:
+        self.client = client
+        self.sequences: dict[int, Sequence] = {}
+        self._state: pb.ServingState | None = None
+        self._handles, self._token_ids = array("i"), array("i")
+        self._started, self._cached = array("i"), array("i")
+        self._finished: list[pb.SequenceFinished] = []
+        self._failed: list[pb.SequenceFailed] = []
+        self._news = asyncio.Event()
+
+    def set_state(self, state: pb.ServingState) -> None:
+        """What can be served has changed."""
+        self._state = state
+        self._news.set()
+
+    def start(self, sequence: Sequence) -> None:
+        self._started.append(sequence.request.handle)
+        self._cached.append(sequence.num_cached)
+
+    def push(self, sequence: Sequence, token_id: int) -> None:
+        self._handles.append(sequence.request.handle)
+        self._token_ids.append(token_id)
+        self._news.set()
+
+    def finish(self, sequence: Sequence) -> None:
+        """The terminal message of a sequence that ended by itself."""
+        if sequence.finish_reason is None:
+            raise ValueError(f"sequence of request {sequence.request.request_id!r} has not ended")
+        handle = sequence.request.handle
+        self.sequences.pop(handle, None)
+        self._finished.append(wire.finished_to_proto(handle, sequence.finish_reason, sequence.stop_token_id))
+        self._news.set()
+
+    def fail(self, handle: int, error: RequestError) -> None:
+        """The terminal message of a request that could not be served."""
+        self.sequences.pop(handle, None)
+        status = to_status(error)
+        self._failed.append(
+            pb.SequenceFailed(
+                handle=handle, code=status.code, message=status.message, retryable=error.retryable
+            )
+        )
+        self._news.set()
+
+    async def next(self) -> list[pb.ConnectResponse]:
+        """Everything new since the last call; waits until there is something."""
+        await self._news.wait()
+        self._news.clear()
+        messages = []
+        if self._state is not None:
+            messages.append(pb.ConnectResponse(state=self._state))
+            self._state = None
+        if self._handles or self._finished or self._failed:
+            messages.append(pb.ConnectResponse(output=self._take_output()))
+        return messages
+
+    def _take_output(self) -> pb.StepOutput:
+        output = pb.StepOutput(
+            handles=self._handles.tobytes(),
+            token_ids=self._token_ids.tobytes(),
+            started_handles=self._started.tobytes(),
+            cached_tokens=self._cached.tobytes(),
+            finished=self._finished,
+            failed=self._failed,
+        )
+        self._handles, self._token_ids = array("i"), array("i")
+        self._started, self._cached = array("i"), array("i")
+        self._finished, self._failed = [], []
+        return output

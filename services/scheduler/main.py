@@ -1,0 +1,86 @@
+"""`quire scheduler`: takes requests from frontends and drives executors."""
+
+import asyncio
+import logging
+
+import grpc
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+from quire.v1 import scheduler_pb2_grpc
+
+from quire.engine.config import SchedulerConfig
+from quire.engine.errors import LedgerUnreachable, StaleEpoch, StartupError
+from quire.engine.resources.ledger.redis import RedisLedger
+from quire.services.common.server import Health, serving, until_signal
+from quire.services.common.settings import ProcessSettings
+from quire.services.scheduler.dispatcher import Dispatcher
+from quire.services.scheduler.servicer import SchedulerServicer
+from quire.services.scheduler.supervisor import Supervisor
+
+logger = logging.getLogger(__name__)
+
+
+class Settings(ProcessSettings, SchedulerConfig):
+    """Take requests from frontends and drive executors, with the books in Redis."""
+
+    model_config = SettingsConfigDict(env_prefix="QUIRE_SCHEDULER_")
+
+    listen: str = Field("127.0.0.1:8002", pattern=r".+:\d+$")
+    """host:port to listen on; port 0 chooses a free one."""
+
+    redis: str = Field("redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
+    """URL of the Redis that holds the ledger."""
+
+    executors: str = Field("127.0.0.1:8003", pattern=r"^[^,]+:\d+(,[^,]+:\d+)*$")
+    """Executors' host:port, separated by commas."""
+
+
+def run(settings: Settings) -> int:
+    """Runs until SIGINT or SIGTERM; returns the exit code."""
+    return asyncio.run(_serve(settings))
+
+
+async def _serve(settings: Settings) -> int:
+    config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
+    ledger = RedisLedger.connect(settings.redis)
+    try:
+        epoch = await ledger.next_epoch()
+    except LedgerUnreachable as error:
+        await ledger.close()
+        raise StartupError(f"--redis {settings.redis}: {error}") from error
+    logger.info("epoch %d", epoch)
+    dispatcher = Dispatcher(epoch)
+    supervisors = [
+        Supervisor(address, config, ledger, epoch, dispatcher) for address in settings.executors.split(",")
+    ]
+
+    def register(server: grpc.aio.Server) -> None:
+        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(dispatcher), server)
+
+    code = 0
+    try:
+        async with serving(settings.listen, ["quire.v1.SchedulerService"], register, grace=0.5) as health:
+            await _lead(supervisors, dispatcher, health)
+    except* StaleEpoch as stale:
+        logger.error("stepping down: %s", stale.exceptions[0])
+        code = 1
+    finally:
+        await ledger.close()
+    return code
+
+
+async def _lead(supervisors: list[Supervisor], dispatcher: Dispatcher, health: Health) -> None:
+    """Drives the executors until a signal comes."""
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(supervisor.run()) for supervisor in supervisors]
+        running.append(tasks.create_task(_watch(dispatcher, health)))
+        await until_signal()
+        for task in running:
+            task.cancel()
+
+
+async def _watch(dispatcher: Dispatcher, health: Health) -> None:
+    """SERVING as long as an executor is attached."""
+    while True:
+        await health.set(dispatcher.is_serving)
+        await dispatcher.changed()

@@ -1,0 +1,54 @@
+"""quire.v1.SchedulerService over the dispatcher."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import grpc
+from quire.v1 import scheduler_pb2 as pb
+from quire.v1 import scheduler_pb2_grpc
+
+from quire.services.common import wire
+from quire.services.scheduler.dispatcher import Dispatcher
+from quire.services.scheduler.frontend_stream import FrontendStream
+
+logger = logging.getLogger(__name__)
+
+_Context = grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]
+
+
+class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
+    """One stream per frontend; when it ends, so does everything submitted on it."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    async def Connect(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ConnectRequest], context: _Context
+    ) -> AsyncIterator[pb.ConnectResponse]:
+        stream = self._dispatcher.connect()
+        reader = asyncio.create_task(self._read(request_iterator, stream))
+        news = asyncio.create_task(stream.next())
+        try:
+            while True:
+                await asyncio.wait((reader, news), return_when=asyncio.FIRST_COMPLETED)
+                if reader.done():
+                    reader.result()
+                    return
+                for message in news.result():
+                    yield message
+                news = asyncio.create_task(stream.next())
+        finally:
+            reader.cancel()
+            news.cancel()
+            self._dispatcher.disconnect(stream)
+            logger.info("frontend %d disconnected", stream.client)
+
+    async def _read(self, requests: AsyncIterator[pb.ConnectRequest], stream: FrontendStream) -> None:
+        async for request in requests:
+            if request.frontend:
+                logger.info("frontend %d connected: %s", stream.client, request.frontend)
+            for submission in request.submissions:
+                self._dispatcher.submit(stream, wire.submission_from_proto(stream.client, submission))
+            for handle in request.cancels:
+                self._dispatcher.cancel(stream, handle)

@@ -1,0 +1,55 @@
+"""`quire demo`: everything on free ports, one text, and everything stopped again."""
+
+import asyncio
+import sys
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from quire.clients.async_client import AsyncClient
+from quire.engine.request import SamplingParams
+from quire.services.up.settings import UpSettings
+from quire.services.up.stack import Stack
+
+
+class Settings(UpSettings):
+    """Start everything on free ports, print a generated text, stop."""
+
+    model_config = SettingsConfigDict(env_prefix="QUIRE_DEMO_")
+
+    prompt: str = "def fibonacci(n):"
+    """Text to go on from."""
+
+    max_tokens: int = Field(96, ge=1)
+    """Tokens to generate."""
+
+    frontend_port: int = 0
+    """Port of the frontend; 0 chooses a free one."""
+
+    scheduler_port: int = 0
+    """Port of the scheduler; 0 chooses a free one."""
+
+    executor_port: int = 0
+    """Port of the executor; 0 chooses a free one."""
+
+
+def run(settings: Settings) -> int:
+    """Returns the exit code."""
+    return asyncio.run(_run(settings))
+
+
+async def _run(settings: Settings) -> int:
+    stack = Stack(settings, quiet=True)
+    try:
+        print("starting redis, executor, scheduler and frontend ...", file=sys.stderr, flush=True)
+        await stack.start()
+        params = SamplingParams(temperature=0.7, top_p=0.9, seed=4, max_tokens=settings.max_tokens)
+        async with AsyncClient(stack.frontend) as client:
+            print(settings.prompt, end="", flush=True)
+            async for piece in client.generate_stream(settings.prompt, params):
+                print(piece.text, end="", flush=True)
+            print()
+    finally:
+        codes = await stack.stop()
+    print("all stopped", file=sys.stderr)
+    return max(codes)

@@ -1,0 +1,37 @@
+"""Settings of `quire up` and `quire demo`."""
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from quire.engine.config import ExecutorConfig, SchedulerConfig
+from quire.services.common.settings import ProcessSettings
+
+
+class UpSettings(ProcessSettings):
+    """Start a Redis, an executor, a scheduler and a frontend on this machine."""
+
+    model_config = SettingsConfigDict(env_prefix="QUIRE_UP_", cli_shortcuts={"executor.model": "model"})
+
+    redis: str | None = Field(None, pattern=r"^(rediss?|unix)://")
+    """URL of the Redis for the ledger; default: a private one, started and stopped with the services."""
+
+    frontend_port: int = Field(8001, ge=0, le=65535)
+    """Port of the frontend on loopback; 0 chooses a free one."""
+
+    scheduler_port: int = Field(8002, ge=0, le=65535)
+    """Port of the scheduler on loopback; 0 chooses a free one."""
+
+    executor_port: int = Field(8003, ge=0, le=65535)
+    """Port of the first executor on loopback, further ones follow it; 0 chooses free ones."""
+
+    num_executors: int = Field(1, ge=1, le=64)
+    """Executors to start, each with the settings below."""
+
+    drain_seconds: float = Field(5.0, ge=0, le=600)
+    """How long running requests may go on after Ctrl-C."""
+
+    executor: ExecutorConfig = ExecutorConfig()
+    """Settings of each executor."""
+
+    scheduler: SchedulerConfig = SchedulerConfig()
+    """Settings of the scheduler."""

@@ -1,0 +1,137 @@
+"""All services of one machine as processes, from the start to the end."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Coroutine
+from contextlib import suppress
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from quire.engine.errors import StartupError
+from quire.services.common.channel import open_channel
+from quire.services.common.settings import to_flags
+from quire.services.up.process import Child
+from quire.services.up.redis_server import redis_command
+from quire.services.up.settings import UpSettings
+
+LOOPBACK = "127.0.0.1"
+POLL_SECONDS = 0.05
+
+
+class Stack:
+    """Starts Redis, executors, scheduler and frontend, and stops them in the opposite order of their use.
+
+    Args:
+        quiet: keep the services' logs back unless one fails.
+
+    Attributes:
+        redis, frontend, scheduler, executors: where they listen; known once it is constructed.
+        children: the processes, in the order in which they stop.
+    """
+
+    def __init__(self, settings: UpSettings, quiet: bool = False) -> None:
+        self._settings = settings
+        self._quiet = quiet
+        self._redis_port = None if settings.redis else free_port()
+        self.redis = settings.redis or f"redis://{LOOPBACK}:{self._redis_port}/0"
+        self.frontend = f"{LOOPBACK}:{settings.frontend_port or free_port()}"
+        self.scheduler = f"{LOOPBACK}:{settings.scheduler_port or free_port()}"
+        first = settings.executor_port
+        ports = [first + i if first else free_port() for i in range(settings.num_executors)]
+        self.executors = [f"{LOOPBACK}:{port}" for port in ports]
+        self.children: list[Child] = []
+
+    async def start(self) -> None:
+        """Returns when every service is SERVING.
+
+        Raises:
+            StartupError: one of them ended instead.
+        """
+        for i, address in enumerate(self.executors):
+            name = "executor" if len(self.executors) == 1 else f"executor{i}"
+            self.children.append(await self.start_executor(name, address))
+        if self._redis_port is not None:
+            command = redis_command(self._redis_port)
+            self.children.append(await Child.start("redis", *command, quiet=self._quiet))
+            await self._until(_answers_ping(self.redis))
+        self.children.insert(0, await self.start_scheduler())
+        self.children.insert(0, await self.start_frontend())
+        for address in (*self.executors, self.scheduler, self.frontend):
+            await self._until(is_serving(address))
+
+    async def stop(self) -> list[int]:
+        """Stops what runs, the frontend first; exit codes in the order of `children`."""
+        return [await child.stop() for child in self.children]
+
+    async def start_executor(self, name: str, address: str) -> Child:
+        flags = self._settings.executor.model_dump(exclude_unset=True)
+        return await self._service(name, "executor", {"listen": address, **flags})
+
+    async def start_scheduler(self) -> Child:
+        flags = self._settings.scheduler.model_dump(exclude_unset=True)
+        places = {"listen": self.scheduler, "redis": self.redis, "executors": ",".join(self.executors)}
+        return await self._service("scheduler", "scheduler", {**places, **flags})
+
+    async def start_frontend(self) -> Child:
+        flags = {"model": self._settings.executor.model, "drain_seconds": self._settings.drain_seconds}
+        return await self._service(
+            "frontend", "frontend", {"listen": self.frontend, "scheduler": self.scheduler, **flags}
+        )
+
+    async def failed(self) -> Child:
+        """Returns a child that has ended, as soon as one has."""
+        while True:
+            for child in self.children:
+                if not child.is_running:
+                    return child
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _service(self, name: str, command: str, flags: dict[str, object]) -> Child:
+        arguments = to_flags({"log_level": self._settings.log_level, **flags})
+        python = (sys.executable, "-m", "quire.services.cli")
+        return await Child.start(name, *python, command, *arguments, quiet=self._quiet)
+
+    async def _until(self, ready: Coroutine[None, None, None]) -> None:
+        """Waits for it, unless a child ends first."""
+        waiting, failing = asyncio.ensure_future(ready), asyncio.ensure_future(self.failed())
+        try:
+            await asyncio.wait((waiting, failing), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                child = failing.result()
+                raise StartupError(f"{child.name} ended with exit code {await child.wait()}; its last lines are above")
+        finally:
+            for task in (waiting, failing):
+                task.cancel()
+
+
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def is_serving(address: str) -> None:
+    """Returns when the service at the address says SERVING."""
+    async with open_channel(address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                answer = await stub.Check(health_pb2.HealthCheckRequest())
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def _answers_ping(url: str) -> None:
+    async with Redis.from_url(url) as redis:
+        while True:
+            with suppress(RedisConnectionError):
+                await redis.ping()
+                return
+            await asyncio.sleep(POLL_SECONDS)

@@ -1,0 +1,141 @@
+"""What users install, built from a copy of the checkout by the dev group's build tools, without network."""
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_COPIED = (".git", ".venv", ".editable", ".*_cache", ".hypothesis", "__pycache__", "build", "dist")
+STUBS = {
+    f"quire/v1/{proto.stem}_pb2{suffix}"
+    for proto in (ROOT / "protos/quire/v1").glob("*.proto")
+    for suffix in (".py", ".pyi", "_grpc.py", "_grpc.pyi")
+}
+TOP_LEVEL_FOLDERS = ("kernels", "engine", "clients", "services")
+
+
+def run(*command: str | Path, cwd: Path, pythonpath: Sequence[Path] = ()) -> str:
+    """Runs a command to its end and returns what it printed; a failure shows all of its output."""
+    # protoc finds its plugins on PATH, which names the environment's scripts only where it is activated.
+    env = dict(os.environ)
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    env["PYTHONPATH"] = os.pathsep.join(map(str, pythonpath))
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def build(source: Path, kind: str, out: Path) -> Path:
+    """Builds `source` as "wheel" or "sdist" and returns the one file that is then in `out`."""
+    run(sys.executable, "-m", "hatchling", "build", "--target", kind, "--directory", out, cwd=source)
+    (built,) = out.iterdir()
+    return built
+
+
+def names_in(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean copy of the repository, so that nothing is built in the one at work."""
+    copy = tmp_path_factory.mktemp("packaging") / "checkout"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(checkout, "wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def unpacked_sdist(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sdist = build(checkout, "sdist", tmp_path_factory.mktemp("sdist"))
+    folder = tmp_path_factory.mktemp("unpacked")
+    run("tar", "-xzf", sdist, cwd=folder)
+    (unpacked,) = folder.iterdir()
+    return unpacked
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed and nothing else."""
+    target = tmp_path_factory.mktemp("site")
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--target", target, wheel, cwd=target)
+    return target
+
+
+def test_wheel_holds_every_source_file_and_the_stubs(wheel: Path, checkout: Path) -> None:
+    sources = {
+        f"quire/{path.relative_to(checkout)}"
+        for folder in TOP_LEVEL_FOLDERS
+        for path in (checkout / folder).rglob("*.py")
+    }
+    expected = sources | STUBS | {"quire/__init__.py", "quire/py.typed", "quire/v1/__init__.py"}
+    assert expected - names_in(wheel) == set()
+
+
+def test_wheel_puts_nothing_but_quire_into_site_packages(wheel: Path) -> None:
+    top_level = {name.split("/")[0] for name in names_in(wheel)}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"quire"}
+
+
+def test_wheel_holds_no_leftovers(wheel: Path) -> None:
+    assert [name for name in names_in(wheel) if "__pycache__" in name or "/tests/" in name] == []
+
+
+def test_building_leaves_the_checkout_as_it_was(wheel: Path, checkout: Path) -> None:
+    assert not (checkout / "build").exists()
+    assert not (checkout / ".editable").exists()
+
+
+def test_sdist_can_be_built_and_tested(unpacked_sdist: Path) -> None:
+    for name in ("pyproject.toml", "hatch_build.py", "Makefile", "LICENSE", "README.md", "PKG-INFO"):
+        assert (unpacked_sdist / name).is_file(), name
+    assert (unpacked_sdist / "protos/quire/v1/inference.proto").is_file()
+    assert (unpacked_sdist / "tests/packaging/test_install.py").is_file()
+
+
+def test_wheel_from_the_sdist_is_the_wheel_from_the_checkout(
+    unpacked_sdist: Path, wheel: Path, tmp_path: Path
+) -> None:
+    assert names_in(build(unpacked_sdist, "wheel", tmp_path)) == names_in(wheel)
+
+
+def test_installed_package_imports_from_its_own_folder(installed: Path, tmp_path: Path) -> None:
+    code = "import quire, quire.engine.step; print(quire.__file__); print(quire.__version__)"
+    file, version = run(sys.executable, "-c", code, cwd=tmp_path, pythonpath=[installed]).split()
+    assert Path(file) == installed / "quire" / "__init__.py"
+    assert (installed / f"quire-{version}.dist-info").is_dir()
+
+
+def test_stubs_load_and_round_trip_under_the_installed_protobuf(installed: Path, tmp_path: Path) -> None:
+    # One process: a second copy of the same protos would clash with those of the checkout.
+    code = """
+from quire.v1 import executor_pb2_grpc, inference_pb2, inference_pb2_grpc, scheduler_pb2_grpc
+sent = inference_pb2.GenerateRequest(request_id="a", text="b")
+print(inference_pb2.__file__)
+print(inference_pb2.GenerateRequest.FromString(sent.SerializeToString()) == sent)
+"""
+    output = run(sys.executable, "-W", "error", "-c", code, cwd=tmp_path, pythonpath=[installed])
+    assert output.split() == [str(installed / "quire/v1/inference_pb2.py"), "True"]
+
+
+def test_editable_install_links_to_the_checkout(checkout: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "checkout"
+    shutil.copytree(checkout, copy)
+    target = tmp_path / "site"
+    options = ("--no-deps", "--no-build-isolation", "--target", target)
+    run(sys.executable, "-m", "pip", "install", *options, "--editable", copy, cwd=tmp_path)
+    code = "import quire.engine.step, quire.v1.inference_pb2; print(quire.engine.step.__file__)"
+    (path_file,) = target.glob("*.pth")
+    printed = run(sys.executable, "-c", code, cwd=tmp_path, pythonpath=[Path(path_file.read_text().strip())])
+    assert Path(printed.strip()).resolve() == copy / "engine" / "step.py"

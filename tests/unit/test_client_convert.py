@@ -1,0 +1,85 @@
+"""The client's types and the protocol's messages."""
+
+from dataclasses import replace
+
+import pytest
+
+from quire.clients.completion import Completion, Usage
+from quire.clients.convert import (
+    completion_from_proto,
+    detokenize_request,
+    generate_request,
+    sampling_from_proto,
+    sampling_to_proto,
+    tokenize_request,
+)
+from quire.engine.errors import InvalidRequest
+from quire.engine.request import FinishReason, SamplingParams
+from quire.v1 import inference_pb2 as pb
+
+FULL = SamplingParams(
+    temperature=0.5,
+    top_k=40,
+    top_p=0.75,
+    min_p=0.125,
+    seed=2**64 - 1,
+    max_tokens=7,
+    stop=("a", "b"),
+    stop_token_ids=(1, 2),
+    ignore_eos=True,
+)
+
+
+@pytest.mark.parametrize("params", [FULL, SamplingParams(), SamplingParams(temperature=0, seed=0)])
+def test_sampling_goes_round(params: SamplingParams) -> None:
+    message = pb.SamplingParams.FromString(sampling_to_proto(params).SerializeToString())
+    assert sampling_from_proto(message) == params
+
+
+def test_unset_stays_unset() -> None:
+    message = sampling_to_proto(SamplingParams())
+    assert not message.HasField("seed")
+    assert not message.HasField("max_tokens")
+    assert sampling_from_proto(pb.SamplingParams()) == SamplingParams()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("seed", -1), ("seed", 2**64), ("top_k", 2**31), ("stop", ("\ud800",)), ("stop_token_ids", (-1,))],
+)
+def test_what_a_message_cannot_hold_is_named(name: str, value: object) -> None:
+    with pytest.raises(InvalidRequest, match=f"sampling.{name}: does not fit"):
+        sampling_to_proto(replace(SamplingParams(), **{name: value}))
+
+
+def test_a_prompt_is_text_or_token_ids() -> None:
+    assert generate_request("one", SamplingParams(), "r").text == "one"
+    request = generate_request((1, 2), SamplingParams(), "")
+    assert list(request.token_ids.ids) == [1, 2]
+    assert generate_request([], SamplingParams(), "").WhichOneof("input") == "token_ids"
+
+
+def test_bad_text_and_ids_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match=r"^text: must be Unicode"):
+        generate_request("\ud800", SamplingParams(), "")
+    with pytest.raises(InvalidRequest, match=r"^request_id: must be Unicode"):
+        generate_request("", SamplingParams(), "\ud800")
+    with pytest.raises(InvalidRequest, match=r"^text: must be Unicode"):
+        tokenize_request("\ud800")
+    with pytest.raises(InvalidRequest, match=r"^token_ids\[1\]: must be 0 to 4294967295, got -1"):
+        detokenize_request([0, -1])
+
+
+def test_a_piece_carries_no_end() -> None:
+    piece = completion_from_proto(pb.GenerateStreamResponse(request_id="r", text="a", token_ids=[1]))
+    assert piece == Completion("a", (1,), None, None, None, "r")
+
+
+@pytest.mark.parametrize("matched", [{"stop": "x"}, {"stop_token_id": 0}, {}])
+def test_the_end_says_what_matched(matched: dict[str, object]) -> None:
+    usage = pb.Usage(prompt_tokens=3, cached_tokens=2, generated_tokens=1)
+    finish = pb.Finish(reason=pb.FINISH_REASON_STOP, usage=usage, **matched)  # type: ignore[arg-type]
+    answer = completion_from_proto(pb.GenerateResponse(text="a", finish=finish))
+    assert answer.finish_reason is FinishReason.STOP
+    assert answer.matched_stop == next(iter(matched.values()), None)
+    assert answer.usage == Usage(3, 2, 1)

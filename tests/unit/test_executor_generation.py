@@ -1,0 +1,292 @@
+"""The executor against `transformers`: the same tokens, however a sequence is cut, mixed, shared or resumed."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from quire.engine.config import ExecutorConfig
+from quire.engine.executor import Executor
+from quire.engine.step import SequenceStart, StepPlan, StepResult
+
+BLOCK_SIZE = 4
+NUM_BLOCKS = 200
+VOCAB = 97
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    # Large enough that greedy choices are far apart.
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+
+
+def scaled(kind: str) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0}}
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "llama biased, head of 16, tied": lambda: LlamaForCausalLM(
+        LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True, head_dim=16, tie_word_embeddings=True)
+    ),
+    "llama with llama3 rope": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA3)),
+    "llama with linear rope": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **scaled("linear"))),
+    "llama with dynamic rope": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **scaled("dynamic"))),
+    "llama with yarn rope": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, **scaled("yarn"))),
+    "mistral, sliding": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=11, head_dim=24)),
+    "mistral, not sliding": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=None)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+    "qwen2, upper layers sliding": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=9, max_window_layers=1)
+    ),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=20, tie_word_embeddings=True)),
+}
+
+
+def write_model(name: str, folder: Path) -> Any:
+    """A random model in `folder`; biases and norms too are random, or leaving them out would not show."""
+    torch.manual_seed(0)
+    model = MODELS[name]().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    return model
+
+
+def new_executor(folder: Path, **settings: Any) -> Executor:
+    defaults: dict[str, Any] = {"num_blocks": NUM_BLOCKS, "block_size": BLOCK_SIZE, "num_slots": 8, "device": "cpu"}
+    return Executor(ExecutorConfig(model=str(folder), **(defaults | settings)))
+
+
+def ints(values: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
+    return np.array(values, np.int32)
+
+
+@dataclass
+class Driver:
+    """The smallest scheduler: gives every slot the blocks it needs and writes down what was sampled."""
+
+    executor: Executor
+    free: list[int] = field(default_factory=lambda: np.random.default_rng(1).permutation(NUM_BLOCKS).tolist())
+    tables: dict[int, list[int]] = field(default_factory=dict)
+    lengths: dict[int, int] = field(default_factory=dict)
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    pending: list[SequenceStart] = field(default_factory=list)
+    step: int = 0
+
+    def start(
+        self,
+        slot: int,
+        tokens: Sequence[int],
+        *,
+        shared: Sequence[int] = (),
+        temperature: float = 0,
+        seed: int = 0,
+    ) -> None:
+        """`shared` blocks are full and computed; the slot gets one block besides."""
+        self.tables[slot] = [*shared, self.free.pop()]
+        self.lengths[slot] = len(shared) * BLOCK_SIZE
+        self.tokens[slot] = list(tokens)
+        self.pending.append(
+            SequenceStart(
+                slot=slot,
+                token_ids=ints(tokens),
+                num_computed=self.lengths[slot],
+                block_table=ints(self.tables[slot]),
+                temperature=temperature,
+                top_k=0,
+                top_p=0.95,
+                min_p=0.0,
+                seed=seed,
+            )
+        )
+
+    def run(
+        self,
+        context: Mapping[int, int] | None = None,
+        generation: Sequence[int] = (),
+        copies: Sequence[tuple[int, int]] = (),
+    ) -> StepResult:
+        context = context or {}
+        appended: list[tuple[int, int]] = []
+        for slot, count in [*context.items(), *((slot, 1) for slot in generation)]:
+            self.lengths[slot] += count
+            while len(self.tables[slot]) * BLOCK_SIZE < self.lengths[slot]:
+                self.tables[slot].append(self.free.pop())
+                appended.append((slot, self.tables[slot][-1]))
+        self.step += 1
+        plan = StepPlan(
+            step=self.step,
+            copies=np.array(copies, np.int32).reshape(-1, 2),
+            starts=tuple(self.pending),
+            append_slots=ints([slot for slot, _ in appended]),
+            append_blocks=ints([block for _, block in appended]),
+            context_slots=ints(list(context)),
+            context_tokens=ints(list(context.values())),
+            generation_slots=ints(generation),
+        )
+        self.pending = []
+        result = self.executor.execute(plan)
+        assert result.step == self.step
+        for slot, token in zip(result.slots.tolist(), result.token_ids.tolist(), strict=True):
+            self.tokens[slot].append(token)
+        return result
+
+    def generate(self, slots: Sequence[int], count: int) -> None:
+        for _ in range(count):
+            self.run(generation=slots)
+
+
+def prompt(length: int, seed: int) -> list[int]:
+    return [int(token) for token in np.random.default_rng(seed).integers(0, VOCAB, length)]
+
+
+def reference(model: Any, tokens: Sequence[int], count: int) -> list[int]:
+    ids = torch.tensor([tokens])
+    out = model.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count, pad_token_id=0
+    )
+    return [int(token) for token in out[0]]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_tokens_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
+    model = write_model(name, tmp_path)
+    driver = Driver(new_executor(tmp_path))
+    first, second, third, fourth = prompt(23, 1), prompt(5, 2), prompt(41, 3), prompt(1, 4)
+
+    driver.start(0, first)
+    assert len(driver.run({0: 10}).slots) == 0
+    driver.start(5, second)
+    result = driver.run({0: 13, 5: 4})
+    assert result.slots.tolist() == [0]
+    driver.start(2, third)
+    driver.start(3, fourth)
+    result = driver.run({5: 1, 2: 19, 3: 1}, generation=[0])
+    assert result.slots.tolist() == [5, 3, 0]
+    driver.run({2: 1}, generation=[5, 0])
+    driver.run({2: 21}, generation=[0, 3, 5])
+    driver.generate([3, 0, 2, 5], 8)
+    # The prefix of the third, and what it generated, read from its own blocks by another sequence.
+    known = driver.tokens[2][:45]
+    driver.start(6, known, shared=driver.tables[2][:10])
+    driver.run({6: 3}, generation=[2, 0])
+    driver.run({6: 2}, generation=[2])
+    driver.generate([2, 6], 4)
+
+    for slot, start in ((0, first), (5, second), (2, third), (3, fourth), (6, known)):
+        made = driver.tokens[slot]
+        assert made == reference(model, start, len(made) - len(start)), f"slot {slot}"
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("llama")
+    return folder, write_model("llama", folder)
+
+
+def test_a_resumed_sequence_draws_the_same_tokens(llama: tuple[Path, Any]) -> None:
+    start = prompt(9, 5)
+    whole = Driver(new_executor(llama[0]))
+    whole.start(1, start, temperature=0.9, seed=2**64 - 3)
+    whole.run({1: 9})
+    whole.generate([1], 30)
+
+    resumed = Driver(new_executor(llama[0]))
+    resumed.start(0, prompt(6, 6), temperature=1.0, seed=4)
+    resumed.run({0: 6})
+    resumed.start(4, whole.tokens[1][:20], temperature=0.9, seed=2**64 - 3)
+    resumed.run({4: 20}, generation=[0])
+    resumed.generate([0, 4], 19)
+    assert resumed.tokens[4] == whole.tokens[1][:40]
+
+    other = Driver(new_executor(llama[0]))
+    other.start(1, start, temperature=0.9, seed=1)
+    other.run({1: 9})
+    other.generate([1], 30)
+    assert other.tokens[1] != whole.tokens[1]
+
+
+def test_copied_blocks_serve_as_the_originals(llama: tuple[Path, Any]) -> None:
+    driver = Driver(new_executor(llama[0]))
+    start = prompt(8, 7)
+    driver.start(0, start)
+    driver.run({0: 8})
+    copies = [(block, driver.free.pop()) for block in driver.tables[0]]
+    driver.start(1, [*start, 11], shared=[copy for _, copy in copies])
+    driver.run({1: 1}, generation=[0], copies=copies)
+    driver.generate([0, 1], 6)
+    assert driver.tokens[1] == reference(llama[1], [*start, 11], 7)
+    assert driver.tokens[0] == reference(llama[1], start, 8)
+
+
+def test_reset_empties_the_slots(llama: tuple[Path, Any]) -> None:
+    driver = Driver(new_executor(llama[0]))
+    driver.start(0, prompt(3, 8))
+    driver.run({0: 3})
+    driver.executor.reset()
+    with pytest.raises(ValueError, match=r"slots \[0\]"):
+        driver.run(generation=[0])
+    driver.start(0, prompt(3, 8))
+    driver.run({0: 3})
+    driver.generate([0], 5)
+    assert driver.tokens[0] == reference(llama[1], prompt(3, 8), 6)
+
+
+def test_a_plan_without_rows_gives_an_empty_result(llama: tuple[Path, Any]) -> None:
+    result = Driver(new_executor(llama[0])).run()
+    assert len(result.slots) == len(result.token_ids) == 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_is_close(llama: tuple[Path, Any], dtype: str) -> None:
+    driver = Driver(new_executor(llama[0], dtype=dtype))
+    start = prompt(20, 9)
+    driver.start(0, start)
+    driver.run({0: 20})
+    driver.generate([0], 10)
+    logits = llama[1](torch.tensor([driver.tokens[0]])).logits[0, 19:-1]
+    made = torch.tensor(driver.tokens[0][20:])
+    behind = logits.max(-1).values - logits.gather(-1, made[:, None])[:, 0]
+    assert behind.max() < 0.1 * logits.std()
+
+
+def test_info(llama: tuple[Path, Any]) -> None:
+    one, two = new_executor(llama[0]).info, new_executor(llama[0], max_model_len=100, num_blocks=7).info
+    assert one.incarnation != two.incarnation
+    assert one.fingerprint == two.fingerprint
+    assert (one.vocab_size, one.block_size, one.num_slots) == (VOCAB, BLOCK_SIZE, 8)
+    assert (one.max_model_len, two.max_model_len) == (256, 100)
+    assert (one.num_blocks, two.num_blocks) == (NUM_BLOCKS, 7)
+    assert one.eos_token_ids == ()

@@ -1,0 +1,42 @@
+"""Norms, gate and rotation against formulas written another way."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
+from quire.kernels.rope.torch import rope
+from quire.kernels.silu_mul.torch import silu_mul
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm(dtype: torch.dtype) -> None:
+    x, weight = torch.randn(5, 3, 64).to(dtype), torch.randn(64).to(dtype)
+    wanted = functional.rms_norm(x.double(), (64,), weight.double(), 1e-5)
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(rms_norm(x, weight, 1e-5).double(), wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_fused_residual_is_the_sum() -> None:
+    x, residual, weight = torch.randn(7, 32), torch.randn(7, 32), torch.randn(32)
+    normed, total = add_rms_norm(x, residual, weight, 1e-6)
+    assert torch.equal(total, x + residual)
+    assert torch.equal(normed, rms_norm(x + residual, weight, 1e-6))
+
+
+def test_silu_mul() -> None:
+    gate, up = torch.randn(2, 5, 24, dtype=torch.float64)
+    wanted = gate / (1 + torch.exp(-gate)) * up
+    torch.testing.assert_close(silu_mul(torch.cat((gate, up), dim=-1)), wanted)
+
+
+def test_rope_turns_pairs_as_complex_numbers() -> None:
+    angles = torch.rand(20, 4) * 6
+    positions = torch.tensor([3, 0, 19])
+    merged = torch.randn(3, 5, 8)
+    q, k = torch.split(merged.clone(), [3, 2], dim=1)
+    rope(q, k, torch.cat((angles.cos(), angles.sin()), dim=-1), positions)
+    turn = torch.polar(torch.ones(3, 1, 4), angles[positions][:, None])
+    wanted = torch.complex(merged[..., :4], merged[..., 4:]) * turn
+    wanted = torch.cat((wanted.real, wanted.imag), dim=-1)
+    torch.testing.assert_close(torch.cat((q, k), dim=1), wanted)

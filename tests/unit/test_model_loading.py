@@ -1,0 +1,231 @@
+"""Model folders: which are taken, what identifies them, and what the refusals say."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from quire.engine.config import ExecutorConfig
+from quire.engine.demo_model import DEMO_MODEL
+from quire.engine.errors import StartupError
+from quire.engine.executor import Executor
+from quire.engine.model.checkpoint import read_checkpoint
+from quire.engine.model.loader import load_weights
+from quire.engine.model.source import resolve_model
+
+CPU = torch.device("cpu")
+Q_PROJ = "model.layers.1.self_attn.q_proj.weight"
+
+
+def write_llama(folder: Path, seed: int = 0, **settings: Any) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = {
+        "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+    }  # fmt: skip
+    model = LlamaForCausalLM(LlamaConfig(**(sizes | settings)))
+    model.save_pretrained(folder)
+    return model
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def edit_weights(folder: Path, edit: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def start(folder: Path, **settings: Any) -> Executor:
+    return Executor(ExecutorConfig(model=str(folder), device="cpu", **settings))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_llama(tmp_path)
+    return tmp_path
+
+
+def test_merged_parameters_hold_the_parts_in_order(tmp_path: Path) -> None:
+    model = write_llama(tmp_path, attention_bias=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_()
+    model.save_pretrained(tmp_path)
+    weights = load_weights(read_checkpoint(tmp_path), torch.float32, CPU)
+    for layer, hf in zip(weights.layers, model.model.layers, strict=True):
+        parts = (hf.self_attn.q_proj, hf.self_attn.k_proj, hf.self_attn.v_proj)
+        assert torch.equal(layer.qkv.weight, torch.cat([part.weight for part in parts]))
+        assert layer.qkv.bias is not None
+        assert torch.equal(layer.qkv.bias, torch.cat([part.bias for part in parts]))
+        assert torch.equal(layer.gate_up.weight, torch.cat((hf.mlp.gate_proj.weight, hf.mlp.up_proj.weight)))
+
+
+def test_shards_load_as_one_file_does(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    sharded = tmp_path_factory.mktemp("sharded")
+    LlamaForCausalLM.from_pretrained(folder).save_pretrained(sharded, max_shard_size="20KB")
+    checkpoint = read_checkpoint(sharded)
+    assert len(checkpoint.weight_files) > 1
+    one = load_weights(read_checkpoint(folder), torch.float32, CPU)
+    many = load_weights(checkpoint, torch.float32, CPU)
+    assert torch.equal(one.embedding, many.embedding)
+    assert torch.equal(one.layers[1].down.weight, many.layers[1].down.weight)
+
+
+def test_weights_are_converted(folder: Path) -> None:
+    weights = load_weights(read_checkpoint(folder), torch.bfloat16, CPU)
+    assert weights.norm.dtype == torch.bfloat16
+
+
+def test_the_fingerprint_tells_models_apart(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "same", "trained otherwise", "other shape")]
+    write_llama(folders[0])
+    write_llama(folders[1])
+    write_llama(folders[2], seed=1)
+    write_llama(folders[3], intermediate_size=64)
+    one, same, *others = (read_checkpoint(folder).fingerprint for folder in folders)
+    assert len(one) == 64
+    assert one == same
+    assert len({one, *others}) == 3
+    edit_config(folders[1], transformers_version="5.0.0")
+    assert read_checkpoint(folders[1]).fingerprint == one
+    edit_config(folders[1], rms_norm_eps=1e-3)
+    assert read_checkpoint(folders[1]).fingerprint != one
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "ids"), [(3, None, (3,)), (3, [9, 4], (4, 9)), (3, 5, (5,)), ([8, 2], None, (2, 8))]
+)
+def test_end_tokens(folder: Path, config: Any, generation: Any, ids: tuple[int, ...]) -> None:
+    edit_config(folder, eos_token_id=config)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
+    assert read_checkpoint(folder).eos_token_ids == ids
+    (folder / "generation_config.json").unlink()
+    assert read_checkpoint(folder).eos_token_ids == (
+        tuple(sorted(config)) if isinstance(config, list) else (config,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"architectures": ["FalconForCausalLM"]}, r"LlamaForCausalLM, .*, got \['FalconForCausalLM'\]"),
+        ({"architectures": None}, "architectures: one must be among"),
+        ({"model_type": "no-such-type"}, "no-such-type"),
+        ({"hidden_act": "gelu"}, "hidden_act must be silu, got 'gelu'"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantized weights are not supported"),
+        ({"num_key_value_heads": 3}, "4 query heads do not divide among 3"),
+        (
+            {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4, "factor": 2.0,
+                                 "long_factor": [1.0] * 4, "short_factor": [1.0] * 4,
+                                 "original_max_position_embeddings": 32}},
+            "rope_type must be one of default, linear, dynamic, llama3, yarn, got 'longrope'",
+        ),
+    ],
+)  # fmt: skip
+def test_models_that_are_not_supported(folder: Path, changes: dict[str, Any], complaint: str) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(StartupError, match=complaint) as error:
+        start(folder)
+    assert str(folder) in str(error.value)
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=1, n_head=2, vocab_size=40)).save_pretrained(tmp_path)
+    with pytest.raises(StartupError, match=r"LlamaForCausalLM.*got \['GPT2LMHeadModel'\]"):
+        start(tmp_path)
+
+
+def test_missing_tensors_are_counted_and_named(folder: Path) -> None:
+    edit_weights(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "layers.1" in name])
+    with pytest.raises(
+        StartupError, match=r"9 tensors are missing: model\.layers\.1\.input_layernorm\.weight, .*…"
+    ):
+        start(folder)
+
+
+def test_a_wrong_shape_names_both(folder: Path) -> None:
+    edit_weights(folder, lambda tensors: tensors.update({Q_PROJ: torch.zeros(31, 32)}))
+    with pytest.raises(StartupError, match=rf"{Q_PROJ} has shape \(31, 32\), but config.json says \(32, 32\)"):
+        start(folder)
+
+
+def test_tensors_that_no_one_needs_are_left_alone(folder: Path) -> None:
+    edit_weights(folder, lambda tensors: tensors.update({"model.rotary_emb.inv_freq": torch.zeros(4)}))
+    assert start(folder, num_blocks=1).info.num_blocks == 1
+
+
+def test_a_file_cut_off_is_refused(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(StartupError, match=r"model\.safetensors cannot be read"):
+        start(folder)
+    path.write_bytes(b"not weights at all")
+    with pytest.raises(StartupError, match=r"model\.safetensors: not a safetensors file"):
+        start(folder)
+
+
+def test_a_folder_without_weights_is_refused(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(StartupError, match=r"has no weights; must hold model\.safetensors"):
+        start(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "lost.safetensors"}}))
+    with pytest.raises(StartupError, match=r"names 1 files that are not there: lost\.safetensors"):
+        start(folder)
+
+
+def test_a_broken_configuration_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    with pytest.raises(StartupError, match="cannot be read"):
+        start(folder)
+
+
+def test_the_pool_comes_from_the_memory_allowed(folder: Path) -> None:
+    # 2 layers, keys and values, 2 heads of 8, float32: 256 bytes a token.
+    assert start(folder, kv_memory_mib=1, block_size=16).info.num_blocks == 256
+    assert start(folder, kv_memory_mib=1, block_size=16, dtype="bfloat16").info.num_blocks == 512
+    write_llama(folder, hidden_size=2048, head_dim=512)
+    complaint = "1 MiB hold no block; one of 256 tokens takes 4194304 bytes, so it must be at least 4"
+    with pytest.raises(StartupError, match=complaint):
+        start(folder, kv_memory_mib=1, block_size=256)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_a_gpu_that_is_not_there_is_refused(folder: Path) -> None:
+    with pytest.raises(StartupError, match="device: 'cuda' was asked for"):
+        Executor(ExecutorConfig(model=str(folder), device="cuda"))
+
+
+def test_sources(folder: Path) -> None:
+    assert resolve_model(str(folder)) == folder
+    with pytest.raises(StartupError, match=r"config\.json' is a file"):
+        resolve_model(str(folder / "config.json"))
+    (folder / "config.json").unlink()
+    with pytest.raises(StartupError, match=r"has no config\.json"):
+        resolve_model(str(folder))
+
+
+def test_no_model_is_the_demo_model() -> None:
+    assert resolve_model(None) == DEMO_MODEL
+
+
+@pytest.mark.parametrize("model", ["no such/folder/at all", "quire-tests/offline"])
+def test_a_hub_model_that_cannot_be_had_is_named(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(StartupError, match=f"model: '{model}' is neither a folder nor a hub model"):
+        resolve_model(model)
+
+
+def test_resolving_does_not_load_torch() -> None:
+    code = "import sys, quire.engine.model.source; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

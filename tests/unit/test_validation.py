@@ -1,0 +1,142 @@
+"""Every limit, its message, and the request that just fits."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from quire.engine.errors import InvalidRequest
+from quire.engine.request import SamplingParams
+from quire.engine.validation import ServingLimits, complete, token_array, validate
+
+LIMITS = ServingLimits(vocab_size=100, max_model_len=64, num_blocks=1000, block_size=16)
+
+
+def prompt(length: int) -> np.ndarray:
+    return np.full(length, 7, dtype=np.int32)
+
+
+GOOD = [
+    SamplingParams(),
+    SamplingParams(temperature=0),
+    SamplingParams(temperature=100, top_k=2**31 - 1, top_p=1, min_p=1),
+    SamplingParams(top_p=1e-9, min_p=0, seed=0),
+    SamplingParams(seed=2**64 - 1, max_tokens=1),
+    SamplingParams(max_tokens=60),
+    SamplingParams(stop=tuple("abcdefghijklmnop")),
+    SamplingParams(stop=("ü" * 128,)),
+    SamplingParams(stop_token_ids=(0, 99)),
+    SamplingParams(stop_token_ids=(5,) * 64),
+]
+BAD = [
+    ("temperature", math.nan, "must be 0 (greedy) to 100, got nan"),
+    ("temperature", math.inf, "got inf"),
+    ("temperature", -0.1, "got -0.1"),
+    ("temperature", 100.5, "got 100.5"),
+    ("top_k", -1, "must be 0 (keep all) to 2147483647, got -1"),
+    ("top_k", 2**31, "got 2147483648"),
+    ("top_p", math.nan, "must be above 0 and at most 1, got nan"),
+    ("top_p", 0.0, "got 0.0"),
+    ("top_p", 1.5, "got 1.5"),
+    ("min_p", -0.1, "must be 0 to 1, got -0.1"),
+    ("min_p", 1.5, "got 1.5"),
+    ("min_p", math.nan, "got nan"),
+    ("seed", -1, "must be 0 to 18446744073709551615, got -1"),
+    ("seed", 2**64, "got 18446744073709551616"),
+    ("max_tokens", 0, "must be at least 1, got 0"),
+    ("max_tokens", -5, "got -5"),
+    ("max_tokens", 61, "must be at most 60 behind a prompt of 4 tokens (the model's context is 64), got 61"),
+    ("stop", ("x",) * 17, "must be at most 16 strings, got 17"),
+    ("stop", ("x", ""), "[1]: must be 1 to 256 bytes of UTF-8, got ''"),
+    ("stop", ("ü" * 129,), "[0]: must be 1 to 256 bytes"),
+    ("stop", ("a\ud800",), "[0]: must be Unicode without lone surrogates"),
+    ("stop_token_ids", (1,) * 65, "must be at most 64 tokens, got 65"),
+    ("stop_token_ids", (1, 100), "[1]: must be 0 to 99, got 100"),
+    ("stop_token_ids", (-1,), "[0]: must be 0 to 99, got -1"),
+    ("stop_token_ids", (2**70,), "[0]: must be 0 to 99"),
+]
+
+
+@pytest.mark.parametrize("params", GOOD)
+def test_what_fits_is_accepted(params: SamplingParams) -> None:
+    validate(prompt(4), params, LIMITS)
+    validate(prompt(4), complete(params, 4, LIMITS), LIMITS)
+
+
+@pytest.mark.parametrize(("name", "value", "message"), BAD)
+def test_what_can_never_be_served_is_refused(name: str, value: object, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        validate(prompt(4), replace(SamplingParams(), **{name: value}), LIMITS)
+    assert str(caught.value).startswith(f"sampling.{name}")
+    assert message in str(caught.value)
+    assert caught.value.field.startswith(f"sampling.{name}")
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "message"),
+    [
+        ([], r"token_ids: must be at least one token, got \[\]"),
+        ([1] * 64, r"token_ids: must be at most 63 tokens \(the model's context of 64, less one\), got 64"),
+        ([1, 100], r"token_ids\[1\]: must be 0 to 99, got 100"),
+        ([-1], r"token_ids\[0\]: must be 0 to 99, got -1"),
+    ],
+)
+def test_bad_prompts_are_refused(token_ids: list[int], message: str) -> None:
+    params = complete(SamplingParams(), len(token_ids), LIMITS)
+    with pytest.raises(InvalidRequest, match=message):
+        validate(np.array(token_ids, dtype=np.int32), params, LIMITS)
+
+
+def test_the_field_that_a_prompt_came_from_is_named() -> None:
+    with pytest.raises(InvalidRequest, match=r"^text: must be at least one token"):
+        validate(prompt(0), SamplingParams(), LIMITS, field="text")
+
+
+def test_the_longest_prompt_leaves_one_token() -> None:
+    assert complete(SamplingParams(), 63, LIMITS).max_tokens == 1
+    validate(prompt(63), SamplingParams(), LIMITS)
+
+
+def test_the_pool_must_hold_the_whole_request() -> None:
+    limits = replace(LIMITS, num_blocks=2)
+    # 4 + 29 - 1 = 32 cached tokens: the last token is never fed.
+    validate(prompt(4), SamplingParams(max_tokens=29), limits)
+    message = (
+        "with a prompt of 4 tokens this needs 3 KV blocks of 16 tokens, and the largest pool has 2; "
+        "must be at most 29, got 30"
+    )
+    with pytest.raises(InvalidRequest) as caught:
+        validate(prompt(4), SamplingParams(max_tokens=30), limits)
+    assert str(caught.value) == f"sampling.max_tokens: {message}"
+
+
+def test_complete_fills_only_what_is_unset() -> None:
+    wide = replace(LIMITS, max_model_len=1000)
+    assert complete(SamplingParams(), 4, wide).max_tokens == 128
+    assert complete(SamplingParams(), 4, LIMITS).max_tokens == 60
+    given = SamplingParams(max_tokens=5, seed=0, stop=("x",))
+    assert complete(given, 4, LIMITS) == given
+
+
+def test_seeds_are_drawn_from_64_bits() -> None:
+    seeds = [complete(SamplingParams(), 4, LIMITS).seed or 0 for _ in range(64)]
+    assert len(set(seeds)) == 64
+    assert max(seeds).bit_length() > 32
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_token_array_takes_ids_of_any_width() -> None:
+    array = token_array([0, 99], LIMITS)
+    assert (array.dtype, array.tolist()) == (np.int32, [0, 99])
+    assert token_array([], LIMITS).dtype == np.int32
+    with pytest.raises(InvalidRequest, match=r"token_ids\[1\]: must be 0 to 99, got 4294967295"):
+        token_array([0, 2**32 - 1], LIMITS)
+    with pytest.raises(InvalidRequest, match="got 1180591620717411303424"):
+        token_array([2**70], LIMITS)
+
+
+@pytest.mark.parametrize("token_ids", [[1.5], ["a"], [[1, 2]]])
+def test_token_array_refuses_what_is_no_list_of_integers(token_ids: list[object]) -> None:
+    with pytest.raises(InvalidRequest, match="token_ids: must be a flat list of integers"):
+        token_array(token_ids, LIMITS)  # type: ignore[arg-type]
