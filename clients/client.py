@@ -8,7 +8,6 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from quire.clients.completion import Completion
 from quire.clients.convert import (
     abort_request,
     completion_from_proto,
@@ -17,6 +16,7 @@ from quire.clients.convert import (
     tokenize_request,
 )
 from quire.clients.errors import may_pass, not_ready, translated
+from quire.engine.completion import Completion
 from quire.engine.errors import QuireError
 from quire.engine.request import SamplingParams
 from quire.v1 import inference_pb2 as pb

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from quire.clients.completion import Completion, Usage
+from quire.engine.completion import Completion, Usage
 from quire.engine.errors import InvalidRequest
 from quire.engine.request import FinishReason, SamplingParams
 from quire.v1 import inference_pb2 as pb
@@ -85,6 +85,23 @@ def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamRespon
         usage=_usage_from_proto(finish.usage) if ended else None,
         request_id=message.request_id,
     )
+
+
+def finish_to_proto(completion: Completion) -> pb.Finish | None:
+    """How it ended; None if it has not."""
+    if completion.finish_reason is None or completion.usage is None:
+        return None
+    usage = pb.Usage(
+        prompt_tokens=completion.usage.prompt_tokens,
+        cached_tokens=completion.usage.cached_tokens,
+        generated_tokens=completion.usage.generated_tokens,
+    )
+    finish = pb.Finish(reason=pb.FinishReason.ValueType(completion.finish_reason), usage=usage)
+    if isinstance(completion.matched_stop, str):
+        finish.stop = completion.matched_stop
+    elif completion.matched_stop is not None:
+        finish.stop_token_id = completion.matched_stop
+    return finish
 
 
 def _usage_from_proto(usage: pb.Usage) -> Usage:

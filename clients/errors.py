@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
 from quire.engine.errors import InvalidRequest, Overloaded, QuireError, RequestError, Unavailable

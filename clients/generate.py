@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 from quire.clients.client import Client
-from quire.clients.completion import Completion
+from quire.engine.completion import Completion
 from quire.engine.errors import QuireError
 from quire.engine.request import SamplingParams
 

@@ -31,9 +31,7 @@ EOS: Final = "</s>"
 PAD: Final = "<pad>"
 MAX_POSITIONS: Final = 2048
 # Test data and generated tables teach a small model nothing it could show in a sample.
-SKIPPED_FOLDERS: Final = frozenset(
-    {"site-packages", "test", "tests", "idle_test", "encodings", "__pycache__"}
-)
+SKIPPED_FOLDERS: Final = frozenset({"site-packages", "test", "tests", "idle_test", "encodings", "__pycache__"})
 SKIPPED_FILES: Final = frozenset({"pydoc_data/topics.py", "html/entities.py", "stringprep.py"})
 # These hold the paths and compiler flags of the machine that built the interpreter.
 SKIPPED_PREFIXES: Final = ("_sysconfigdata", "config-")
@@ -130,9 +128,7 @@ def encode(tokenizer: Tokenizer, documents: list[str]) -> torch.Tensor:
     return torch.tensor(list(itertools.chain.from_iterable((bos, *one.ids, eos) for one in encoded)))
 
 
-def batches(
-    stream: torch.Tensor, length: int, size: int, generator: torch.Generator
-) -> Iterator[torch.Tensor]:
+def batches(stream: torch.Tensor, length: int, size: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     """Endless shuffled batches of windows, each one token longer than length; every pass cuts elsewhere."""
     while True:
         offset = int(torch.randint(length, (1,), generator=generator))
@@ -288,9 +284,7 @@ them.
 
 def parse_arguments() -> Settings:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     folder = Path(__file__).resolve().parents[1] / "engine" / "demo_model"
     parser.add_argument("--out", type=Path, default=folder, help="folder that receives the model")
     parser.add_argument("--steps", type=int, default=2400, help="optimiser steps")

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.descriptor_pool import Default as default_pool
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -54,7 +54,7 @@ def _retryable(code: int, error: RequestError, delay: float) -> status_pb2.Statu
 
 def _input_type(method: str) -> Descriptor:
     service, _, name = method.lstrip("/").partition("/")
-    input_type: Descriptor = default_pool().FindServiceByName(service).methods_by_name[name].input_type
+    input_type: Descriptor = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name].input_type
     return input_type
 
 

@@ -3,6 +3,7 @@
 import sys
 import tomllib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -80,7 +81,7 @@ def to_flags(values: dict[str, Any]) -> list[str]:
 
 
 def _read_file(argv: Sequence[str]) -> dict[str, Any]:
-    path = next((b for a, b in zip(argv, argv[1:], strict=False) if a == "--config"), None)
+    path = next((value for flag, value in pairwise(argv) if flag == "--config"), None)
     path = path or next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
     if path is None:
         return {}

@@ -7,11 +7,11 @@ packing and unpacking cost one copy.
 from collections.abc import Iterable
 
 import numpy as np
-from quire.v1 import executor_pb2, inference_pb2, scheduler_pb2
 
 from quire.engine.request import FinishReason, Int32Array, Request, SamplingParams
 from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
 from quire.engine.validation import ServingLimits
+from quire.v1 import executor_pb2, inference_pb2, scheduler_pb2
 
 _INT32 = np.dtype("<i4")
 

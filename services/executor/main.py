@@ -5,13 +5,13 @@ import asyncio
 import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
-from quire.v1 import executor_pb2_grpc
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.services.common.server import serving, until_signal
 from quire.services.common.settings import ProcessSettings
 from quire.services.executor.servicer import ExecutorServicer
+from quire.v1 import executor_pb2_grpc
 
 
 class Settings(ProcessSettings, ExecutorConfig):

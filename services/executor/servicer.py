@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
-from quire.v1 import executor_pb2 as pb
-from quire.v1 import executor_pb2_grpc
 
 from quire.engine.executor import Executor
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
-from quire.engine.step import StepResult
 from quire.services.common import wire
+from quire.v1 import executor_pb2 as pb
+from quire.v1 import executor_pb2_grpc
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ import socket
 import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
-from quire.v1 import inference_pb2_grpc
 
 from quire.engine.errors import Unavailable
 from quire.engine.model.source import resolve_model
@@ -16,6 +15,7 @@ from quire.services.common.server import Health, serving, until_signal
 from quire.services.common.settings import ProcessSettings
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
+from quire.v1 import inference_pb2_grpc
 
 
 class Settings(ProcessSettings):
@@ -53,16 +53,19 @@ async def _serve(settings: Settings) -> None:
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
 
-    async with serving(settings.listen, ["quire.v1.InferenceService"], register, grace=1.0) as health:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(link.run()), tasks.create_task(_watch(link, health))]
-            await until_signal()
-            running[1].cancel()
-            await health.set(False)
-            servicer.drain()
-            await link.drained(settings.drain_seconds)
-            link.fail_all(Unavailable("this frontend is shutting down"))
-            running[0].cancel()
+    async with (
+        serving(settings.listen, ["quire.v1.InferenceService"], register, grace=1.0) as health,
+        asyncio.TaskGroup() as tasks,
+    ):
+        running = tasks.create_task(link.run())
+        watching = tasks.create_task(_watch(link, health))
+        await until_signal()
+        watching.cancel()
+        await health.set(False)
+        servicer.drain()
+        await link.drained(settings.drain_seconds)
+        link.fail_all(Unavailable("this frontend is shutting down"))
+        running.cancel()
 
 
 async def _watch(link: SchedulerLink, health: Health) -> None:

@@ -7,16 +7,16 @@ from typing import TypeAlias
 
 import grpc
 from google.rpc import code_pb2
-from quire.v1 import scheduler_pb2 as pb
-from quire.v1 import scheduler_pb2_grpc
 
 from quire.clients.errors import RefusedRequest
 from quire.engine.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.request import FinishReason, Int32Array, SamplingParams
 from quire.engine.validation import ServingLimits
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
-from quire.services.frontend.open_request import Finish, OpenRequest
+from quire.v1 import scheduler_pb2 as pb
+from quire.v1 import scheduler_pb2_grpc
 
 logger = logging.getLogger(__name__)
 

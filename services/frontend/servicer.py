@@ -2,21 +2,22 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
-from quire.v1 import inference_pb2 as pb
-from quire.v1 import inference_pb2_grpc
 
-from quire.clients.convert import sampling_from_proto
+from quire.clients.convert import finish_to_proto, sampling_from_proto
+from quire.engine.completion import Completion, join
 from quire.engine.errors import InvalidRequest, Unavailable
+from quire.engine.open_request import OpenRequest
 from quire.engine.request import Int32Array
+from quire.engine.text.pieces import pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.validation import ServingLimits, complete, token_array, validate
 from quire.engine.version import __version__
-from quire.services.frontend.generation import Delta, deltas
-from quire.services.frontend.open_request import OpenRequest
 from quire.services.frontend.scheduler_link import SchedulerLink
+from quire.v1 import inference_pb2 as pb
+from quire.v1 import inference_pb2_grpc
 
 MAX_REQUEST_ID_BYTES = 128
 # Shorter texts are tokenized faster than a thread is woken.
@@ -43,43 +44,35 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._is_draining = True
 
     async def Generate(  # noqa: N802
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+        self,
+        request: pb.GenerateRequest,
+        context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
     ) -> pb.GenerateResponse:
-        opened = await self._submit(request)
-        response = pb.GenerateResponse(request_id=opened.request_id)
-        pieces = []
-        try:
-            async for delta in deltas(opened, self._tokenizer):
-                pieces.append(delta.text)
-                response.token_ids.extend(delta.token_ids)
-                if (finish := _finish(opened, delta, len(response.token_ids))) is not None:
-                    response.finish.CopyFrom(finish)
-        finally:
-            self._link.close(opened)
-        response.text = "".join(pieces)
-        return response
+        answer = join([piece async for piece in self._generate(request)])
+        return pb.GenerateResponse(
+            request_id=answer.request_id,
+            text=answer.text,
+            token_ids=answer.token_ids,
+            finish=finish_to_proto(answer),
+        )
 
     async def GenerateStream(  # noqa: N802
         self,
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateStreamResponse],
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        opened = await self._submit(request)
-        num_tokens = 0
-        try:
-            async for delta in deltas(opened, self._tokenizer):
-                num_tokens += len(delta.token_ids)
-                yield pb.GenerateStreamResponse(
-                    request_id=opened.request_id,
-                    text=delta.text,
-                    token_ids=delta.token_ids,
-                    finish=_finish(opened, delta, num_tokens),
-                )
-        finally:
-            self._link.close(opened)
+        async for piece in self._generate(request):
+            yield pb.GenerateStreamResponse(
+                request_id=piece.request_id,
+                text=piece.text,
+                token_ids=piece.token_ids,
+                finish=finish_to_proto(piece),
+            )
 
     async def Tokenize(  # noqa: N802
-        self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext[pb.TokenizeRequest, pb.TokenizeResponse]
+        self,
+        request: pb.TokenizeRequest,
+        context: grpc.aio.ServicerContext[pb.TokenizeRequest, pb.TokenizeResponse],
     ) -> pb.TokenizeResponse:
         return pb.TokenizeResponse(token_ids=await self._encode(request.text))
 
@@ -100,7 +93,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         return pb.AbortResponse(found=opened is not None)
 
     async def GetModel(  # noqa: N802
-        self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.GetModelResponse]
+        self,
+        request: pb.GetModelRequest,
+        context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.GetModelResponse],
     ) -> pb.GetModelResponse:
         limits = self._link.limits()
         return pb.GetModelResponse(
@@ -124,6 +119,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             block_size=state.block_size,
             num_requests=self._link.num_requests,
         )
+
+    async def _generate(self, request: pb.GenerateRequest) -> AsyncGenerator[Completion, None]:
+        opened = await self._submit(request)
+        try:
+            async for piece in pieces(opened, self._tokenizer):
+                yield piece
+        finally:
+            self._link.close(opened)
 
     async def _submit(self, request: pb.GenerateRequest) -> OpenRequest:
         """Validates a request and opens it.
@@ -153,17 +156,3 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         if len(text) < LONG_TEXT:
             return self._tokenizer.encode(text)
         return await asyncio.to_thread(self._tokenizer.encode, text)
-
-
-def _finish(opened: OpenRequest, delta: Delta, num_tokens: int) -> pb.Finish | None:
-    if delta.finish is None:
-        return None
-    usage = pb.Usage(
-        prompt_tokens=len(opened.prompt), cached_tokens=opened.cached_tokens or 0, generated_tokens=num_tokens
-    )
-    finish = pb.Finish(reason=pb.FinishReason.ValueType(delta.finish.reason), usage=usage)
-    if delta.stop is not None:
-        finish.stop = delta.stop
-    elif delta.finish.stop_token_id is not None:
-        finish.stop_token_id = delta.finish.stop_token_id
-    return finish

@@ -4,8 +4,6 @@ import asyncio
 import itertools
 import logging
 
-from quire.v1 import scheduler_pb2 as pb
-
 from quire.engine.errors import InvalidRequest, RequestError, Unavailable
 from quire.engine.request import Request
 from quire.engine.scheduling.scheduler import StepOutput
@@ -13,6 +11,7 @@ from quire.engine.scheduling.sequence import Sequence, SequenceState
 from quire.engine.validation import validate
 from quire.services.scheduler.frontend_stream import FrontendStream
 from quire.services.scheduler.pool import Pool
+from quire.v1 import scheduler_pb2 as pb
 
 logger = logging.getLogger(__name__)
 

@@ -4,14 +4,14 @@ import asyncio
 from typing import NoReturn
 
 import grpc
-from quire.v1 import executor_pb2 as pb
-from quire.v1 import executor_pb2_grpc
 
 from quire.engine.errors import StaleEpoch, Unavailable
 from quire.engine.loop import StepRunner
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
+from quire.v1 import executor_pb2 as pb
+from quire.v1 import executor_pb2_grpc
 
 ATTACH_SECONDS = 10.0
 

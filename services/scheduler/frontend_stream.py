@@ -3,13 +3,11 @@
 import asyncio
 from array import array
 
-from google.rpc import code_pb2
-from quire.v1 import scheduler_pb2 as pb
-
 from quire.engine.errors import RequestError
 from quire.engine.scheduling.sequence import Sequence
 from quire.services.common import wire
 from quire.services.common.interceptor import to_status
+from quire.v1 import scheduler_pb2 as pb
 
 
 class FrontendStream:
@@ -60,9 +58,7 @@ class FrontendStream:
         self.sequences.pop(handle, None)
         status = to_status(error)
         self._failed.append(
-            pb.SequenceFailed(
-                handle=handle, code=status.code, message=status.message, retryable=error.retryable
-            )
+            pb.SequenceFailed(handle=handle, code=status.code, message=status.message, retryable=error.retryable)
         )
         self._news.set()
 

@@ -6,7 +6,6 @@ import logging
 import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
-from quire.v1 import scheduler_pb2_grpc
 
 from quire.engine.config import SchedulerConfig
 from quire.engine.errors import LedgerUnreachable, StaleEpoch, StartupError
@@ -16,6 +15,7 @@ from quire.services.common.settings import ProcessSettings
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
+from quire.v1 import scheduler_pb2_grpc
 
 logger = logging.getLogger(__name__)
 

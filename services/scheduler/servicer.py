@@ -5,12 +5,12 @@ import logging
 from collections.abc import AsyncIterator
 
 import grpc
-from quire.v1 import scheduler_pb2 as pb
-from quire.v1 import scheduler_pb2_grpc
 
 from quire.services.common import wire
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.frontend_stream import FrontendStream
+from quire.v1 import scheduler_pb2 as pb
+from quire.v1 import scheduler_pb2_grpc
 
 logger = logging.getLogger(__name__)
 

@@ -357,7 +357,9 @@ def test_interrupt_exits_130_and_cancels_on_the_server(server: EchoServer, as_js
     )
     command = [sys.executable, "-c", code]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert server.service.waiting.wait(20)
+        if not server.service.waiting.wait(30):
+            process.kill()
+            pytest.fail(f"the request did not arrive: {process.communicate()[1]}")
         assert process.stdout is not None
         if not as_json:
             assert process.stdout.read(7) == "forever"

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from quire.clients.completion import Completion, Usage
 from quire.clients.convert import (
     completion_from_proto,
     detokenize_request,
@@ -13,6 +12,7 @@ from quire.clients.convert import (
     sampling_to_proto,
     tokenize_request,
 )
+from quire.engine.completion import Completion, Usage
 from quire.engine.errors import InvalidRequest
 from quire.engine.request import FinishReason, SamplingParams
 from quire.v1 import inference_pb2 as pb

@@ -65,9 +65,7 @@ def test_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerBase, text: s
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_function_continues_like_python(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase
-) -> None:
+def test_a_function_continues_like_python(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     continuation = tokenizer.decode(greedy(model, tokenizer.encode("def fibonacci(n):"), 64))
     assert re.search(r"\n {4,}\S", continuation)
     assert re.search(r"\b(return|if|for)\b", continuation)

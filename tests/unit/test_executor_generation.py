@@ -85,7 +85,12 @@ def write_model(name: str, folder: Path) -> Any:
 
 
 def new_executor(folder: Path, **settings: Any) -> Executor:
-    defaults: dict[str, Any] = {"num_blocks": NUM_BLOCKS, "block_size": BLOCK_SIZE, "num_slots": 8, "device": "cpu"}
+    defaults: dict[str, Any] = {
+        "num_blocks": NUM_BLOCKS,
+        "block_size": BLOCK_SIZE,
+        "num_slots": 8,
+        "device": "cpu",
+    }
     return Executor(ExecutorConfig(model=str(folder), **(defaults | settings)))
 
 

@@ -20,7 +20,7 @@ class OpenRequest:
     """What has come for one request, until its own coroutine takes it; bounded by its `max_tokens`.
 
     Attributes:
-        handle: its number on the stream to the scheduler.
+        handle: its number at the scheduler, unique while it is open.
         request_id: the client's name for it, or ours.
         prompt: token ids, int32.
         params: with `seed` and `max_tokens` set, so that a resubmission is the same request.

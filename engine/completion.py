@@ -1,6 +1,7 @@
 """What a client gets back: a whole answer, or one piece of it."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 from quire.engine.request import FinishReason
 
@@ -39,3 +40,10 @@ class Completion:
     matched_stop: str | int | None
     usage: Usage | None
     request_id: str
+
+
+def join(pieces: Iterable[Completion]) -> Completion:
+    """The whole answer from all its pieces, at least one, in order."""
+    parts = list(pieces)
+    token_ids = tuple(token_id for part in parts for token_id in part.token_ids)
+    return replace(parts[-1], text="".join(part.text for part in parts), token_ids=token_ids)

@@ -1,0 +1,94 @@
+"""Scheduler, ledger and executor in one process, under one event loop."""
+
+import asyncio
+from contextlib import suppress
+
+from quire.engine.config import SchedulerConfig
+from quire.engine.errors import RequestError
+from quire.engine.executor import Executor
+from quire.engine.local_runner import LocalRunner
+from quire.engine.loop import StepLoop
+from quire.engine.open_request import Finish, OpenRequest
+from quire.engine.request import Int32Array, Request, SamplingParams
+from quire.engine.resources.ledger.memory import MemoryLedger
+from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
+from quire.engine.scheduling.scheduler import Scheduler, StepOutput
+from quire.engine.scheduling.sequence import Sequence
+from quire.engine.validation import ServingLimits, complete, validate
+
+_EPOCH = 1
+
+
+class LocalEngine:
+    """What the services do together, without gRPC and Redis. All methods belong to the loop it was made on.
+
+    Attributes:
+        limits: what a request may ask for.
+    """
+
+    def __init__(self, executor: Executor, config: SchedulerConfig) -> None:
+        info = executor.info
+        self.limits = ServingLimits(info.vocab_size, info.max_model_len, info.num_blocks, info.block_size)
+        pool = PoolIdentity("local", info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
+        self._runner = LocalRunner(executor)
+        self._ledger = MemoryLedger()
+        self._scheduler = Scheduler(config, info, PoolState(info.num_blocks))
+        self._loop = StepLoop(self._scheduler, self._ledger, pool, _EPOCH, self._runner, self._deliver)
+        self._open: dict[int, tuple[OpenRequest, Sequence]] = {}
+        self._num_requests = 0
+        self._pool = pool
+        self._task = asyncio.create_task(self._run())
+
+    def submit(self, prompt: Int32Array, params: SamplingParams) -> OpenRequest:
+        """Opens a request; `close` it when it is over or no longer wanted.
+
+        Raises:
+            RequestError: it is refused.
+        """
+        if self._task.done():
+            raise RequestError("the engine has stopped")
+        params = complete(params, len(prompt), self.limits)
+        validate(prompt, params, self.limits)
+        self._num_requests += 1
+        opened = OpenRequest(self._num_requests, str(self._num_requests), prompt, params)
+        request = Request(opened.request_id, 0, opened.handle, prompt, prompt[:0], params)
+        self._open[opened.handle] = (opened, self._scheduler.add(request))
+        self._loop.wake()
+        return opened
+
+    def close(self, request: OpenRequest) -> None:
+        """Ends a request if it still runs; harmless if closed already."""
+        if found := self._open.pop(request.handle, None):
+            self._scheduler.cancel(found[1])
+            self._loop.wake()
+
+    async def stop(self) -> None:
+        """Fails what is open and waits for the step that runs."""
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+        await asyncio.to_thread(self._runner.close)
+
+    async def _run(self) -> None:
+        error = RequestError("the engine has stopped")
+        try:
+            await self._ledger.open(self._pool, _EPOCH)
+            await self._loop.run()
+        except Exception as fault:
+            error = RequestError(f"the engine has failed: {fault}")
+            raise
+        finally:
+            for opened, _ in self._open.values():
+                opened.end(error)
+
+    def _deliver(self, output: StepOutput) -> None:
+        for sequence in output.started:
+            if found := self._open.get(sequence.request.handle):
+                found[0].cached_tokens = sequence.num_cached
+        for sequence, token_id in zip(output.sequences, output.token_ids, strict=True):
+            if found := self._open.get(sequence.request.handle):
+                found[0].push(token_id)
+        for sequence in output.finished:
+            found = self._open.pop(sequence.request.handle, None)
+            if found and sequence.finish_reason is not None:
+                found[0].end(Finish(sequence.finish_reason, sequence.stop_token_id))

@@ -1,0 +1,40 @@
+"""One request as its client sees it: tokens from the scheduler made into pieces of a completion."""
+
+from collections.abc import AsyncGenerator
+
+from quire.engine.completion import Completion, Usage
+from quire.engine.open_request import Finish, OpenRequest
+from quire.engine.request import FinishReason
+from quire.engine.text.output import OutputText
+from quire.engine.text.tokenizer import Tokenizer
+
+
+async def pieces(request: OpenRequest, tokenizer: Tokenizer) -> AsyncGenerator[Completion, None]:
+    """Pieces until the request ends, by itself or by a stop string; the caller closes the request.
+
+    Raises:
+        RequestError: it failed.
+    """
+    text = OutputText(tokenizer, request.params.stop)
+    finish = None
+    while finish is None:
+        token_ids = await request.next()
+        num_before, finish = text.num_tokens, request.finish
+        if finish is None:
+            piece = text.push(token_ids)
+        else:
+            piece = text.finish(token_ids, by_stop_token=finish.stop_token_id is not None)
+        if text.matched is not None:
+            finish = Finish(FinishReason.STOP)
+        yield Completion(
+            text=piece,
+            token_ids=tuple(token_ids[: text.num_tokens - num_before]),
+            finish_reason=finish.reason if finish else None,
+            matched_stop=text.matched if text.matched is not None else finish.stop_token_id if finish else None,
+            usage=_usage(request, text.num_tokens) if finish else None,
+            request_id=request.request_id,
+        )
+
+
+def _usage(request: OpenRequest, num_tokens: int) -> Usage:
+    return Usage(len(request.prompt), request.cached_tokens or 0, num_tokens)
