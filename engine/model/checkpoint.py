@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
 from quire.engine.errors import StartupError
@@ -53,7 +54,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         return Checkpoint(folder, config, files, _fingerprint(folder, files), _eos_token_ids(folder, hf))
     except StartupError as error:
         raise StartupError(f"model {folder}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise StartupError(f"model {folder}: cannot be read: {error}") from error
 
 

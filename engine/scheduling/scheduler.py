@@ -81,6 +81,11 @@ class Scheduler:
         return self._slots.num_used
 
     @property
+    def running(self) -> list[Sequence]:
+        """Sequences with a slot, those about to be freed included."""
+        return [sequence for sequence in self._slots.by_slot if sequence is not None]
+
+    @property
     def num_in_flight(self) -> int:
         """Steps planned whose result has not come."""
         return len(self._in_flight)
@@ -169,7 +174,7 @@ class Scheduler:
         Everything held is freed, whatever is in flight: the executor must be gone or reset before its blocks
         are given out again. This scheduler is void then.
         """
-        held = [sequence for sequence in self._slots.by_slot if sequence is not None]
+        held = self.running
         for sequence in held:
             for manager in self._resources:
                 manager.free_resources(sequence)

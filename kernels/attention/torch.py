@@ -99,19 +99,20 @@ class TorchAttention:
         width_class = np.ceil(np.log2(rows.num_blocks[single])).astype(np.int64)
         for each in np.unique(width_class):
             group = single[width_class == each]
-            num_blocks = rows.num_blocks[group, None]
-            width = num_blocks.max()
+            num_blocks, end = rows.num_blocks[group], rows.end[group]
+            width = int(num_blocks.max())
             columns = np.arange(width)
             # A shorter row is padded with its own first block, which is full, at positions past its end.
-            index = rows.first_index[group, None] + np.where(columns < num_blocks, columns, 0)
-            position = rows.origin[group, None] + np.arange(width * self._spec.block_size)
-            past_end = (position >= rows.end[group, None]).reshape(len(group), width, -1)
+            index = rows.first_index[group, None] + np.where(columns < num_blocks[:, None], columns, 0)
+            place = torch.arange(width * self._spec.block_size, device=self._spec.device)
+            position = self._to_device(rows.origin[group, None]) + place
+            in_last = (end - 1) % self._spec.block_size
             yield _Singles(
                 tokens=self._to_device(rows.token[group]),
                 blocks=self._to_device(kv_indices[index].astype(np.int64).ravel()),
-                visible=self._to_device(self._visible(rows.end[group, None] - 1, position)),
-                last=self._to_device(np.arange(len(group)) * width + num_blocks[:, 0] - 1),
-                stale=self._to_device(past_end[np.arange(len(group)), num_blocks[:, 0] - 1]),
+                visible=self._visible(self._to_device(end[:, None] - 1), position),
+                last=self._to_device(np.arange(len(group)) * width + num_blocks - 1),
+                stale=self._to_device(np.arange(self._spec.block_size) > in_last[:, None]),
             )
 
     def _plan_chunks(self, rows: _Rows, kv_indices: NDArray[np.int32]) -> Iterator[_Chunk]:
@@ -120,16 +121,16 @@ class TorchAttention:
             first, end, origin = int(rows.first_index[row]), int(rows.end[row]), int(rows.origin[row])
             window = self._spec.sliding_window
             plain = num_queries == end and (window is None or end <= window)
-            query = np.arange(end - num_queries, end)[:, None]
+            position = torch.arange(origin, end, device=self._spec.device)
             yield _Chunk(
                 start=start,
                 stop=start + num_queries,
                 blocks=self._to_device(kv_indices[first : first + rows.num_blocks[row]].astype(np.int64)),
                 kv_len=end - origin,
-                mask=None if plain else self._to_device(self._visible(query, np.arange(origin, end))),
+                mask=None if plain else self._visible(position[-num_queries:, None], position),
             )
 
-    def _visible(self, query: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def _visible(self, query: Tensor, position: Tensor) -> Tensor:
         window = self._spec.sliding_window
         visible = position <= query
         return visible if window is None else visible & (position > query - window)

@@ -4,11 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeAlias
 
 import grpc
 
 from quire.engine.executor import Executor
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
+from quire.engine.step import StepResult
 from quire.services.common import wire
 from quire.v1 import executor_pb2 as pb
 from quire.v1 import executor_pb2_grpc
@@ -16,7 +18,7 @@ from quire.v1 import executor_pb2_grpc
 logger = logging.getLogger(__name__)
 
 _Context = grpc.aio.ServicerContext[pb.ExecuteRequest, pb.ExecuteResponse]
-_Results = asyncio.Queue["asyncio.Future[StepResult] | None"]
+_Results: TypeAlias = asyncio.Queue[asyncio.Future[StepResult] | None]
 
 
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):

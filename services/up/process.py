@@ -37,6 +37,10 @@ class Child:
         return cls(name, process, quiet)
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def is_running(self) -> bool:
         return self._process.returncode is None
 

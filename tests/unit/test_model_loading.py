@@ -122,6 +122,7 @@ def test_end_tokens(folder: Path, config: Any, generation: Any, ids: tuple[int, 
         ({"architectures": ["FalconForCausalLM"]}, r"LlamaForCausalLM, .*, got \['FalconForCausalLM'\]"),
         ({"architectures": None}, "architectures: one must be among"),
         ({"model_type": "no-such-type"}, "no-such-type"),
+        ({"hidden_size": "wide"}, "hidden_size"),
         ({"hidden_act": "gelu"}, "hidden_act must be silu, got 'gelu'"),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantized weights are not supported"),
         ({"num_key_value_heads": 3}, "4 query heads do not divide among 3"),
@@ -138,6 +139,15 @@ def test_models_that_are_not_supported(folder: Path, changes: dict[str, Any], co
     with pytest.raises(StartupError, match=complaint) as error:
         start(folder)
     assert str(folder) in str(error.value)
+
+
+def test_rotary_scaling_in_the_older_format(folder: Path) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["rope_parameters"]
+    path.write_text(json.dumps(config | {"rope_theta": 100.0, "rope_scaling": {"type": "linear", "factor": 2.0}}))
+    inv_freq = read_checkpoint(folder).config.inv_freq
+    assert inv_freq == pytest.approx([100.0 ** (-pair / 4) / 2 for pair in range(4)])
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:

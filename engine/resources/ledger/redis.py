@@ -39,7 +39,7 @@ class RedisLedger(KVLedger):
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self.redis = redis
         self._commit = redis.register_script(_script("commit.lua"))
         self._open = redis.register_script(_script("open.lua"))
 
@@ -50,11 +50,11 @@ class RedisLedger(KVLedger):
 
     async def next_epoch(self) -> int:
         async with self._reaching():
-            return int(await self._redis.incr(_EPOCH))
+            return int(await self.redis.incr(_EPOCH))
 
     async def open(self, pool: PoolIdentity, epoch: int) -> PoolState:
         async with self._reaching():
-            await self._redis.sadd(_POOLS, pool.name)
+            await self.redis.sadd(_POOLS, pool.name)
             reply = await self._open(keys=_keys(pool.name), args=[_encode(pool), epoch, pool.num_blocks])
         _raise_unless_ok(pool, epoch, reply)
         found = await self.snapshot(pool.name)
@@ -77,7 +77,7 @@ class RedisLedger(KVLedger):
     async def seed(self, pool: PoolIdentity, epoch: int, state: PoolState) -> None:
         meta, *parts, cached = _keys(pool.name)
         holds = {f"{holder}/{block}": "1" for holder, blocks in state.holds.items() for block in blocks}
-        async with self._reaching(), self._redis.pipeline() as pipe:
+        async with self._reaching(), self.redis.pipeline() as pipe:
             while True:
                 try:
                     await pipe.watch(meta)
@@ -101,7 +101,7 @@ class RedisLedger(KVLedger):
 
     async def snapshot(self, name: str) -> tuple[PoolIdentity, PoolState] | None:
         meta, refs, hashes, index, holds, cached = _keys(name)
-        async with self._reaching(), self._redis.pipeline() as pipe:
+        async with self._reaching(), self.redis.pipeline() as pipe:
             for key in (meta, refs, hashes, index, holds):
                 pipe.hgetall(key)
             pipe.zrange(cached, 0, -1, withscores=True)
@@ -112,17 +112,17 @@ class RedisLedger(KVLedger):
 
     async def pools(self) -> list[str]:
         async with self._reaching():
-            names = await self._redis.smembers(_POOLS)
+            names = await self.redis.smembers(_POOLS)
         return sorted(name.decode() if isinstance(name, bytes) else name for name in names)
 
     async def remove(self, pool: PoolIdentity, epoch: int) -> None:
         await self.seed(pool, epoch, PoolState(pool.num_blocks))
         async with self._reaching():
-            await self._redis.delete(*_keys(pool.name))
-            await self._redis.srem(_POOLS, pool.name)
+            await self.redis.delete(*_keys(pool.name))
+            await self.redis.srem(_POOLS, pool.name)
 
     async def close(self) -> None:
-        await self._redis.aclose()
+        await self.redis.aclose()
 
     @asynccontextmanager
     async def _reaching(self) -> AsyncIterator[None]:

@@ -1,0 +1,74 @@
+"""An executor without a model, which proves that every position it reads holds what the sequence needs."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+
+VOCAB_SIZE = 7
+EOS = 0
+
+
+def executor_info(num_blocks: int = 12, block_size: int = 4, num_slots: int = 4, name: str = "1") -> ExecutorInfo:
+    """A tiny executor's identity; `name` is its incarnation."""
+    return ExecutorInfo(name, "model", VOCAB_SIZE, 10**6, num_blocks, block_size, num_slots, (EOS,))
+
+
+def next_token(tokens: list[int]) -> int:
+    """What the imagined model says after these tokens."""
+    return hash(tuple(tokens)) // 7 % VOCAB_SIZE
+
+
+@dataclass
+class _Slot:
+    tokens: list[int]
+    num_computed: int
+    blocks: list[int]
+
+
+@dataclass
+class SimulatedExecutor:
+    """Stores for each position of each block the prefix that it was computed for, in place of its KV."""
+
+    info: ExecutorInfo
+    kv: dict[tuple[int, int], int] = field(default_factory=dict)
+    slots: dict[int, _Slot] = field(default_factory=dict)
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        self._copy(plan)
+        for start in plan.starts:
+            table = start.block_table.tolist()
+            self.slots[start.slot] = _Slot(start.token_ids.tolist(), start.num_computed, table)
+        for slot, block in zip(plan.append_slots.tolist(), plan.append_blocks.tolist(), strict=True):
+            self.slots[slot].blocks.append(block)
+        rows = list(zip(plan.context_slots.tolist(), plan.context_tokens.tolist(), strict=True))
+        rows += [(slot, 1) for slot in plan.generation_slots.tolist()]
+        sampled = [(slot, token) for slot, count in rows if (token := self._compute(slot, count)) is not None]
+        slots, tokens = ([pair[i] for pair in sampled] for i in (0, 1))
+        return StepResult(plan.step, np.array(slots, np.int32), np.array(tokens, np.int32), 0)
+
+    def _copy(self, plan: StepPlan) -> None:
+        for source, target in plan.copies.tolist():
+            for offset in range(self.info.block_size):
+                if (source, offset) in self.kv:
+                    self.kv[target, offset] = self.kv[source, offset]
+
+    def _compute(self, index: int, count: int) -> int | None:
+        slot = self.slots[index]
+        end = slot.num_computed + count
+        assert count > 0
+        assert end <= len(slot.tokens), "computes tokens that are not known"
+        for position in range(end):
+            name = hash(tuple(slot.tokens[: position + 1]))
+            place = (slot.blocks[position // self.info.block_size], position % self.info.block_size)
+            if position < slot.num_computed:
+                assert self.kv.get(place) == name, f"position {position} of slot {index} is not in {place}"
+            else:
+                self.kv[place] = name
+        slot.num_computed = end
+        if end < len(slot.tokens):
+            return None
+        token = next_token(slot.tokens)
+        slot.tokens.append(token)
+        return token

@@ -1,0 +1,117 @@
+"""A `Stack` of real services for tests, kept running by an event loop on a thread of its own."""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from quire.engine.resources.ledger.audit import audit
+from quire.engine.resources.ledger.redis import RedisLedger
+from quire.services.up.process import Child
+from quire.services.up.settings import UpSettings
+from quire.services.up.stack import Stack, is_serving
+
+T = TypeVar("T")
+SETTLE_SECONDS = 2.0
+
+
+class RunningStack:
+    """Redis, executors, scheduler and frontend as processes, while the context is open."""
+
+    def __init__(self, settings: UpSettings) -> None:
+        self.stack = Stack(settings)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="stack", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        try:
+            self.call(self.stack.start())
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.call(self.stack.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def frontend(self) -> str:
+        return self.stack.frontend
+
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout: float = 60) -> T:
+        """Runs a coroutine where the processes were started."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
+
+    def child(self, name: str) -> Child:
+        """The running process of this name: "frontend", "scheduler", "executor" or "redis"."""
+        return next(child for child in self.stack.children if child.name == name)
+
+    def signal(self, name: str, number: signal.Signals) -> int:
+        """Sends a signal to a process and returns its exit code; it leaves the stack."""
+        child = self.child(name)
+        self.stack.children.remove(child)
+        os.kill(child.pid, number)
+        return self.call(child.wait())
+
+    def start(self, name: str) -> None:
+        """Starts a process again that was ended, where it was; returns before it serves."""
+        match name:
+            case "frontend":
+                child = self.call(self.stack.start_frontend())
+            case "scheduler":
+                child = self.call(self.stack.start_scheduler())
+            case "executor":
+                child = self.call(self.stack.start_executor("executor", self.stack.executors[0]))
+            case _:
+                raise ValueError(f"cannot start {name!r}")
+        self.stack.children.insert(0, child)
+
+    def until_serving(self) -> None:
+        """Returns when the frontend says that tokens can be made."""
+        self.call(is_serving(self.frontend))
+
+    async def assert_settled(self) -> None:
+        """The books of every pool are sound, and nothing is held within two seconds."""
+        ledger = RedisLedger.connect(self.stack.redis)
+        deadline = time.monotonic() + SETTLE_SECONDS
+        try:
+            for name in self.stack.executors:
+                while True:
+                    found = await ledger.snapshot(name)
+                    assert found is not None, f"pool {name} is not in the ledger"
+                    state = found[1]
+                    assert audit(state) == []
+                    if not state.holds:
+                        break
+                    assert time.monotonic() < deadline, f"pool {name}: still held: {state.holds}"
+                    await asyncio.sleep(0.02)
+        finally:
+            await ledger.close()
+
+
+@contextmanager
+def launch(model: Path, *, executor: dict[str, Any] | None = None, **changes: Any) -> Iterator[RunningStack]:
+    """A stack on free ports with a model in float32; at the end its books must be settled.
+
+    Args:
+        executor: further executor settings.
+        changes: further fields of `UpSettings`.
+    """
+    ports = {"frontend_port": 0, "scheduler_port": 0, "executor_port": 0}
+    config = {"model": str(model), "dtype": "float32", "device": "cpu", **(executor or {})}
+    changes = {"log_level": "warning", "drain_seconds": 0.5, **ports, **changes}
+    with RunningStack(UpSettings(executor=config, **changes)) as running:
+        yield running
+        asyncio.run(running.assert_settled())

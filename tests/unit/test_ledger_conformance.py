@@ -1,0 +1,205 @@
+"""The contract of `KVLedger`, for every implementation."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.redis_server import running_redis
+
+from quire.engine.errors import LedgerConflict, LedgerLost, StaleEpoch
+from quire.engine.resources.ledger.audit import audit
+from quire.engine.resources.ledger.base import KVLedger
+from quire.engine.resources.ledger.memory import MemoryLedger
+from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
+from quire.engine.resources.ledger.redis import RedisLedger
+from quire.engine.resources.ledger.transaction import LedgerTransaction
+
+POOL = PoolIdentity("pool", "first", "model", num_blocks=8, block_size=4)
+A, B = b"a" * 16, b"\x00\xff\n\r" * 4
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with running_redis() as url:
+        yield url
+
+
+@pytest.fixture(params=["memory", "redis"])
+async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[KVLedger]:
+    made: KVLedger
+    if request.param == "memory":
+        made = MemoryLedger()
+    else:
+        made = RedisLedger.connect(request.getfixturevalue("redis_url"))
+        await made.redis.flushall()
+    yield made
+    await made.close()
+
+
+async def state_of(ledger: KVLedger, name: str = POOL.name) -> PoolState:
+    found = await ledger.snapshot(name)
+    assert found is not None
+    assert audit(found[1]) == []
+    return found[1]
+
+
+async def test_epochs_only_rise(ledger: KVLedger) -> None:
+    first = await ledger.next_epoch()
+    assert await ledger.next_epoch() > first
+
+
+async def test_a_new_pool_is_free(ledger: KVLedger) -> None:
+    assert await ledger.snapshot("pool") is None
+    assert await ledger.open(POOL, 1) == PoolState(8)
+    assert await ledger.snapshot("pool") == (POOL, PoolState(8))
+    assert await ledger.pools() == ["pool"]
+
+
+async def test_a_block_goes_through_all_its_states(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 3), ("s", 4)]))
+    assert (await state_of(ledger)).holds == {"s": {3: None, 4: None}}
+    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(3, A), (4, B)]))
+    assert (await state_of(ledger)).index == {A: 3, B: 4}
+    await ledger.commit(POOL, 1, LedgerTransaction(release=[("s", 4, 1), ("s", 3, 2)]))
+    assert (await state_of(ledger)).cached == {4: 1, 3: 2}
+    await ledger.commit(POOL, 1, LedgerTransaction(share=[("t", 3), ("u", 3)], evict=[4], acquire=[("t", 4)]))
+    state = await state_of(ledger)
+    assert state.refs == {3: 2, 4: 1}
+    assert state.cached == {}
+    assert state.index == {A: 3}
+    await ledger.commit(POOL, 1, LedgerTransaction(release=[("t", 4, 3), ("t", 3, 4), ("u", 3, 5)]))
+    state = await state_of(ledger)
+    assert (state.refs, state.holds, state.cached, state.hashes) == ({}, {}, {3: 5}, {3: A})
+
+
+REFUSED = {
+    "publish a free block": LedgerTransaction(publish=[(0, B)]),
+    "publish twice": LedgerTransaction(publish=[(1, B)]),
+    "publish a known hash": LedgerTransaction(publish=[(2, A)]),
+    "publish a hash twice": LedgerTransaction(publish=[(2, B), (3, B)]),
+    "release of another's": LedgerTransaction(release=[("t", 2, 1)]),
+    "release twice": LedgerTransaction(release=[("s", 2, 1), ("s", 2, 2)]),
+    "evict a held block": LedgerTransaction(evict=[1]),
+    "evict a free block": LedgerTransaction(evict=[0]),
+    "evict twice": LedgerTransaction(evict=[4, 4]),
+    "share an unpublished block": LedgerTransaction(share=[("t", 2)]),
+    "share with its holder": LedgerTransaction(share=[("s", 1)]),
+    "share what is evicted": LedgerTransaction(evict=[4], share=[("t", 4)]),
+    "acquire a held block": LedgerTransaction(acquire=[("t", 2)]),
+    "acquire a cached block": LedgerTransaction(acquire=[("t", 4)]),
+    "acquire twice": LedgerTransaction(acquire=[("t", 0), ("u", 0)]),
+    "acquire outside the pool": LedgerTransaction(acquire=[("t", 8)]),
+    "acquire a negative block": LedgerTransaction(acquire=[("t", -1)]),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED.values(), ids=REFUSED.keys())
+async def test_a_refusal_changes_nothing(ledger: KVLedger, refused: LedgerTransaction) -> None:
+    """Block 0 is free, 1 published and held, 2 and 3 held, 4 cached; a sound part comes with the unsound one."""
+    await ledger.open(POOL, 1)
+    first = LedgerTransaction(acquire=[("s", 1), ("s", 2), ("s", 3), ("s", 4)])
+    await ledger.commit(POOL, 1, first)
+    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(1, A), (4, b"c" * 16)], release=[("s", 4, 1)]))
+    before = await state_of(ledger)
+    refused.acquire.insert(0, ("sound", 7))
+    with pytest.raises(LedgerConflict):
+        await ledger.commit(POOL, 1, refused)
+    assert await state_of(ledger) == before
+
+
+async def test_an_old_epoch_is_refused_everything(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.open(POOL, 2)
+    for attempt in (
+        ledger.open(POOL, 1),
+        ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0)])),
+        ledger.seed(POOL, 1, PoolState(8)),
+        ledger.remove(POOL, 1),
+    ):
+        with pytest.raises(StaleEpoch):
+            await attempt
+    assert (await state_of(ledger)).refs == {}
+
+
+async def test_a_new_epoch_finds_the_cache_and_no_holds(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0), ("s", 1), ("s", 2)]))
+    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(0, A), (2, B)], release=[("s", 2, 5)]))
+    state = await ledger.open(POOL, 2)
+    assert (state.refs, state.holds, state.index) == ({}, {}, {A: 0, B: 2})
+    assert sorted(state.cached, key=lambda block: state.cached[block]) == [2, 0]
+    assert state == await state_of(ledger)
+
+
+async def test_a_new_incarnation_voids_the_pool(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0)]))
+    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(0, A)], release=[("s", 0, 1)]))
+    second = PoolIdentity("pool", "second", "model", 8, 4)
+    assert await ledger.open(second, 1) == PoolState(8)
+    with pytest.raises(LedgerLost):
+        await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0)]))
+
+
+async def test_commit_to_an_unknown_pool(ledger: KVLedger) -> None:
+    with pytest.raises(LedgerLost):
+        await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0)]))
+
+
+async def test_seed_replaces_everything(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0)]))
+    state = PoolState(8, {"t": {5: None}}, {5: 1}, {5: A, 6: B}, {A: 5, B: 6}, {6: 9})
+    await ledger.seed(POOL, 1, state)
+    assert await state_of(ledger) == state
+
+
+async def test_remove_forgets_the_pool(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.remove(POOL, 1)
+    assert await ledger.pools() == []
+    assert await ledger.snapshot("pool") is None
+
+
+async def test_pools_are_apart(ledger: KVLedger) -> None:
+    other = PoolIdentity("other:1", "x", "model", 4, 16)
+    await ledger.open(POOL, 1)
+    await ledger.open(other, 1)
+    await ledger.commit(other, 1, LedgerTransaction(acquire=[("s", 0)]))
+    assert (await state_of(ledger)).refs == {}
+    assert (await state_of(ledger, "other:1")).refs == {0: 1}
+
+
+_HOLDERS, _BLOCKS, _NAMES = st.sampled_from("st"), st.integers(-1, 8), st.sampled_from([A, B, b"c" * 16])
+_TRANSACTIONS = st.builds(
+    LedgerTransaction,
+    publish=st.lists(st.tuples(_BLOCKS, _NAMES), max_size=2),
+    release=st.lists(st.tuples(_HOLDERS, _BLOCKS, st.integers(1, 99)), max_size=2),
+    evict=st.lists(_BLOCKS, max_size=2),
+    share=st.lists(st.tuples(_HOLDERS, _BLOCKS), max_size=2),
+    acquire=st.lists(st.tuples(_HOLDERS, _BLOCKS), max_size=3),
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(transactions=st.lists(_TRANSACTIONS, max_size=30))
+async def test_both_implementations_agree(redis_url: str, transactions: list[LedgerTransaction]) -> None:
+    """Any sequence of transactions, sound or not, leaves both in the same sound state."""
+    memory, redis = MemoryLedger(), RedisLedger.connect(redis_url)
+    await redis.redis.flushall()
+    for each in (memory, redis):
+        await each.open(POOL, 1)
+    for transaction in transactions:
+        outcomes = []
+        for each in (memory, redis):
+            try:
+                await each.commit(POOL, 1, transaction)
+            except LedgerConflict as error:
+                outcomes.append(str(error).removeprefix("pool pool: "))
+            else:
+                outcomes.append("")
+        assert outcomes[0] == outcomes[1]
+        assert await state_of(memory) == await state_of(redis)
+    await redis.close()

@@ -1,0 +1,97 @@
+"""Scheduler, KV cache manager and both ledgers through arbitrary interleavings of everything that can happen.
+
+After every action the books are checked; the simulated executor checks every position that it reads; every
+request must end exactly once, with the tokens of an undisturbed run.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+from support.redis_server import running_redis
+from support.rig import Rig
+from support.simulated_executor import VOCAB_SIZE, executor_info
+
+from quire.engine.config import SchedulerConfig
+from quire.engine.resources.ledger.base import KVLedger
+from quire.engine.resources.ledger.memory import MemoryLedger
+from quire.engine.resources.ledger.redis import RedisLedger
+
+NUM_BLOCKS, BLOCK_SIZE, NUM_SLOTS = 12, 4, 4
+PROMPTS = st.lists(st.integers(1, 2), min_size=1, max_size=24) | st.lists(
+    st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=30
+)
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with running_redis() as url:
+        yield url
+
+
+def machine(redis_url: str | None, config: SchedulerConfig) -> type[RuleBasedStateMachine]:
+    """A state machine over one configuration, with Redis beside the memory ledger where a URL is given."""
+
+    class Interleavings(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            ledgers: list[KVLedger] = [MemoryLedger()]
+            if redis_url is not None:
+                with redis.Redis.from_url(redis_url) as client:
+                    client.flushall()
+                ledgers.append(RedisLedger.connect(redis_url))
+            self.rig = Rig(config, executor_info(NUM_BLOCKS, BLOCK_SIZE, NUM_SLOTS), *ledgers)
+
+        @rule(prompt=PROMPTS, max_tokens=st.integers(1, 16))
+        def arrive(self, prompt: list[int], max_tokens: int) -> None:
+            self.rig.arrive(prompt, max_tokens)
+
+        @rule()
+        def step(self) -> None:
+            self.rig.step()
+
+        @rule()
+        def complete(self) -> None:
+            self.rig.complete()
+
+        @rule(times=st.integers(1, 8))
+        def run(self, times: int) -> None:
+            for _ in range(times):
+                self.rig.step()
+                self.rig.complete()
+
+        @precondition(lambda self: self.rig.clients)
+        @rule(index=st.integers(0, 100))
+        def cancel(self, index: int) -> None:
+            self.rig.cancel(index)
+
+        @rule()
+        def lose_executor(self) -> None:
+            self.rig.lose_executor()
+
+        @rule()
+        def lose_scheduler(self) -> None:
+            self.rig.lose_scheduler()
+
+        @rule()
+        def flush_ledger(self) -> None:
+            self.rig.flush_ledger()
+
+        def teardown(self) -> None:
+            self.rig.close()
+
+    return Interleavings
+
+
+@pytest.mark.parametrize("max_num_tokens", [8, 64])
+def test_interleavings(redis_url: str, max_num_tokens: int) -> None:
+    config = SchedulerConfig(max_num_tokens=max_num_tokens, max_waiting_requests=20)
+    run_state_machine_as_test(
+        machine(redis_url, config),
+        settings=settings(
+            max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
