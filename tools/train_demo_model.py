@@ -249,7 +249,7 @@ for tests; nothing it says is reliable. This file is written by `tools/train_dem
 | held-out loss | {outcome.nats_per_token:.4f} nats per token |
 | held-out bits per byte | {outcome.bits_per_byte:.4f} |
 | tokens trained on | {outcome.tokens:,} ({outcome.tokens / outcome.corpus_tokens:.2f} passes) |
-| optimiser steps | {outcome.steps} |
+| optimiser steps | {outcome.steps} of {settings.steps} |
 | training time | {outcome.minutes:.1f} minutes on {settings.threads} CPU threads |
 
 The loss is that of the stored bfloat16 weights, over all tokens of the held-out files in windows of 1024.

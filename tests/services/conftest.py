@@ -1,11 +1,15 @@
 """Stacks for several modules. Every module that uses one leaves it with sound books and nothing held."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.models import DEMO, write_model
+import torch
+
+from quire.engine.demo_model import DEMO_MODEL
+from support.models import write_model
 from support.stacks import RunningStack, launch
 
 # Less than the demo model's context, so that a request can be too long for the pool alone.
@@ -13,10 +17,21 @@ NUM_BLOCKS = 96
 MAX_WAITING = 40
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny matrices are slower on several threads, and far slower where other processes want the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared_stack() -> Iterator[RunningStack]:
     executor = {"num_blocks": NUM_BLOCKS}
-    with launch(DEMO, executor=executor, scheduler={"max_waiting_requests": MAX_WAITING}) as running:
+    with launch(DEMO_MODEL, executor=executor, scheduler={"max_waiting_requests": MAX_WAITING}) as running:
         yield running
 
 

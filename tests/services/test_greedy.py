@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.models import DEMO, FAMILIES, VOCAB_SIZE, load_reference, reference_greedy, write_model
-from support.prompts import random_prompts
-from support.stacks import RunningStack, launch
 
 from quire.clients.async_client import AsyncClient
+from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.request import FinishReason, SamplingParams
 from quire.engine.text.tokenizer import Tokenizer
+from support.models import FAMILIES, VOCAB_SIZE, load_reference, reference_greedy, write_model
+from support.prompts import random_prompts
+from support.stacks import RunningStack, launch
 
 NUM_PROMPTS = 64
 LONGEST = 900
@@ -42,7 +43,7 @@ def demo_prompts(folder: Path) -> list[list[int]]:
 @pytest.fixture(scope="module", params=["demo", *FAMILIES])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     if request.param == "demo":
-        folder, prompts = DEMO, demo_prompts(DEMO)
+        folder, prompts = DEMO_MODEL, demo_prompts(DEMO_MODEL)
     else:
         folder = write_model(tmp_path_factory.mktemp(request.param), request.param)
         prompts = random_prompts(NUM_PROMPTS, LONGEST, VOCAB_SIZE)
@@ -77,7 +78,7 @@ async def test_greedy_tokens_are_those_of_transformers(case: Case) -> None:
         assert tokens == reference_greedy(model, prompt, MAX_TOKENS, ignore_eos=ignore_eos), len(prompt)
         is_stopped = not ignore_eos and tokens[-1] in eos_token_ids
         assert reason is (FinishReason.STOP if is_stopped else FinishReason.LENGTH)
-    if case.folder != DEMO:
+    if case.folder != DEMO_MODEL:
         # The random models meet an end token often, so that both ways of taking it were seen.
         assert {reason for _, reason in answers} == {FinishReason.STOP, FinishReason.LENGTH}
         assert any(set(tokens[:-1]) & set(eos_token_ids) for tokens, _ in answers)

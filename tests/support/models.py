@@ -20,7 +20,6 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-DEMO: Final = Path("/tmp/m5")
 VOCAB_SIZE: Final = 512
 MAX_MODEL_LEN: Final = 1024
 # Smaller than most prompts of the tests.

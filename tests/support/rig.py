@@ -5,7 +5,6 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
-from support.simulated_executor import EOS, SimulatedExecutor, executor_info, next_token
 
 from quire.engine.config import SchedulerConfig
 from quire.engine.errors import LedgerLost, Overloaded
@@ -16,6 +15,7 @@ from quire.engine.resources.ledger.pool_state import PoolIdentity
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.scheduling.sequence import Sequence
 from quire.engine.step import ExecutorInfo, StepPlan
+from support.simulated_executor import EOS, SimulatedExecutor, executor_info, next_token
 
 
 @dataclass

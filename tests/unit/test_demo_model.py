@@ -46,7 +46,9 @@ def test_the_config_says_what_the_server_relies_on(model: LlamaForCausalLM) -> N
     config = model.config
     assert config.architectures == ["LlamaForCausalLM"]
     assert config.tie_word_embeddings
+    assert config.num_key_value_heads is not None
     assert config.num_key_value_heads < config.num_attention_heads
+    assert config.head_dim is not None
     assert config.head_dim % 16 == 0
     assert config.max_position_embeddings == 2048
     assert model.dtype == torch.bfloat16
@@ -67,6 +69,7 @@ def test_text_survives_the_tokenizer(tokenizer: PreTrainedTokenizerBase, text: s
 
 def test_a_function_continues_like_python(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     continuation = tokenizer.decode(greedy(model, tokenizer.encode("def fibonacci(n):"), 64))
+    assert isinstance(continuation, str)
     assert re.search(r"\n {4,}\S", continuation)
     assert re.search(r"\b(return|if|for)\b", continuation)
 

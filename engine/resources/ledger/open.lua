@@ -12,10 +12,12 @@ if pool[1] ~= ARGV[1] then
 end
 redis.call('HSET', meta, 'identity', ARGV[1], 'epoch', ARGV[2], 'num_blocks', ARGV[3])
 
--- Held and published blocks become cached, behind those that are.
+-- Held and published blocks become cached, behind those that are, by number.
 local highest = redis.call('ZREVRANGE', cached_key, 0, 0, 'WITHSCORES')
 local rank = highest[2] and tonumber(highest[2]) or 0
-for _, block in ipairs(redis.call('HKEYS', refs_key)) do
+local held = redis.call('HKEYS', refs_key)
+table.sort(held, function(left, right) return tonumber(left) < tonumber(right) end)
+for _, block in ipairs(held) do
   if redis.call('HEXISTS', hashes_key, block) == 1 then
     rank = rank + 1
     redis.call('ZADD', cached_key, string.format('%.0f', rank), block)

@@ -59,9 +59,9 @@ class PoolState:
         overlay.store()
 
     def release_all(self) -> None:
-        """Drops every holder: published blocks become cached behind those that are, others free."""
+        """Drops every holder: published blocks become cached behind those that are, by number, others free."""
         rank = max(self.cached.values(), default=0)
-        for block in self.refs:
+        for block in sorted(self.refs):
             if block in self.hashes:
                 rank += 1
                 self.cached[block] = rank

@@ -1,0 +1,153 @@
+"""What can never be served is refused with the field, the value and the limit, and harms nobody."""
+
+import math
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import grpc
+import pytest
+from google.protobuf.message import Message
+
+from quire.clients.async_client import AsyncClient
+from quire.engine.errors import InvalidRequest
+from quire.engine.request import SamplingParams
+from quire.v1 import inference_pb2 as pb
+from support.stacks import RunningStack
+
+GENERATE = "/quire.v1.InferenceService/Generate"
+GREEDY = SamplingParams(temperature=0, max_tokens=4)
+
+
+@pytest.fixture
+async def client(stack: RunningStack) -> AsyncIterator[AsyncClient]:
+    """After each test the next request must work."""
+    async with AsyncClient(stack.frontend, timeout=30) as connected:
+        yield connected
+        answer = await connected.generate([5, 6, 7], replace(GREEDY, ignore_eos=True))
+        assert len(answer.token_ids) == GREEDY.max_tokens
+
+
+async def refusal(stack: RunningStack, payload: bytes, method: str = GENERATE) -> tuple[grpc.StatusCode, str]:
+    """Sends bytes as they are."""
+    async with grpc.aio.insecure_channel(stack.frontend) as channel:
+        call = channel.unary_unary(method)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(payload, timeout=30)
+    return caught.value.code(), caught.value.details() or ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_tokens": 0}, "sampling.max_tokens: must be at least 1, got 0"),
+        ({"max_tokens": -5}, "sampling.max_tokens: must be at least 1, got -5"),
+        ({"temperature": math.nan}, "sampling.temperature: must be 0 (greedy) to 100, got nan"),
+        ({"temperature": -1.0}, "sampling.temperature: must be 0 (greedy) to 100, got -1.0"),
+        ({"temperature": math.inf}, "sampling.temperature: must be 0 (greedy) to 100, got inf"),
+        ({"top_p": 0.0}, "sampling.top_p: must be above 0 and at most 1, got 0.0"),
+        ({"top_p": 1.5}, "sampling.top_p: must be above 0 and at most 1, got 1.5"),
+        ({"top_k": -1}, "sampling.top_k: must be 0 (keep all) to 2147483647, got -1"),
+        ({"min_p": 2.0}, "sampling.min_p: must be 0 to 1, got 2.0"),
+        ({"stop": ("x",) * 17}, "sampling.stop: must be at most 16 strings, got 17"),
+        ({"stop": ("x", "")}, "sampling.stop[1]: must be 1 to 256 bytes of UTF-8, got ''"),
+        ({"stop_token_ids": (1,) * 65}, "sampling.stop_token_ids: must be at most 64 tokens, got 65"),
+    ],
+)
+async def test_sampling_out_of_range(client: AsyncClient, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await client.generate([5, 6, 7], replace(GREEDY, **changes))  # type: ignore[arg-type]
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("prompt", ["", []], ids=["text", "ids"])
+async def test_an_empty_prompt(client: AsyncClient, prompt: str | list[int]) -> None:
+    field = "text" if prompt == "" else "token_ids"
+    with pytest.raises(InvalidRequest, match=rf"^{field}: must be at least one token, got \[\]$"):
+        await client.generate(prompt, GREEDY)
+
+
+async def test_no_prompt(stack: RunningStack, client: AsyncClient) -> None:
+    code, message = await refusal(stack, pb.GenerateRequest(sampling=pb.SamplingParams()).SerializeToString())
+    assert (code, message) == (grpc.StatusCode.INVALID_ARGUMENT, "input: must be text or token_ids, got None")
+
+
+async def test_a_token_outside_the_vocabulary(client: AsyncClient) -> None:
+    size = (await client.model()).vocab_size
+    limit = f"must be 0 to {size - 1}"
+    for token_id in (size, 2**32 - 1):
+        with pytest.raises(InvalidRequest) as caught:
+            await client.generate([5, token_id], GREEDY)
+        assert str(caught.value) == f"token_ids[1]: {limit}, got {token_id}"
+        with pytest.raises(InvalidRequest) as caught:
+            await client.detokenize([token_id])
+        assert str(caught.value) == f"token_ids[0]: {limit}, got {token_id}"
+    with pytest.raises(InvalidRequest) as caught:
+        await client.generate([5], replace(GREEDY, stop_token_ids=(7, size)))
+    assert str(caught.value) == f"sampling.stop_token_ids[1]: {limit}, got {size}"
+
+
+async def test_a_prompt_longer_than_the_model(client: AsyncClient) -> None:
+    length = (await client.model()).max_model_len
+    with pytest.raises(InvalidRequest) as caught:
+        await client.generate([5] * length, GREEDY)
+    limit = f"must be at most {length - 1} tokens (the model's context of {length}, less one)"
+    assert str(caught.value) == f"token_ids: {limit}, got {length}"
+
+
+async def test_more_tokens_than_the_model_takes(client: AsyncClient) -> None:
+    length = (await client.model()).max_model_len
+    with pytest.raises(InvalidRequest) as caught:
+        await client.generate([5] * 10, replace(GREEDY, max_tokens=length))
+    limit = f"must be at most {length - 10} behind a prompt of 10 tokens (the model's context is {length})"
+    assert str(caught.value) == f"sampling.max_tokens: {limit}, got {length}"
+
+
+async def test_more_tokens_than_the_pool_takes(client: AsyncClient) -> None:
+    server, model = await client.server(), await client.model()
+    size = server.num_blocks * server.block_size
+    assert size + 10 <= model.max_model_len, "the pool must be the tighter limit"
+    with pytest.raises(InvalidRequest) as caught:
+        await client.generate([5] * 10, replace(GREEDY, max_tokens=size))
+    assert str(caught.value) == (
+        f"sampling.max_tokens: with a prompt of 10 tokens this needs {server.num_blocks + 1} KV blocks of "
+        f"{server.block_size} tokens, and the largest pool has {server.num_blocks}; must be at most "
+        f"{size + 1 - 10}, got {size}"
+    )
+
+
+async def test_a_request_id_that_is_too_long(client: AsyncClient) -> None:
+    with pytest.raises(InvalidRequest, match="^request_id: must be at most 128 bytes, got 'ü"):
+        await client.generate([5], GREEDY, request_id="ü" * 65)
+
+
+async def test_a_request_id_that_is_taken(client: AsyncClient) -> None:
+    running = client.generate_stream([5], SamplingParams(max_tokens=1000, ignore_eos=True), request_id="mine")
+    await anext(running)
+    with pytest.raises(InvalidRequest, match="^request_id: must not be that of a running request, got 'mine'$"):
+        await client.generate([5], GREEDY, request_id="mine")
+    assert (await anext(running)).token_ids
+    await running.aclose()
+
+
+def with_broken_text(message: Message, text: str) -> bytes:
+    """The message's bytes with a byte of `text` that UTF-8 does not know."""
+    payload, part = message.SerializeToString(), text.encode()
+    assert payload.count(part) == 1
+    return payload.replace(part, b"\xff" + part[1:])
+
+
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+async def test_text_that_is_not_utf8(stack: RunningStack, client: AsyncClient, method: str) -> None:
+    sampling = pb.SamplingParams(stop=["fine", "broken"])
+    in_stop = with_broken_text(pb.GenerateRequest(text="hi", sampling=sampling), "broken")
+    in_text = with_broken_text(pb.GenerateRequest(text="broken", sampling=sampling, request_id="1"), "\x06broken")
+    for payload, field in ((in_stop, "sampling.stop"), (in_text, "text")):
+        code, message = await refusal(stack, payload, f"/quire.v1.InferenceService/{method}")
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert message == f"{field}: must be valid UTF-8, got b'\\xffroken'"
+
+
+async def test_bytes_that_are_no_message(stack: RunningStack, client: AsyncClient) -> None:
+    code, message = await refusal(stack, b"\x0a\xff")
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert message == "request: must be a quire.v1.GenerateRequest message, got b'\\n\\xff'"

@@ -1,0 +1,111 @@
+"""What a command cannot start with is said in one line, quickly, with the exit code 1 or 2."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from quire.services.up.stack import LOOPBACK, free_port
+
+# Most of it is the import of torch by the executor on a busy machine.
+QUICK_SECONDS = 30
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    """The exit code and the last line on standard error; a traceback is a failure."""
+    command = [sys.executable, "-m", "quire.services.cli", *arguments]
+    # Without the hub, so that nothing waits for a network.
+    env = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=QUICK_SECONDS, env=env, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, done.stderr
+    return done.returncode, lines[0]
+
+
+@pytest.fixture
+def taken() -> Iterator[str]:
+    """An address where somebody else listens."""
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen()
+        yield f"{LOOPBACK}:{listener.getsockname()[1]}"
+
+
+def test_an_unknown_model_folder() -> None:
+    for command in ("executor", "frontend"):
+        code, message = refused(command, "--model=/no/such/folder")
+        assert code == 1
+        assert message.startswith(
+            f"quire {command}: error: model: '/no/such/folder' is neither a folder nor a hub model that can be had"
+        )
+
+
+def test_a_folder_with_missing_tensors(tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.layers.1.self_attn.k_proj.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    code, message = refused("executor", f"--model={tmp_path}")
+    assert code == 1
+    assert message.startswith("quire executor: error: ")
+    assert "model.layers.1.self_attn.k_proj.weight" in message
+
+
+def test_no_redis() -> None:
+    url = f"redis://{LOOPBACK}:{free_port()}/0"
+    code, message = refused("scheduler", f"--redis={url}", f"--listen={LOOPBACK}:0")
+    assert code == 1
+    assert message.startswith(f"quire scheduler: error: --redis {url}: ")
+
+
+def test_a_port_in_use(taken: str, tiny_model: Path) -> None:
+    for command in ("executor", "frontend"):
+        code, message = refused(command, f"--listen={taken}", f"--model={tiny_model}")
+        assert code == 1
+        assert message == (
+            f"quire {command}: error: --listen {taken}: cannot listen there, the port may be in use"
+        )
+
+
+def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken: str) -> None:
+    port = taken.rpartition(":")[2]
+    arguments = [f"--frontend-port={port}", "--scheduler-port=0", "--executor-port=0", f"--model={tiny_model}"]
+    command = [sys.executable, "-m", "quire.services.cli", "up", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=QUICK_SECONDS, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "quire up: error: frontend ended with exit code 1; its last lines are above"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scheduler", "--bogus=1"], "quire scheduler: error: unrecognized arguments: --bogus=1"),
+        (
+            ["frontend", "--max-requests=0"],
+            "quire frontend: error: --max-requests: input should be greater than or equal to 1, got '0'",
+        ),
+        (
+            ["scheduler", "--redis=localhost"],
+            "quire scheduler: error: --redis: string should match pattern '^(rediss?|unix)://', got 'localhost'",
+        ),
+        (
+            ["up", "--frontend-port=70000"],
+            "quire up: error: --frontend-port: input should be less than or equal to 65535, got '70000'",
+        ),
+        (
+            ["serve"],
+            "quire: error: no command 'serve'; "
+            "commands: up, demo, generate, frontend, scheduler, executor, ledger",
+        ),
+    ],
+)
+def test_wrong_usage(arguments: list[str], message: str) -> None:
+    assert refused(*arguments) == (2, message)
