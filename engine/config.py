@@ -43,7 +43,7 @@ class ExecutorConfig(EngineConfig):
 
 
 class SchedulerConfig(EngineConfig):
-    """How one executor's steps are filled."""
+    """How each executor's steps are filled."""
 
     max_num_tokens: int = Field(2048, ge=1)
     """Token budget of one step, context and generation together."""
@@ -51,8 +51,23 @@ class SchedulerConfig(EngineConfig):
     max_batch_size: int = Field(256, ge=1, le=4096)
     """Sequences started at once; at most max_num_tokens."""
 
-    capacity_policy: Literal["GUARANTEED_NO_EVICT"] = "GUARANTEED_NO_EVICT"
-    """Who may hold KV blocks. GUARANTEED_NO_EVICT: a started sequence is never paused."""
+    capacity_policy: str = "GUARANTEED_NO_EVICT"
+    """Who may hold KV blocks: GUARANTEED_NO_EVICT, MAX_UTILIZATION, STATIC_BATCH, or a plug-in's name."""
+
+    context_chunking: Literal["FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"] = "FIRST_COME_FIRST_SERVED"
+    """How sequences share what a step has left for context."""
+
+    target_itl_ms: float | None = Field(None, gt=0)
+    """Inter-token latency to aim at, by smaller context chunks while sequences generate; default: no aim."""
 
     max_waiting_requests: int = Field(1024, ge=1)
     """Requests that may wait; more are refused with RESOURCE_EXHAUSTED."""
+
+    max_waiting_tokens: int = Field(4_194_304, ge=1)
+    """Context tokens that may wait; more are refused with RESOURCE_EXHAUSTED."""
+
+    priority_ageing_s: float = Field(10.0, gt=0)
+    """Seconds of waiting that count as much as one level of priority."""
+
+    max_passes: int = Field(32, ge=0)
+    """Requests that may start ahead of one that came before them and does not fit yet."""

@@ -30,6 +30,7 @@ class LocalEngine:
         info = executor.info
         self.limits = ServingLimits(info.vocab_size, info.max_model_len, info.num_blocks, info.block_size)
         pool = PoolIdentity("local", info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
+        self._eos_token_ids = info.eos_token_ids
         self._runner = LocalRunner(executor)
         self._ledger = MemoryLedger()
         self._scheduler = Scheduler(config, info, PoolState(info.num_blocks))
@@ -52,7 +53,9 @@ class LocalEngine:
         self._num_requests += 1
         opened = OpenRequest(self._num_requests, str(self._num_requests), prompt, params)
         request = Request(opened.request_id, 0, opened.handle, prompt, prompt[:0], params)
-        self._open[opened.handle] = (opened, self._scheduler.add(request))
+        sequence = Sequence(request, self._eos_token_ids)
+        self._scheduler.add(sequence)
+        self._open[opened.handle] = opened, sequence
         self._loop.wake()
         return opened
 

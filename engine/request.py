@@ -47,6 +47,40 @@ class SamplingParams:
     ignore_eos: bool = False
 
 
+DEFAULT_RETENTION_PRIORITY = 35
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """How long the blocks of a range of tokens are kept in the cache, against others.
+
+    Attributes:
+        start, end: positions in prompt and generation, [start, end); None: to the last.
+        priority: 0 to 100; blocks of higher priority are evicted later.
+        duration_ms: after so long unused the blocks have the default priority of 35; None: never.
+    """
+
+    start: int
+    end: int | None
+    priority: int
+    duration_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CacheParams:
+    """How a request's KV blocks are shared and kept.
+
+    Attributes:
+        salt: blocks are shared only among requests of the same salt.
+        opt_out: neither look for cached blocks nor leave any.
+        retention: tokens in no range have priority 35; in several, the highest.
+    """
+
+    salt: str = ""
+    opt_out: bool = False
+    retention: tuple[Retention, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One validated request as the scheduler sees it: token ids only, every default filled in.
@@ -58,6 +92,8 @@ class Request:
         prompt: token ids, int32, shape (num_prompt,), at least one.
         generated: token ids already delivered before a fault, int32, shape (num_generated,).
         params: with `seed` and `max_tokens` set; `stop` strings are not looked at here.
+        priority: higher goes first; -100 to 100.
+        cache: how its blocks are shared and kept.
     """
 
     request_id: str
@@ -66,3 +102,5 @@ class Request:
     prompt: Int32Array
     generated: Int32Array
     params: SamplingParams
+    priority: int = 0
+    cache: CacheParams = CacheParams()

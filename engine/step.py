@@ -46,6 +46,7 @@ class StepPlan:
             known tokens. The row that reaches the last known token samples the next.
         generation_slots: shape (n,): each feeds its newest token, which may still be on the device, and
             samples the next.
+        committed: number of the last plan, up to this one, that changed blocks in the ledger.
     """
 
     step: int
@@ -56,6 +57,7 @@ class StepPlan:
     context_slots: Int32Array
     context_tokens: Int32Array
     generation_slots: Int32Array
+    committed: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -76,7 +78,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class ExecutorInfo:
-    """Who an executor is and what it can hold; does not change while it runs.
+    """Who an executor is and what it can hold.
 
     Attributes:
         incarnation: new at every start; whatever was known of an older one's pool is void.
@@ -86,6 +88,7 @@ class ExecutorInfo:
         num_blocks, block_size: the KV pool, in blocks and in tokens per block.
         num_slots: sequences that can be started at once.
         eos_token_ids: tokens that end a sequence unless it ignores them.
+        committed: the highest `committed` of the plans that it has run: a ledger of before is not to be believed.
     """
 
     incarnation: str
@@ -96,3 +99,4 @@ class ExecutorInfo:
     block_size: int
     num_slots: int
     eos_token_ids: tuple[int, ...]
+    committed: int = 0

@@ -1,74 +1,123 @@
 """`quire ledger`: proves the books of a live system, or draws them."""
 
 import asyncio
+import json
 import shutil
 import sys
 from collections.abc import Iterator
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
+from quire.engine.errors import LedgerError, LedgerUnreachable
 from quire.engine.resources.ledger.audit import audit
+from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.services.common.settings import ProcessSettings
 
 FREE, CACHED, HELD, SHARED = "·", "▒", "█", "▓"
+SOUND, FAULTY, UNKNOWN = 0, 1, 2
 
 
 class Settings(ProcessSettings):
-    """Audit the KV-block ledger of a live system, or show its pools."""
+    """Audit the KV-block ledger of a live system, or show its pools: exits with 0 if all is sound, else with 1."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_LEDGER_")
 
     action: CliPositionalArg[Literal["audit", "show"]]
-    """audit: check every invariant, name the blocks at fault and exit with 1 if there are any; show: draw each pool."""
+    """audit: check every invariant and name the blocks at fault; show: draw each pool's blocks, too."""
 
-    redis: str = Field("redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
-    """URL of the Redis that holds the ledger."""
+    redis: str = Field("redis://127.0.0.1:6379/0", pattern=URL_PATTERN)
+    """URL of the Redis that holds the ledger: redis, rediss, unix, redis+sentinel or redis+cluster."""
 
     pool: str | None = None
     """Name of one pool; default: all."""
 
+    json_output: bool = Field(False, alias="json")
+    """Print one JSON object for programs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found of one pool; no identity if it cannot be read."""
+
+    name: str
+    identity: PoolIdentity | None
+    state: PoolState
+    faults: list[str]
+
 
 def run(settings: Settings) -> int:
-    """Returns the exit code: 0 if the books are sound."""
-    return asyncio.run(_run(settings))
+    """Returns the exit code: 0 if the books are sound, 1 if not, 2 if they cannot be had."""
+    try:
+        reports = asyncio.run(_read(settings))
+    except (ValueError, LedgerUnreachable) as error:
+        print(f"quire ledger: error: --redis {redacted(settings.redis)}: {error}", file=sys.stderr)
+        return UNKNOWN
+    if settings.pool and not reports:
+        print(f"quire ledger: error: --pool {settings.pool}: there is no such pool", file=sys.stderr)
+        return UNKNOWN
+    draw = settings.action == "show"
+    if settings.json_output:
+        print(json.dumps({"pools": [_as_json(report, draw) for report in reports]}, ensure_ascii=False))
+    else:
+        for report in reports:
+            print(_as_text(report, draw))
+        if not reports:
+            print("the ledger has no pools")
+    return FAULTY if any(report.faults for report in reports) else SOUND
 
 
-async def _run(settings: Settings) -> int:
+async def _read(settings: Settings) -> list[Report]:
     ledger = RedisLedger.connect(settings.redis)
     try:
         names = [settings.pool] if settings.pool else await ledger.pools()
-        pools = [(name, await ledger.snapshot(name)) for name in names]
+        reports = [await _report(ledger, name) for name in names]
     finally:
         await ledger.close()
-    num_faults = 0
-    for name, found in pools:
-        if found is None:
-            print(f"{name}: no such pool", file=sys.stderr)
-            num_faults += 1
-            continue
-        faults = audit(found[1])
-        num_faults += len(faults)
-        print(_summary(*found))
-        if settings.action == "show":
-            print(_map(found[1]))
-        for fault in faults:
-            print(f"  {fault}")
-    if not pools:
-        print("the ledger has no pools")
-    return 1 if num_faults else 0
+    return [report for report in reports if report is not None]
 
 
-def _summary(identity: PoolIdentity, state: PoolState) -> str:
+async def _report(ledger: RedisLedger, name: str) -> Report | None:
+    try:
+        found = await ledger.snapshot(name)
+    except LedgerUnreachable:
+        raise
+    except LedgerError as error:
+        return Report(name, None, PoolState(0), [str(error)])
+    return None if found is None else Report(name, *found, audit(found[1]))
+
+
+def _counts(state: PoolState) -> dict[str, int]:
     num_held, num_cached = len(state.refs), len(state.cached)
-    return (
-        f"{identity.name}: {state.num_blocks} blocks of {identity.block_size} tokens: "
-        f"{state.num_blocks - num_held - num_cached} free, {num_cached} cached, "
-        f"{num_held} held by {len(state.holds)} sequences"
-    )
+    num_free = state.num_blocks - num_held - num_cached
+    return {"free": num_free, "cached": num_cached, "held": num_held, "holders": len(state.holds)}
+
+
+def _as_json(report: Report, draw: bool) -> dict[str, Any]:
+    identity = asdict(report.identity) if report.identity else {}
+    drawn = {"map": "".join(_cells(report.state))} if draw else {}
+    counts = {"step": report.state.step, **_counts(report.state)}
+    return {"name": report.name, **identity, **counts, "faults": report.faults, **drawn}
+
+
+def _as_text(report: Report, draw: bool) -> str:
+    lines = []
+    if report.identity is not None:
+        counts = _counts(report.state)
+        lines.append(
+            f"{report.name}: {report.state.num_blocks} blocks of {report.identity.block_size} tokens: "
+            f"{counts['free']} free, {counts['cached']} cached, "
+            f"{counts['held']} held by {counts['holders']} sequences: "
+            f"{f'{len(report.faults)} faults' if report.faults else 'OK'}"
+        )
+        if draw:
+            lines.append(_map(report.state))
+    lines.extend(f"  {fault}" for fault in report.faults)
+    return "\n".join(lines)
 
 
 def _map(state: PoolState) -> str:

@@ -9,13 +9,14 @@ from quire.engine.scheduling.sequence import Sequence
 class ResourceManager(ABC):
     """Gives sequences what they need to run, step by step.
 
-    For each step `prepare_resources` runs before its plan leaves and `update_resources` after its result came,
-    in the order of the steps; `free_resources` runs once no step in flight can touch what the sequence held.
+    `start` runs once when a sequence is admitted. For each step `prepare_resources` runs before its plan leaves
+    and `update_resources` after its result came, in the order of the steps. `free_resources` runs once no step
+    in flight can touch what the sequence held.
     """
 
     @abstractmethod
-    def has_room(self, sequence: Sequence) -> bool:
-        """Whether the sequence could start in this step, as far as this resource goes."""
+    def start(self, sequence: Sequence) -> None:
+        """Takes what the sequence holds from its start to its end."""
 
     @abstractmethod
     def prepare_resources(self, step: ScheduledStep) -> None:

@@ -1,10 +1,37 @@
 """The scheduler's mirror of one pool: it picks blocks at once and keeps a record for the ledger."""
 
-from collections import OrderedDict
-from collections.abc import Iterable
+import time
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
+from quire.engine.request import DEFAULT_RETENTION_PRIORITY
+from quire.engine.resources.eviction import restored
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.resources.prefix_tree import PrefixTree
+from quire.engine.resources.rank import make_rank, tick_of
+
+
+def unix_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How a block is kept once nobody holds it.
+
+    Attributes:
+        priority: 0 to 100; lower is evicted first.
+        expires: unix time in milliseconds after which the priority is the default one; 0: never.
+    """
+
+    priority: int = DEFAULT_RETENTION_PRIORITY
+    expires: int = 0
+
+
+KEEP = Keep()
 
 
 class BlockPool:
@@ -15,17 +42,21 @@ class BlockPool:
           └────evict───────┴─────────┴────────┘
 
     It trusts its caller, the KV cache manager; the ledger checks every change again.
+
+    Args:
+        state: the pool as the ledger has it, which must have passed the audit; taken over.
+        clock: unix time in milliseconds.
     """
 
-    def __init__(self, state: PoolState) -> None:
-        """Takes over `state`, which must have passed the audit."""
+    def __init__(self, state: PoolState, clock: Callable[[], int] = unix_ms) -> None:
         self._state = state
-        state.cached = OrderedDict(sorted(state.cached.items(), key=lambda item: item[1]))
-        self._cached: OrderedDict[int, int] = state.cached
+        self._order = restored(state.cached, state.expires, clock)
+        self._tree = PrefixTree()
         taken = state.refs.keys() | state.hashes.keys()
         # A stack: the lowest numbers first, the most recently freed before all.
         self._free = [block for block in reversed(range(state.num_blocks)) if block not in taken]
-        self._rank = max(state.cached.values(), default=0)
+        self._tick = max(map(tick_of, state.cached.values()), default=0)
+        self._num_evicted = 0
         self._transaction = LedgerTransaction()
 
     @property
@@ -43,23 +74,35 @@ class BlockPool:
 
     @property
     def num_cached(self) -> int:
-        return len(self._cached)
+        return len(self._order)
 
     @property
     def num_available(self) -> int:
         """Blocks that can be acquired now: free ones, and cached ones by eviction."""
-        return len(self._free) + len(self._cached)
+        return len(self._free) + len(self._order)
+
+    @property
+    def num_evicted(self) -> int:
+        """Blocks evicted so far."""
+        return self._num_evicted
 
     def find(self, name: bytes) -> int | None:
         """The block that holds the prefix of this hash."""
         return self._state.index.get(name)
 
+    def find_partial(self, parent: bytes, tokens: "array[int]") -> tuple[int, int] | None:
+        """(block, count): a published block behind the prefix `parent` that agrees with `count` leading tokens."""
+        return self._tree.best(parent, tokens)
+
     def is_cached(self, block: int) -> bool:
         """Whether nobody holds the block, so that sharing it makes one block less available."""
-        return block in self._cached
+        return block in self._order
+
+    def num_holders(self, block: int) -> int:
+        return self._state.refs.get(block, 0)
 
     def acquire(self, holder: str) -> int:
-        """A block for the holder alone, the least recently used cached one if none is free."""
+        """A block for the holder alone; if none is free, the cached one that goes next."""
         if not self._free:
             self._evict()
         block = self._free.pop()
@@ -70,43 +113,65 @@ class BlockPool:
 
     def share(self, holder: str, block: int) -> None:
         """One more holder of a published block."""
-        self._cached.pop(block, None)
+        self._order.remove(block)
+        self._state.cached.pop(block, None)
+        self._state.expires.pop(block, None)
         self._state.refs[block] = self._state.refs.get(block, 0) + 1
         self._state.holds.setdefault(holder, {})[block] = None
         self._transaction.share.append((holder, block))
 
-    def publish(self, block: int, name: bytes) -> None:
+    def publish(self, block: int, name: bytes, parent: bytes, tokens: "array[int]") -> None:
         """Lets the held block be found by its hash, unless another block has the same content already."""
         if name in self._state.index:
             return
         self._state.hashes[block] = name
         self._state.index[name] = block
+        self._tree.add(block, parent, tokens)
         self._transaction.publish.append((block, name))
 
-    def release(self, holder: str, blocks: Iterable[int]) -> None:
-        """The holder lets go of the blocks; the first in the order given will be evicted first."""
-        holds = self._state.holds.get(holder, {})
-        for block in blocks:
+    def release(self, holder: str, blocks: Iterable[tuple[int, Keep]]) -> None:
+        """The holder lets go; of equal priority, the first in the order given will be evicted first."""
+        state = self._state
+        holds = state.holds.get(holder, {})
+        for block, keep in blocks:
             del holds[block]
-            self._rank += 1
-            self._transaction.release.append((holder, block, self._rank))
-            self._state.refs[block] -= 1
-            if self._state.refs[block] == 0:
-                del self._state.refs[block]
-                if block in self._state.hashes:
-                    self._cached[block] = self._rank
+            self._tick += 1
+            rank = make_rank(keep.priority, self._tick)
+            self._transaction.release.append((holder, block, rank, keep.expires))
+            state.refs[block] -= 1
+            if state.refs[block] == 0:
+                del state.refs[block]
+                if block in state.hashes:
+                    self._cache(block, rank, keep.expires)
                 else:
                     self._free.append(block)
         if not holds:
-            self._state.holds.pop(holder, None)
+            state.holds.pop(holder, None)
 
-    def take_transaction(self) -> LedgerTransaction:
-        """Everything done since the last call."""
+    @property
+    def has_changes(self) -> bool:
+        """Whether the ledger does not know everything yet."""
+        return bool(self._transaction)
+
+    def take_transaction(self, step: int) -> LedgerTransaction:
+        """Everything done since the last call, to be committed before the plan of number `step` leaves."""
         transaction, self._transaction = self._transaction, LedgerTransaction()
+        if transaction:
+            transaction.step = self._state.step = step
         return transaction
 
+    def _cache(self, block: int, rank: int, expires: int) -> None:
+        self._state.cached[block] = rank
+        if expires:
+            self._state.expires[block] = expires
+        self._order.add(block, rank, expires)
+
     def _evict(self) -> None:
-        block, _ = self._cached.popitem(last=False)
-        del self._state.index[self._state.hashes.pop(block)]
+        block = self._order.pop()
+        state = self._state
+        del state.cached[block], state.index[state.hashes.pop(block)]
+        state.expires.pop(block, None)
+        self._tree.remove(block)
         self._free.append(block)
+        self._num_evicted += 1
         self._transaction.evict.append(block)

@@ -1,48 +1,80 @@
 """KV blocks as a resource: block tables, prefix reuse, publication."""
 
+from dataclasses import dataclass
+
 from quire.engine.resources.base import ResourceManager
-from quire.engine.resources.block_pool import BlockPool
-from quire.engine.resources.prefix import extend_chain
+from quire.engine.resources.block_pool import BlockPool, unix_ms
+from quire.engine.resources.prefix import chain_root, extend_chain
+from quire.engine.resources.retention import keeps
 from quire.engine.scheduling.scheduled_step import ScheduledStep
 from quire.engine.scheduling.sequence import Sequence
+
+
+@dataclass(slots=True)
+class CacheStatistics:
+    """Counts since the pool was opened.
+
+    Attributes:
+        num_context_tokens: of all sequences at their starts.
+        num_reused_tokens: of these, found in whole cached blocks.
+        num_copied_tokens: of these, found in part of a block, which was copied.
+    """
+
+    num_context_tokens: int = 0
+    num_reused_tokens: int = 0
+    num_copied_tokens: int = 0
 
 
 class KVCacheManager(ResourceManager):
     """Gives each sequence the blocks for the positions it computes, and finds those already computed.
 
-        tokens     ├─ cached ─┼──── computed here ────┤
-        blocks     [ shared ] [ own, full ] [ own, filling ]
+        tokens     ├─ cached ─┼─ agrees ─┼──── computed here ────┤
+        blocks     [ shared ] [ copied … and filled ] [ own, filling ]
                                  └ published when the result of its last position is in
 
     Args:
         pool: the mirror to take blocks from.
         block_size: tokens per block.
-        root: parent hash of first blocks, see `chain_root`.
+        fingerprint: of the model; blocks of different models never share a hash.
     """
 
-    def __init__(self, pool: BlockPool, block_size: int, root: bytes) -> None:
+    def __init__(self, pool: BlockPool, block_size: int, fingerprint: str) -> None:
         self._pool = pool
         self._block_size = block_size
-        self._root = root
+        self._fingerprint = fingerprint
         self._num_promised = 0
+        # Hash of a block that a planned step computes → who computes it.
+        self._computing: dict[bytes, Sequence] = {}
+        self._copies: list[tuple[int, int]] = []
+        self.statistics = CacheStatistics()
 
     @property
     def pool(self) -> BlockPool:
         return self._pool
 
     @property
-    def num_promised(self) -> int:
-        """Blocks that started sequences will still take if each runs to its `max_len`."""
-        return self._num_promised
+    def block_size(self) -> int:
+        return self._block_size
+
+    @property
+    def num_unpromised(self) -> int:
+        """Blocks that can be acquired now and are not set aside for a started sequence."""
+        return self._pool.num_available - self._num_promised
+
+    def num_blocks(self, num_tokens: int) -> int:
+        """Blocks for the KV of so many tokens."""
+        return -(-num_tokens // self._block_size)
 
     def num_to_completion(self, sequence: Sequence) -> int:
         """Blocks that the sequence holds in the end; the last token sampled needs no KV."""
-        return -(-(sequence.max_len - 1) // self._block_size)
+        return self.num_blocks(sequence.max_len - 1)
 
     def match(self, sequence: Sequence) -> list[int]:
         """Blocks of the longest cached prefix; at least one token is left to compute."""
+        if sequence.request.cache.opt_out:
+            return []
         num_full = (len(sequence.tokens) - 1) // self._block_size
-        extend_chain(sequence.hashes, self._root, sequence.tokens, num_full, self._block_size)
+        self._name(sequence, num_full)
         found = []
         for name in sequence.hashes[:num_full]:
             block = self._pool.find(name)
@@ -51,47 +83,112 @@ class KVCacheManager(ResourceManager):
             found.append(block)
         return found
 
-    def has_room(self, sequence: Sequence) -> bool:
-        return self._pool.num_available > 0
+    def awaits(self, sequence: Sequence, num_matched: int) -> bool:
+        """Whether the block behind the `num_matched` cached ones is being computed for another sequence now."""
+        if sequence.request.cache.opt_out or num_matched >= (len(sequence.tokens) - 1) // self._block_size:
+            return False
+        return sequence.hashes[num_matched] in self._computing
 
     def start(self, sequence: Sequence) -> None:
-        """Shares the cached prefix with a sequence about to run; its first chunk begins behind it."""
+        """Shares the cached prefix with a sequence about to run; its first chunk begins behind it.
+
+        `num_reserved` of the sequence must be set: so many blocks are set aside for it.
+        """
         for block in self.match(sequence):
             self._pool.share(sequence.holder, block)
             sequence.blocks.append(block)
-        sequence.num_published = len(sequence.blocks)
-        sequence.num_scheduled = len(sequence.blocks) * self._block_size
-        if len(sequence.tokens) == sequence.num_prompt:
-            sequence.num_cached = sequence.num_scheduled
-        self._num_promised += self.num_to_completion(sequence) - len(sequence.blocks)
+        num_reused = len(sequence.blocks) * self._block_size
+        num_copied = self._copy_partial(sequence)
+        sequence.num_published = num_reused // self._block_size
+        sequence.num_scheduled = num_reused + num_copied
+        if not sequence.was_started:
+            sequence.num_cached = min(sequence.num_scheduled, sequence.num_prompt)
+        self._num_promised += max(0, sequence.num_reserved - len(sequence.blocks))
+        self.statistics.num_context_tokens += sequence.num_context
+        self.statistics.num_reused_tokens += num_reused
+        self.statistics.num_copied_tokens += num_copied
 
     def prepare_resources(self, step: ScheduledStep) -> None:
-        starting = set(map(id, step.starts))
+        step.copies, self._copies = self._copies, []
+        starting = set(step.starts)
         for chunk in step.chunks:
-            blocks = self._grow(chunk.sequence, -(-chunk.end // self._block_size))
-            if id(chunk.sequence) not in starting:
+            blocks = self._grow(chunk.sequence, self.num_blocks(chunk.end))
+            if chunk.sequence not in starting:
                 step.appended.extend((chunk.sequence.slot, block) for block in blocks)
+            self._announce(chunk.sequence, chunk.start, chunk.end)
         for sequence in step.growing:
             blocks = self._grow(sequence, len(sequence.blocks) + 1)
             step.appended.extend((sequence.slot, block) for block in blocks)
 
     def update_resources(self, step: ScheduledStep) -> None:
         for sequence, num_computed in step.filled:
+            if sequence.request.cache.opt_out:
+                continue
             num_full = num_computed // self._block_size
-            extend_chain(sequence.hashes, self._root, sequence.tokens, num_full, self._block_size)
-            for i in range(sequence.num_published, num_full):
-                self._pool.publish(sequence.blocks[i], sequence.hashes[i])
+            self._name(sequence, num_full)
+            for index in range(sequence.num_published, num_full):
+                self._publish(sequence, index)
             sequence.num_published = max(sequence.num_published, num_full)
 
     def free_resources(self, sequence: Sequence) -> None:
+        for name in sequence.hashes[sequence.num_published :]:
+            self._withdraw(sequence, name)
+        if not sequence.blocks:
+            return
+        self._num_promised -= max(0, sequence.num_reserved - len(sequence.blocks))
+        held = keeps(sequence.request.cache.retention, len(sequence.blocks), self._block_size, unix_ms())
         # Tail first, so that eviction takes the leaves of the prefix tree before their parents.
-        self._num_promised -= self.num_to_completion(sequence) - len(sequence.blocks) if sequence.blocks else 0
-        self._pool.release(sequence.holder, reversed(sequence.blocks))
+        self._pool.release(sequence.holder, zip(reversed(sequence.blocks), reversed(held), strict=True))
         sequence.blocks = []
 
+    def _name(self, sequence: Sequence, num_blocks: int) -> None:
+        root = self._root(sequence) if not sequence.hashes else b""
+        extend_chain(sequence.hashes, root, sequence.tokens, num_blocks, self._block_size)
+
+    def _root(self, sequence: Sequence) -> bytes:
+        return chain_root(self._fingerprint, cache_salt=sequence.request.cache.salt)
+
+    def _copy_partial(self, sequence: Sequence) -> int:
+        """Copies the block that agrees with the next tokens in part, if there is one.
+
+        The executor copies before it computes, and nobody writes a published block: the source may be given
+        away in the same step.
+        """
+        if sequence.request.cache.opt_out:
+            return 0
+        num_matched = len(sequence.blocks)
+        parent = sequence.hashes[num_matched - 1] if num_matched else self._root(sequence)
+        begin = num_matched * self._block_size
+        rest = sequence.tokens[begin : min(begin + self._block_size, len(sequence.tokens) - 1)]
+        found = self._pool.find_partial(parent, rest)
+        if found is None:
+            return 0
+        source, count = found
+        sequence.blocks.append(self._pool.acquire(sequence.holder))
+        self._copies.append((source, sequence.blocks[-1]))
+        return count
+
     def _grow(self, sequence: Sequence, num_blocks: int) -> list[int]:
-        count = num_blocks - len(sequence.blocks)
-        taken = [self._pool.acquire(sequence.holder) for _ in range(count)]
+        before = len(sequence.blocks)
+        taken = [self._pool.acquire(sequence.holder) for _ in range(num_blocks - before)]
         sequence.blocks.extend(taken)
-        self._num_promised -= len(taken)
+        left = sequence.num_reserved
+        self._num_promised += max(0, left - len(sequence.blocks)) - max(0, left - before)
         return taken
+
+    def _announce(self, sequence: Sequence, start: int, end: int) -> None:
+        """Others may wait for the blocks that this chunk fills."""
+        if not sequence.request.cache.opt_out:
+            for name in sequence.hashes[start // self._block_size : end // self._block_size]:
+                self._computing.setdefault(name, sequence)
+
+    def _withdraw(self, sequence: Sequence, name: bytes) -> None:
+        if self._computing.get(name) is sequence:
+            del self._computing[name]
+
+    def _publish(self, sequence: Sequence, index: int) -> None:
+        name, begin = sequence.hashes[index], index * self._block_size
+        parent = sequence.hashes[index - 1] if index else self._root(sequence)
+        tokens = sequence.tokens[begin : begin + self._block_size]
+        self._pool.publish(sequence.blocks[index], name, parent, tokens)
+        self._withdraw(sequence, name)

@@ -25,13 +25,12 @@ class SlotManager(ResourceManager):
         """Who sits where, to be read only."""
         return self._sequences
 
-    def has_room(self, sequence: Sequence) -> bool:
-        return bool(self._free)
+    def start(self, sequence: Sequence) -> None:
+        sequence.slot = self._free.pop()
+        self._sequences[sequence.slot] = sequence
 
     def prepare_resources(self, step: ScheduledStep) -> None:
-        for sequence in step.starts:
-            sequence.slot = self._free.pop()
-            self._sequences[sequence.slot] = sequence
+        pass
 
     def update_resources(self, step: ScheduledStep) -> None:
         pass

@@ -1,5 +1,7 @@
 """The generating sequences as arrays over slots, so that a steady step costs a few vector operations."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +29,7 @@ class GenerationBatch:
 
     @property
     def slots(self) -> Int32Array:
-        """Slots of the next step, in the order of entry; a new array after every change."""
+        """Slots of the members in the order of entry; a new array after every change."""
         if len(self._slots) != len(self._members):
             self._slots = np.fromiter(self._members, np.int32, len(self._members))
         return self._slots
@@ -48,14 +50,28 @@ class GenerationBatch:
             self._slots = np.empty(0, np.int32)
 
     def growing(self) -> list[int]:
-        """Slots whose next token is the first of a block."""
+        """Slots whose next token is the first of a block, in the order of entry."""
         slots = self.slots
         growing: list[int] = slots[self._scheduled[slots] % self._block_size == 0].tolist()
         return growing
 
-    def advance(self) -> Int32Array:
-        """Plans one token for every member and returns their slots; those at their last token leave."""
+    def num_growing(self, num_steps: int) -> int:
+        """How many begin a block within the next steps, at most one each."""
+        return int(np.count_nonzero(-self._scheduled[self.slots] % self._block_size < num_steps))
+
+    def num_blocks_ahead(self, num_tokens: int) -> int:
+        """Blocks that all members together take for their next tokens, none beyond its end."""
         slots = self.slots
+        held = -(-self._scheduled[slots] // self._block_size)
+        ends = np.minimum(self._scheduled[slots] + num_tokens, self._max_len[slots] - 1)
+        return int(np.maximum(0, -(-ends // self._block_size) - held).sum())
+
+    def advance(self, stalled: Iterable[int] = ()) -> Int32Array:
+        """Plans one token for every member but the stalled and returns their slots; those at their end leave."""
+        slots = self.slots
+        excluded = list(stalled)
+        if excluded:
+            slots = slots[~np.isin(slots, excluded)]
         self._scheduled[slots] += 1
         for slot in slots[self._scheduled[slots] + 1 >= self._max_len[slots]].tolist():
             self.leave(slot)

@@ -1,43 +1,74 @@
-"""The waiting queue: first come, first served."""
+"""The waiting queue: priority with ageing, which for equal priorities is first come, first served."""
 
-from collections import deque
-from collections.abc import Iterator
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
 
 from quire.engine.errors import Overloaded
 from quire.engine.scheduling.sequence import Sequence
 
+RETRY_SECONDS = 1.0
+
 
 class WaitingQueue:
-    """Sequences that hold nothing yet, in the order in which they may start; bounded.
+    """Sequences that hold nothing, in the order in which they may start; bounded in requests and in tokens.
+
+    Waiting raises every sequence's priority at the same rate, so the order among those that wait never
+    changes, and one number fixed at arrival is enough: arrival - priority x ageing. Whoever came so much later
+    as its priority is higher stands equal; no sequence waits behind later ones for longer.
 
     Args:
-        max_requests: more are refused.
+        max_requests, max_tokens: more are refused.
+        ageing: seconds that count as much as one level of priority.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, max_requests: int) -> None:
+    def __init__(self, max_requests: int, max_tokens: int, ageing: float, clock: Callable[[], float]) -> None:
         self._max_requests = max_requests
-        self._sequences: deque[Sequence] = deque()
+        self._max_tokens = max_tokens
+        self._ageing = ageing
+        self._clock = clock
+        self._num_tokens = 0
+        self._num_entered = 0
+        self._entries: list[tuple[float, int, Sequence]] = []
+        self._keys: dict[Sequence, tuple[float, int]] = {}
 
     def __len__(self) -> int:
-        return len(self._sequences)
+        return len(self._entries)
 
     def __iter__(self) -> Iterator[Sequence]:
-        return iter(self._sequences)
+        return (sequence for _, _, sequence in self._entries)
+
+    @property
+    def num_tokens(self) -> int:
+        """Context tokens of all that wait."""
+        return self._num_tokens
 
     def append(self, sequence: Sequence) -> None:
-        """Joins at the end.
+        """Joins in the order of priority and arrival.
 
         Raises:
             Overloaded: the queue is full.
         """
-        if len(self._sequences) >= self._max_requests:
-            raise Overloaded(f"{len(self._sequences)} requests wait, at most {self._max_requests} may", 1.0)
-        self._sequences.append(sequence)
+        if len(self) >= self._max_requests:
+            raise Overloaded(f"{len(self)} requests wait, at most {self._max_requests} may", RETRY_SECONDS)
+        num_tokens = self._num_tokens + sequence.num_context
+        if self._entries and num_tokens > self._max_tokens:
+            limit = f"at most {self._max_tokens} may"
+            raise Overloaded(f"{num_tokens} tokens would wait, {limit}", RETRY_SECONDS)
+        self._insert(self._clock() - sequence.request.priority * self._ageing, sequence)
 
-    def restore(self, sequences: list[Sequence]) -> None:
-        """Puts back sequences that ran before, in front and whatever the bound: they were accepted once."""
-        self._sequences.extendleft(reversed(sequences))
+    def restore(self, sequence: Sequence) -> None:
+        """Puts back a sequence that ran before, ahead of all that did not and whatever the bounds."""
+        self._insert(float("-inf"), sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Takes one out, to start it or because it ended."""
-        self._sequences.remove(sequence)
+        key = self._keys.pop(sequence)
+        del self._entries[bisect_left(self._entries, key, key=lambda entry: entry[:2])]
+        self._num_tokens -= sequence.num_context
+
+    def _insert(self, urgency: float, sequence: Sequence) -> None:
+        self._num_entered += 1
+        self._keys[sequence] = (urgency, self._num_entered)
+        insort(self._entries, (urgency, self._num_entered, sequence))
+        self._num_tokens += sequence.num_context

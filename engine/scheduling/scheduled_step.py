@@ -25,6 +25,7 @@ class ScheduledStep:
         chunks: context, in the plan's order.
         generation: slots that generate, int32, in the plan's order.
         growing: of these, the sequences whose token begins a new block.
+        copies: (source, destination) blocks; the KV cache manager's.
         appended: (slot, block) that a running sequence got; the KV cache manager's.
         filled: (sequence, tokens with complete KV) where blocks became full; set when the result is in.
     """
@@ -34,5 +35,10 @@ class ScheduledStep:
     chunks: list[ContextChunk]
     generation: Int32Array
     growing: list[Sequence]
+    copies: list[tuple[int, int]] = field(default_factory=list)
     appended: list[tuple[int, int]] = field(default_factory=list)
     filled: list[tuple[Sequence, int]] = field(default_factory=list)
+
+    @property
+    def num_context_tokens(self) -> int:
+        return sum(chunk.end - chunk.start for chunk in self.chunks)

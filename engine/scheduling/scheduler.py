@@ -1,27 +1,28 @@
 """The scheduler of one executor: schedule a step, and update everything with its result."""
 
+import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from quire.engine.config import SchedulerConfig
-from quire.engine.request import FinishReason, Int32Array, Request
-from quire.engine.resources.base import ResourceManager
+from quire.engine.request import FinishReason
 from quire.engine.resources.block_pool import BlockPool
-from quire.engine.resources.kv_cache import KVCacheManager
+from quire.engine.resources.container import ResourceContainer
+from quire.engine.resources.kv_cache import CacheStatistics, KVCacheManager
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
-from quire.engine.resources.prefix import chain_root
 from quire.engine.resources.slots import SlotManager
-from quire.engine.scheduling.capacity import GuaranteedNoEvict
+from quire.engine.scheduling.admission import Admission
+from quire.engine.scheduling.capacity.registry import capacity_policy
+from quire.engine.scheduling.chunk_budget import ChunkBudget
 from quire.engine.scheduling.generation import GenerationBatch
 from quire.engine.scheduling.micro_batch import MicroBatchScheduler
+from quire.engine.scheduling.plan import make_plan
 from quire.engine.scheduling.queue import WaitingQueue
-from quire.engine.scheduling.scheduled_step import ContextChunk, ScheduledStep
+from quire.engine.scheduling.scheduled_step import ScheduledStep
 from quire.engine.scheduling.sequence import Sequence, SequenceState
-from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
+from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 
 
 @dataclass(slots=True)
@@ -43,33 +44,53 @@ class StepOutput:
 class Scheduler:
     """Plans steps for one executor, up to as many ahead of the results as its caller keeps in flight.
 
-    Waiting → (capacity: may it hold blocks?) → context, in chunks → generation → finished; then it holds what
-    it held until the steps in flight at that moment are over.
-
     Args:
-        config: budgets and policy.
+        config: budgets and policies.
         info: the executor's.
         state: its pool as the ledger has it, with nothing held.
+        clock: seconds, monotonic.
+
+    Raises:
+        StartupError: the configuration names a policy that does not exist.
     """
 
-    def __init__(self, config: SchedulerConfig, info: ExecutorInfo, state: PoolState) -> None:
-        self._info = info
-        self._waiting = WaitingQueue(config.max_waiting_requests)
-        self._kv = KVCacheManager(BlockPool(state), info.block_size, chain_root(info.fingerprint))
-        self._slots = SlotManager(min(info.num_slots, config.max_batch_size, config.max_num_tokens))
-        self._resources: tuple[ResourceManager, ...] = (self._slots, self._kv)
-        self._capacity = GuaranteedNoEvict(self._kv)
-        self._micro_batch = MicroBatchScheduler(config.max_num_tokens, info.block_size)
-        self._context: list[Sequence] = []
-        self._generation = GenerationBatch(info.num_slots, info.block_size)
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        info: ExecutorInfo,
+        state: PoolState,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._num_steps = state.step
+        self._num_starts = 0
+        # The last step whose plan changed blocks.
+        self._committed = state.step
         self._in_flight: deque[ScheduledStep] = deque()
         self._retiring: deque[tuple[int, Sequence]] = deque()
-        self._num_steps = 0
-        self._num_sequences = 0
+        self._context: list[Sequence] = []
+        self._generation = GenerationBatch(info.num_slots, info.block_size)
+        self._kv = KVCacheManager(BlockPool(state), info.block_size, info.fingerprint)
+        self._slots = SlotManager(min(info.num_slots, config.max_batch_size, config.max_num_tokens))
+        self._resources = ResourceContainer((self._slots, self._kv))
+        self._capacity = capacity_policy(config.capacity_policy)(self._kv, self._generation)
+        self._micro_batch = MicroBatchScheduler(
+            config.max_num_tokens,
+            info.block_size,
+            config.context_chunking,
+            ChunkBudget(config.target_itl_ms, info.block_size),
+        )
+        self._waiting = WaitingQueue(
+            config.max_waiting_requests, config.max_waiting_tokens, config.priority_ageing_s, clock
+        )
+        self._admission = Admission(self._waiting, self._kv, self._capacity, config.max_passes)
 
     @property
     def pool(self) -> BlockPool:
         return self._kv.pool
+
+    @property
+    def statistics(self) -> CacheStatistics:
+        return self._kv.statistics
 
     @property
     def num_waiting(self) -> int:
@@ -82,58 +103,83 @@ class Scheduler:
 
     @property
     def running(self) -> list[Sequence]:
-        """Sequences with a slot, those about to be freed included."""
-        return [sequence for sequence in self._slots.by_slot if sequence is not None]
+        """Sequences with a slot, those about to be freed included, in the order of their starts."""
+        held = [sequence for sequence in self._slots.by_slot if sequence is not None]
+        return sorted(held, key=lambda sequence: int(sequence.holder))
 
     @property
     def num_in_flight(self) -> int:
         """Steps planned whose result has not come."""
         return len(self._in_flight)
 
-    def add(self, request: Request) -> Sequence:
-        """Queues a request that was validated against this executor's limits.
+    @property
+    def num_context_tokens(self) -> int:
+        """Context tokens that wait or are not planned yet."""
+        return self._waiting.num_tokens + sum(sequence.num_context_left for sequence in self._context)
 
-        One that comes with all its tokens generated is finished at once and never runs.
+    def num_reusable(self, sequence: Sequence) -> int:
+        """Tokens of the sequence that this pool has in whole cached blocks."""
+        return len(self._kv.match(sequence)) * self._kv.block_size
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence whose request was validated against this executor's limits.
 
         Raises:
             Overloaded: too many wait.
         """
-        stops = frozenset(request.params.stop_token_ids)
-        if not request.params.ignore_eos:
-            stops |= frozenset(self._info.eos_token_ids)
-        self._num_sequences += 1
-        sequence = Sequence(request, str(self._num_sequences), stops)
-        if len(request.generated) and sequence.tokens[-1] in stops:
-            sequence.finish(FinishReason.STOP, sequence.tokens[-1])
-        elif len(sequence.tokens) >= sequence.max_len:
-            sequence.finish(FinishReason.LENGTH)
-        else:
-            self._waiting.append(sequence)
-        return sequence
+        self._waiting.append(sequence)
+        self._admission.look_again()
+
+    def restore(self, sequence: Sequence) -> None:
+        """Queues a sequence that ran before, here or elsewhere, ahead of all that did not."""
+        sequence.was_started = True
+        self._waiting.restore(sequence)
+        self._admission.look_again()
 
     def cancel(self, sequence: Sequence) -> None:
         """Ends a sequence without output; harmless if it has ended."""
         if sequence.state is SequenceState.WAITING:
             self._waiting.remove(sequence)
             sequence.finish(FinishReason.ABORTED)
-        elif sequence.state is not SequenceState.FINISHED:
-            self._finish(sequence, FinishReason.ABORTED)
+            self._admission.look_again()
+        elif not sequence.is_finished:
+            self._retire(sequence)
+            sequence.finish(FinishReason.ABORTED)
             self._free_retired()
+
+    def evacuate(self) -> list[Sequence]:
+        """Everything unfinished, oldest first, as it must start again elsewhere.
+
+        Everything held is freed, whatever is in flight: the executor must be gone or reset before its blocks
+        are given out again. This scheduler is void then.
+        """
+        running, waiting = self.running, list(self._waiting)
+        for sequence in running:
+            self._resources.free_resources(sequence)
+        unfinished = [sequence for sequence in running if not sequence.is_finished]
+        for sequence in unfinished:
+            sequence.restart()
+        return unfinished + waiting
 
     def schedule(self) -> StepPlan | None:
         """Plans the next step; None if there is nothing to compute."""
+        self._capacity.begin_step(self.num_running)
+        for victim in self._capacity.victims(self._active, self._num_retiring()):
+            self._pause(victim)
         budget = self._micro_batch.budget(len(self._generation))
         starts = self._admit(budget - sum(sequence.num_context_left for sequence in self._context))
-        chunks = self._micro_batch.chunks(budget, self._context + starts)
-        if not chunks and not len(self._generation):
+        chunks = self._micro_batch.chunks(budget, self._context)
+        growing, stalled = self._split_growing()
+        generation = self._generation.advance(stalled)
+        if not chunks and not len(generation):
             return None
-        growing = self._sequences_of(self._generation.growing())
         self._num_steps += 1
-        step = ScheduledStep(self._num_steps, starts, chunks, self._generation.advance(), growing)
-        for manager in self._resources:
-            manager.prepare_resources(step)
+        step = ScheduledStep(self._num_steps, starts, chunks, generation, growing)
+        self._resources.prepare_resources(step)
         self._in_flight.append(step)
-        plan = self._plan(step)
+        if self._kv.pool.has_changes:
+            self._committed = self._num_steps
+        plan = make_plan(step, self._committed)
         self._progress(step)
         return plan
 
@@ -142,74 +188,65 @@ class Scheduler:
         step = self._in_flight.popleft()
         if result.step != step.number:
             raise ValueError(f"result of step {result.step} where that of step {step.number} is due")
+        self._micro_batch.observe(step.num_context_tokens, len(step.generation), result.compute_us)
         step.filled = self._filled(step)
-        for manager in self._resources:
-            manager.update_resources(step)
-        output = StepOutput(started=_complete(step.chunks))
+        if step.filled:
+            self._resources.update_resources(step)
+            self._admission.look_again()
+        output = StepOutput(started=_complete(step))
         by_slot = self._slots.by_slot
         for slot, token in zip(result.slots.tolist(), result.token_ids.tolist(), strict=True):
             sequence = by_slot[slot]
             # A row planned before its sequence's end was known is dropped.
-            if sequence is None or sequence.state is SequenceState.FINISHED:
+            if sequence is None or sequence.is_finished:
                 continue
-            sequence.tokens.append(token)
+            state = sequence.state
+            sequence.append(token)
             output.sequences.append(sequence)
             output.token_ids.append(token)
-            if token in sequence.stop_ids:
-                self._finish(sequence, FinishReason.STOP, token)
-                output.finished.append(sequence)
-            elif len(sequence.tokens) >= sequence.max_len:
-                self._finish(sequence, FinishReason.LENGTH)
+            if sequence.is_finished:
+                self._retire(sequence, state)
                 output.finished.append(sequence)
         self._free_retired()
         return output
 
     def take_transaction(self) -> LedgerTransaction:
         """What the ledger must have before the plan just made may leave."""
-        return self._kv.pool.take_transaction()
-
-    def evacuate(self) -> list[Sequence]:
-        """Everything unfinished, oldest first, as it must start again elsewhere.
-
-        Everything held is freed, whatever is in flight: the executor must be gone or reset before its blocks
-        are given out again. This scheduler is void then.
-        """
-        held = self.running
-        for sequence in held:
-            for manager in self._resources:
-                manager.free_resources(sequence)
-        running = [sequence for sequence in held if sequence.state is not SequenceState.FINISHED]
-        running.sort(key=lambda sequence: int(sequence.holder))
-        sequences = [*running, *self._waiting]
-        for sequence in sequences:
-            sequence.restart()
-        return sequences
-
-    def restore(self, sequences: Iterable[Sequence]) -> None:
-        """Queues sequences evacuated from another scheduler, before all that wait here."""
-        restored = list(sequences)
-        for sequence in restored:
-            self._num_sequences += 1
-            sequence.holder = str(self._num_sequences)
-        self._waiting.restore(restored)
+        return self._kv.pool.take_transaction(self._num_steps)
 
     def _admit(self, room: int) -> list[Sequence]:
-        """Starts waiting sequences, in order, until one does not fit or the step has no room for its context."""
+        """Starts waiting sequences as long as the step has room for their context."""
         starts: list[Sequence] = []
-        for sequence in self._waiting:
-            if room <= 0 or len(starts) >= self._slots.num_free or not self._capacity.fits(sequence):
-                break
-            self._kv.start(sequence)
+        candidates = self._admission.candidates()
+        while room > 0 and self._slots.num_free and (sequence := next(candidates, None)) is not None:
+            self._num_starts += 1
+            sequence.holder = str(self._num_starts)
+            sequence.num_reserved = self._capacity.reservation(sequence)
             sequence.state = SequenceState.CONTEXT
+            self._resources.start(sequence)
             starts.append(sequence)
             room -= sequence.num_context_left
         for sequence in starts:
             self._waiting.remove(sequence)
+            sequence.was_started = True
+        self._context.extend(starts)
         return starts
+
+    def _split_growing(self) -> tuple[list[Sequence], list[int]]:
+        """Sequences that begin a block in this step, and slots that must wait since no block is left for them."""
+        spare = self._kv.num_unpromised
+        growing, stalled = [], []
+        for sequence in self._sequences_of(self._generation.growing()):
+            if len(sequence.blocks) >= sequence.num_reserved:
+                if spare <= 0:
+                    stalled.append(sequence.slot)
+                    continue
+                spare -= 1
+            growing.append(sequence)
+        return growing, stalled
 
     def _progress(self, step: ScheduledStep) -> None:
         """Moves on the sequences whose context has been planned."""
-        self._context.extend(step.starts)
         for chunk in step.chunks:
             chunk.sequence.num_scheduled = chunk.end
             if chunk.sequence.num_context_left == 0:
@@ -224,61 +261,49 @@ class Scheduler:
             sequence = self._slots.by_slot[slot]
             if sequence is not None:
                 filled.append((sequence, num_computed))
-        return [item for item in filled if item[0].state is not SequenceState.FINISHED]
+        return [item for item in filled if not item[0].is_finished]
 
-    def _finish(self, sequence: Sequence, reason: FinishReason, stop_token_id: int | None = None) -> None:
-        if sequence.state is SequenceState.CONTEXT:
+    def _pause(self, sequence: Sequence) -> None:
+        self._retire(sequence)
+        sequence.state = SequenceState.PAUSING
+
+    def _retire(self, sequence: Sequence, state: SequenceState | None = None) -> None:
+        """Takes a sequence out of the steps to come; it is freed when those in flight are over.
+
+        Args:
+            state: the one that it was in, if that is no longer its state.
+        """
+        state = state or sequence.state
+        if state is SequenceState.PAUSING:  # it has retired already
+            return
+        if state is SequenceState.CONTEXT:
             self._context.remove(sequence)
         self._generation.leave(sequence.slot)
-        sequence.finish(reason, stop_token_id)
         self._retiring.append((self._num_steps, sequence))
 
     def _free_retired(self) -> None:
-        """Frees what sequences held that ended before the oldest step in flight was planned."""
+        """Frees what sequences held that retired before the oldest step in flight was planned."""
         oldest = self._in_flight[0].number if self._in_flight else self._num_steps + 1
         while self._retiring and self._retiring[0][0] < oldest:
             _, sequence = self._retiring.popleft()
-            for manager in self._resources:
-                manager.free_resources(sequence)
+            self._resources.free_resources(sequence)
+            self._admission.look_again()
+            if not sequence.is_finished:
+                sequence.restart()
+                self._waiting.restore(sequence)
+
+    def _active(self) -> list[Sequence]:
+        retiring = {sequence for _, sequence in self._retiring}
+        return [sequence for sequence in self.running if sequence not in retiring]
+
+    def _num_retiring(self) -> int:
+        return sum(len(sequence.blocks) for _, sequence in self._retiring)
 
     def _sequences_of(self, slots: list[int]) -> list[Sequence]:
         return [sequence for slot in slots if (sequence := self._slots.by_slot[slot]) is not None]
 
-    def _plan(self, step: ScheduledStep) -> StepPlan:
-        first_chunk = {id(chunk.sequence): chunk for chunk in step.chunks}
-        appended = np.array(step.appended, np.int32).reshape(-1, 2)
-        return StepPlan(
-            step=step.number,
-            copies=np.empty((0, 2), np.int32),
-            starts=tuple(_start(sequence, first_chunk[id(sequence)].start) for sequence in step.starts),
-            append_slots=appended[:, 0],
-            append_blocks=appended[:, 1],
-            context_slots=_int32(chunk.sequence.slot for chunk in step.chunks),
-            context_tokens=_int32(chunk.end - chunk.start for chunk in step.chunks),
-            generation_slots=step.generation,
-        )
 
-
-def _complete(chunks: list[ContextChunk]) -> list[Sequence]:
-    """Sequences whose last chunk this is, unless they have ended."""
-    sequences = (chunk.sequence for chunk in chunks if chunk.end == chunk.sequence.num_context)
-    return [sequence for sequence in sequences if sequence.state is not SequenceState.FINISHED]
-
-
-def _start(sequence: Sequence, num_computed: int) -> SequenceStart:
-    params = sequence.request.params
-    return SequenceStart(
-        slot=sequence.slot,
-        token_ids=np.array(sequence.tokens, np.int32),
-        num_computed=num_computed,
-        block_table=np.array(sequence.blocks, np.int32),
-        temperature=params.temperature,
-        top_k=params.top_k,
-        top_p=params.top_p,
-        min_p=params.min_p,
-        seed=params.seed or 0,
-    )
-
-
-def _int32(values: Iterable[int]) -> Int32Array:
-    return np.fromiter(values, np.int32)
+def _complete(step: ScheduledStep) -> list[Sequence]:
+    """Sequences whose last chunk of context this was, unless they have ended."""
+    sequences = (chunk.sequence for chunk in step.chunks if chunk.end == chunk.sequence.num_context)
+    return [sequence for sequence in sequences if not sequence.is_finished]

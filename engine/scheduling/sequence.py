@@ -7,11 +7,17 @@ from quire.engine.request import FinishReason, Request
 
 
 class SequenceState(Enum):
-    """Where a sequence is in its life."""
+    """Where a sequence is in its life.
+
+    WAITING ──▶ CONTEXT ──▶ GENERATION ──▶ FINISHED
+       ▲           └────┬────────┘
+       └─── PAUSING ◀───┘     its blocks stay until the steps in flight are over
+    """
 
     WAITING = auto()
     CONTEXT = auto()
     GENERATION = auto()
+    PAUSING = auto()
     FINISHED = auto()
 
 
@@ -24,17 +30,19 @@ class Sequence:
 
     Attributes:
         request: what was asked for.
-        holder: its name in the ledger, unique among all schedulers of a pool.
+        stop_ids: tokens that end it.
         tokens: prompt and generated token ids known so far.
         max_len: number of tokens at which it ends with LENGTH.
         num_context: tokens known when it (re)started; the context to compute.
-        num_scheduled: context tokens computed or in flight, the cached prefix included.
+        num_scheduled: context tokens computed or in flight, those found in the cache included.
         num_cached: tokens of the prompt found in the cache at the first start.
-        blocks: its block table; the KV cache manager's.
-        hashes: chained hashes of its full blocks, as far as computed; the KV cache manager's.
-        num_published: leading blocks whose KV is complete and known to the prefix index.
+        was_started: it held resources before, so it goes before those that never did.
+        num_passed: sequences that came later and started before it.
+        holder: its name in the pool's ledger, a number that grows from start to start.
         slot: the executor's slot, or -1.
-        last_step: number of the last step with a row of it; its blocks stay until that step's result.
+        blocks, hashes, num_published, num_reserved: the KV cache manager's: the block table; chained hashes of
+            full blocks, as far as computed; leading blocks that the prefix index has been told; blocks set
+            aside in all.
     """
 
     __slots__ = (
@@ -42,11 +50,12 @@ class Sequence:
         "finish_reason",
         "hashes",
         "holder",
-        "last_step",
         "max_len",
         "num_cached",
         "num_context",
+        "num_passed",
         "num_published",
+        "num_reserved",
         "num_scheduled",
         "request",
         "slot",
@@ -54,27 +63,32 @@ class Sequence:
         "stop_ids",
         "stop_token_id",
         "tokens",
+        "was_started",
     )
 
-    def __init__(self, request: Request, holder: str, stop_ids: frozenset[int]) -> None:
+    def __init__(self, request: Request, eos_token_ids: tuple[int, ...]) -> None:
         if request.params.max_tokens is None or request.params.seed is None:
             raise ValueError(f"request {request.request_id!r}: max_tokens and seed must be filled in before")
         self.request = request
-        self.holder = holder
-        self.stop_ids = stop_ids
+        eos = () if request.params.ignore_eos else eos_token_ids
+        self.stop_ids = frozenset((*request.params.stop_token_ids, *eos))
         self.tokens = array("i", request.prompt.tobytes() + request.generated.tobytes())
         self.max_len = len(request.prompt) + request.params.max_tokens
         self.num_context = len(self.tokens)
         self.num_scheduled = 0
         self.num_cached = 0
+        self.was_started = False
+        self.num_passed = 0
+        self.holder = ""
+        self.slot = -1
         self.blocks: list[int] = []
         self.hashes: list[bytes] = []
         self.num_published = 0
-        self.slot = -1
-        self.last_step = -1
+        self.num_reserved = 0
         self.state = SequenceState.WAITING
         self.finish_reason: FinishReason | None = None
         self.stop_token_id: int | None = None
+        self._finish_if_complete()
 
     @property
     def num_prompt(self) -> int:
@@ -84,6 +98,18 @@ class Sequence:
     def num_context_left(self) -> int:
         """Context tokens that no step has been planned for."""
         return self.num_context - self.num_scheduled
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state is SequenceState.FINISHED
+
+    def append(self, token: int) -> None:
+        """A new token; it may be the last."""
+        self.tokens.append(token)
+        if token in self.stop_ids:
+            self.finish(FinishReason.STOP, token)
+        elif len(self.tokens) >= self.max_len:
+            self.finish(FinishReason.LENGTH)
 
     def finish(self, reason: FinishReason, stop_token_id: int | None = None) -> None:
         """Ends it; what it holds is freed later, when no step in flight can write it."""
@@ -97,5 +123,12 @@ class Sequence:
         self.num_context = len(self.tokens)
         self.num_scheduled = 0
         self.num_published = 0
-        self.slot = -1
-        self.last_step = -1
+        self.num_reserved = 0
+        self.num_passed = 0
+
+    def _finish_if_complete(self) -> None:
+        """A request submitted again after a fault may come with all its tokens."""
+        if len(self.request.generated) and self.tokens[-1] in self.stop_ids:
+            self.finish(FinishReason.STOP, self.tokens[-1])
+        elif len(self.tokens) >= self.max_len:
+            self.finish(FinishReason.LENGTH)

@@ -41,6 +41,7 @@ def plan_to_proto(plan: StepPlan) -> executor_pb2.StepPlan:
         context_slots=pack(plan.context_slots),
         context_tokens=pack(plan.context_tokens),
         generation_slots=pack(plan.generation_slots),
+        committed=plan.committed,
     )
 
 
@@ -54,6 +55,7 @@ def plan_from_proto(plan: executor_pb2.StepPlan) -> StepPlan:
         context_slots=unpack(plan.context_slots),
         context_tokens=unpack(plan.context_tokens),
         generation_slots=unpack(plan.generation_slots),
+        committed=plan.committed,
     )
 
 
@@ -80,6 +82,7 @@ def info_to_proto(info: ExecutorInfo) -> executor_pb2.ExecutorInfo:
         block_size=info.block_size,
         num_slots=info.num_slots,
         eos_token_ids=info.eos_token_ids,
+        committed=info.committed,
     )
 
 
@@ -93,6 +96,7 @@ def info_from_proto(info: executor_pb2.ExecutorInfo) -> ExecutorInfo:
         block_size=info.block_size,
         num_slots=info.num_slots,
         eos_token_ids=tuple(info.eos_token_ids),
+        committed=info.committed,
     )
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeAlias
 
 import grpc
@@ -28,6 +29,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._executor = executor
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="step")
         self._epoch = 0
+        self._committed = 0
         self._stream: asyncio.Task[None] | None = None
 
     async def Execute(  # noqa: N802
@@ -38,7 +40,8 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be an attach")
             return
         await self._attach(first.attach.epoch, context)
-        yield pb.ExecuteResponse(info=wire.info_to_proto(self._executor.info))
+        info = replace(self._executor.info, committed=self._committed)
+        yield pb.ExecuteResponse(info=wire.info_to_proto(info))
         results: _Results = asyncio.Queue()
         reader = asyncio.create_task(self._read(request_iterator, results))
         self._stream = reader
@@ -72,6 +75,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 if results.qsize() > MAX_STEPS_IN_FLIGHT:
                     raise ValueError(f"more than {MAX_STEPS_IN_FLIGHT} plans in flight")
                 plan = wire.plan_from_proto(request.plan)
+                self._committed = max(self._committed, plan.committed)
                 results.put_nowait(loop.run_in_executor(self._thread, self._executor.execute, plan))
         finally:
             results.put_nowait(None)

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import socket
+from contextlib import nullcontext
+from pathlib import Path
 
 import grpc
 from pydantic import Field
@@ -13,6 +15,9 @@ from quire.engine.model.source import resolve_model
 from quire.engine.text.tokenizer import Tokenizer
 from quire.services.common.server import Health, serving, until_signal
 from quire.services.common.settings import ProcessSettings
+from quire.services.frontend.http.app import make_app
+from quire.services.frontend.http.server import http_serving
+from quire.services.frontend.inference import Inference
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
 from quire.v1 import inference_pb2_grpc
@@ -26,11 +31,17 @@ class Settings(ProcessSettings):
     listen: str = Field("127.0.0.1:8001", pattern=r".+:\d+$")
     """host:port to listen on; port 0 chooses a free one."""
 
+    http_listen: str = Field("127.0.0.1:8000", pattern=r"^$|.+:\d+$")
+    """host:port of the OpenAI-compatible HTTP API; port 0 chooses a free one, "" leaves it out."""
+
     scheduler: str = Field("127.0.0.1:8002", pattern=r".+:\d+$")
     """The scheduler's host:port."""
 
     model: str | None = None
     """Hugging Face folder or hub id of the model that the executors serve; default: the demo model."""
+
+    served_model_name: str | None = Field(None, min_length=1)
+    """The name that clients know the model by; default: the hub id, or the folder's own name."""
 
     max_requests: int = Field(4096, ge=1)
     """Requests open at once; more are refused with RESOURCE_EXHAUSTED."""
@@ -48,13 +59,19 @@ def run(settings: Settings) -> int:
 async def _serve(settings: Settings) -> None:
     folder = resolve_model(settings.model, weights=False)
     link = SchedulerLink(settings.scheduler, f"{socket.gethostname()}/{os.getpid()}", settings.max_requests)
-    servicer = InferenceServicer(folder.name, Tokenizer.load(folder), link)
+    name = settings.served_model_name or _model_name(settings.model, folder)
+    inference = Inference(name, Tokenizer.load(folder), link)
+    servicer = InferenceServicer(inference)
 
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
 
+    http = (
+        http_serving(settings.http_listen, make_app(inference), grace=1) if settings.http_listen else nullcontext()
+    )
     async with (
         serving(settings.listen, ["quire.v1.InferenceService"], register, grace=1.0) as health,
+        http,
         asyncio.TaskGroup() as tasks,
     ):
         running = tasks.create_task(link.run())
@@ -62,10 +79,15 @@ async def _serve(settings: Settings) -> None:
         await until_signal()
         watching.cancel()
         await health.set(False)
-        servicer.drain()
+        inference.drain()
         await link.drained(settings.drain_seconds)
         link.fail_all(Unavailable("this frontend is shutting down"))
         running.cancel()
+
+
+def _model_name(model: str | None, folder: Path) -> str:
+    """A hub id as it was given; of a folder its own name."""
+    return folder.resolve().name if model is None or Path(model).expanduser().is_dir() else model
 
 
 async def _watch(link: SchedulerLink, health: Health) -> None:

@@ -1,47 +1,28 @@
-"""quire.v1.InferenceService over the link to the scheduler."""
+"""quire.v1.InferenceService: the protocol's messages to and from the frontend's one request path."""
 
-import asyncio
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 
 import grpc
 
 from quire.clients.convert import finish_to_proto, sampling_from_proto
 from quire.engine.completion import Completion, join
-from quire.engine.errors import InvalidRequest, Unavailable
-from quire.engine.open_request import OpenRequest
-from quire.engine.request import Int32Array
-from quire.engine.text.pieces import pieces
-from quire.engine.text.tokenizer import Tokenizer
-from quire.engine.validation import ServingLimits, complete, token_array, validate
+from quire.engine.errors import InvalidRequest
 from quire.engine.version import __version__
-from quire.services.frontend.scheduler_link import SchedulerLink
+from quire.services.frontend.inference import Inference
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
-MAX_REQUEST_ID_BYTES = 128
-# Shorter texts are tokenized faster than a thread is woken.
-LONG_TEXT = 2_000
-
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
-    """What clients call.
+    """What clients call over gRPC.
 
     Args:
-        model: the model's name, for GetModel.
-        tokenizer: of the model's folder.
-        link: to the scheduler.
+        inference: does the work.
     """
 
-    def __init__(self, model: str, tokenizer: Tokenizer, link: SchedulerLink) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._link = link
-        self._is_draining = False
-
-    def drain(self) -> None:
-        """Takes no more requests; those that run go on."""
-        self._is_draining = True
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
 
     async def Generate(  # noqa: N802
         self,
@@ -74,36 +55,32 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.TokenizeRequest,
         context: grpc.aio.ServicerContext[pb.TokenizeRequest, pb.TokenizeResponse],
     ) -> pb.TokenizeResponse:
-        return pb.TokenizeResponse(token_ids=await self._encode(request.text))
+        return pb.TokenizeResponse(token_ids=await self._inference.encode(request.text))
 
     async def Detokenize(  # noqa: N802
         self,
         request: pb.DetokenizeRequest,
         context: grpc.aio.ServicerContext[pb.DetokenizeRequest, pb.DetokenizeResponse],
     ) -> pb.DetokenizeResponse:
-        token_ids = token_array(request.token_ids, self._link.limits())
-        return pb.DetokenizeResponse(text=self._tokenizer.decode(token_ids))
+        return pb.DetokenizeResponse(text=self._inference.decode(request.token_ids, "token_ids"))
 
     async def Abort(  # noqa: N802
         self, request: pb.AbortRequest, context: grpc.aio.ServicerContext[pb.AbortRequest, pb.AbortResponse]
     ) -> pb.AbortResponse:
-        opened = self._link.find(request.request_id)
-        if opened is not None:
-            self._link.abort(opened)
-        return pb.AbortResponse(found=opened is not None)
+        return pb.AbortResponse(found=self._inference.abort(request.request_id))
 
     async def GetModel(  # noqa: N802
         self,
         request: pb.GetModelRequest,
         context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.GetModelResponse],
     ) -> pb.GetModelResponse:
-        limits = self._link.limits()
+        limits = self._inference.limits()
         return pb.GetModelResponse(
-            name=self._model,
-            fingerprint=self._link.state.fingerprint,
+            name=self._inference.model,
+            fingerprint=self._inference.state.fingerprint,
             vocab_size=limits.vocab_size,
             max_model_len=limits.max_model_len,
-            eos_token_ids=self._link.state.eos_token_ids,
+            eos_token_ids=self._inference.state.eos_token_ids,
         )
 
     async def GetServer(  # noqa: N802
@@ -111,48 +88,27 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.GetServerRequest,
         context: grpc.aio.ServicerContext[pb.GetServerRequest, pb.GetServerResponse],
     ) -> pb.GetServerResponse:
-        state = self._link.state
+        state = self._inference.state
         return pb.GetServerResponse(
             version=__version__,
             num_executors=state.num_executors,
             num_blocks=state.num_blocks,
             block_size=state.block_size,
-            num_requests=self._link.num_requests,
+            num_requests=self._inference.num_requests,
         )
 
     async def _generate(self, request: pb.GenerateRequest) -> AsyncGenerator[Completion, None]:
-        opened = await self._submit(request)
-        try:
-            async for piece in pieces(opened, self._tokenizer):
-                yield piece
-        finally:
-            self._link.close(opened)
-
-    async def _submit(self, request: pb.GenerateRequest) -> OpenRequest:
-        """Validates a request and opens it.
-
-        Raises:
-            RequestError: it is refused.
-        """
-        if self._is_draining:
-            raise Unavailable("this frontend is shutting down")
-        if len(request.request_id.encode()) > MAX_REQUEST_ID_BYTES:
-            raise InvalidRequest("request_id", request.request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
-        limits = self._link.limits()
-        prompt = await self._prompt(request, limits)
-        params = complete(sampling_from_proto(request.sampling), len(prompt), limits)
-        validate(prompt, params, limits, field=request.WhichOneof("input") or "input")
-        return self._link.submit(request.request_id or uuid.uuid4().hex, prompt, params)
-
-    async def _prompt(self, request: pb.GenerateRequest, limits: ServingLimits) -> Int32Array:
+        prompt: str | Sequence[int]
         match request.WhichOneof("input"):
             case "text":
-                return await self._encode(request.text)
+                prompt, field = request.text, "text"
             case "token_ids":
-                return token_array(request.token_ids.ids, limits)
-        raise InvalidRequest("input", None, "must be text or token_ids")
-
-    async def _encode(self, text: str) -> Int32Array:
-        if len(text) < LONG_TEXT:
-            return self._tokenizer.encode(text)
-        return await asyncio.to_thread(self._tokenizer.encode, text)
+                prompt, field = request.token_ids.ids, "token_ids"
+            case _:
+                raise InvalidRequest("input", None, "must be text or token_ids")
+        opened = await self._inference.submit(
+            prompt, sampling_from_proto(request.sampling), field=field, request_id=request.request_id
+        )
+        async with aclosing(self._inference.follow(opened)) as pieces:
+            async for piece in pieces:
+                yield piece

@@ -7,7 +7,7 @@ import logging
 from quire.engine.errors import InvalidRequest, RequestError, Unavailable
 from quire.engine.request import Request
 from quire.engine.scheduling.scheduler import StepOutput
-from quire.engine.scheduling.sequence import Sequence, SequenceState
+from quire.engine.scheduling.sequence import Sequence
 from quire.engine.validation import validate
 from quire.services.scheduler.frontend_stream import FrontendStream
 from quire.services.scheduler.pool import Pool
@@ -56,17 +56,17 @@ class Dispatcher:
             self.cancel(stream, handle)
 
     def submit(self, stream: FrontendStream, request: Request) -> None:
-        """Queues a request where the load is least, or tells its frontend why not."""
+        """Queues a request where it costs least, or tells its frontend why not."""
         try:
             if request.handle in stream.sequences:
                 raise InvalidRequest("handle", request.handle, "must not be open already")
-            pool = self._choose(request)
-            sequence = pool.scheduler.add(request)
+            sequence, pool = self._choose(request)
+            if sequence.is_finished:
+                stream.finish(sequence)
+                return
+            pool.scheduler.add(sequence)
         except RequestError as error:
             stream.fail(request.handle, error)
-            return
-        if sequence.state is SequenceState.FINISHED:
-            stream.finish(sequence)
             return
         stream.sequences[request.handle] = sequence
         self._homes[sequence] = pool
@@ -113,31 +113,43 @@ class Dispatcher:
         self._announce()
 
     def _rehome(self, sequences: list[Sequence]) -> None:
-        pool = min(self._pools.values(), key=lambda pool: pool.load, default=None)
-        if pool is None:
-            self._orphans.extend(sequences)
-        elif sequences:
-            logger.info("%d sequences go on at %s", len(sequences), pool.name)
-            pool.scheduler.restore(sequences)
-            self._homes.update(dict.fromkeys(sequences, pool))
-            pool.loop.wake()
+        """Sequences that ran, or waited, elsewhere go on where that costs least."""
+        for sequence in sequences:
+            pool = self._cheapest(sequence, self._open_pools())
+            if pool is None:
+                self._orphans.append(sequence)
+            else:
+                pool.scheduler.restore(sequence)
+                self._homes[sequence] = pool
+                pool.loop.wake()
 
-    def _choose(self, request: Request) -> Pool:
-        """The least loaded pool that can hold the request.
+    def _choose(self, request: Request) -> tuple[Sequence, Pool]:
+        """The request as a sequence, and the pool where it costs least of those that can hold it.
 
         Raises:
-            Unavailable: no executor is attached.
+            Unavailable: no executor takes requests.
             InvalidRequest: no pool can ever hold it.
         """
         refusal: RequestError = Unavailable("no executor is attached")
-        for pool in sorted(self._pools.values(), key=lambda pool: pool.load):
+        able = []
+        for pool in self._open_pools():
             try:
                 validate(request.prompt, request.params, pool.limits)
+                able.append(pool)
             except InvalidRequest as error:
                 refusal = error
-            else:
-                return pool
-        raise refusal
+        if not able:
+            raise refusal
+        sequence = Sequence(request, able[0].info.eos_token_ids)
+        return sequence, self._cheapest(sequence, able) or able[0]
+
+    def _open_pools(self) -> list[Pool]:
+        return [pool for pool in self._pools.values() if not pool.is_draining]
+
+    @staticmethod
+    def _cheapest(sequence: Sequence, pools: list[Pool]) -> Pool | None:
+        """Where prefill left after the cached prefix and load together are least."""
+        return min(pools, key=lambda pool: pool.cost(sequence), default=None)
 
     def _announce(self) -> None:
         self._changed.set()

@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from quire.engine.config import SchedulerConfig
 from quire.engine.errors import LedgerUnreachable, StaleEpoch, StartupError
+from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.services.common.server import Health, serving, until_signal
 from quire.services.common.settings import ProcessSettings
@@ -28,8 +29,8 @@ class Settings(ProcessSettings, SchedulerConfig):
     listen: str = Field("127.0.0.1:8002", pattern=r".+:\d+$")
     """host:port to listen on; port 0 chooses a free one."""
 
-    redis: str = Field("redis://127.0.0.1:6379/0", pattern=r"^(rediss?|unix)://")
-    """URL of the Redis that holds the ledger."""
+    redis: str = Field("redis://127.0.0.1:6379/0", pattern=URL_PATTERN)
+    """URL of the Redis that holds the ledger: redis, rediss, unix, redis+sentinel or redis+cluster."""
 
     executors: str = Field("127.0.0.1:8003", pattern=r"^[^,]+:\d+(,[^,]+:\d+)*$")
     """Executors' host:port, separated by commas."""
@@ -42,12 +43,7 @@ def run(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> int:
     config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
-    ledger = RedisLedger.connect(settings.redis)
-    try:
-        epoch = await ledger.next_epoch()
-    except LedgerUnreachable as error:
-        await ledger.close()
-        raise StartupError(f"--redis {settings.redis}: {error}") from error
+    ledger, epoch = await _reach(settings.redis)
     logger.info("epoch %d", epoch)
     dispatcher = Dispatcher(epoch)
     supervisors = [
@@ -67,6 +63,19 @@ async def _serve(settings: Settings) -> int:
     finally:
         await ledger.close()
     return code
+
+
+async def _reach(url: str) -> tuple[RedisLedger, int]:
+    """The ledger and this scheduler's epoch."""
+    try:
+        ledger = RedisLedger.connect(url)
+    except ValueError as error:
+        raise StartupError(f"--redis {redacted(url)}: {error}") from error
+    try:
+        return ledger, await ledger.next_epoch()
+    except LedgerUnreachable as error:
+        await ledger.close()
+        raise StartupError(f"--redis {redacted(url)}: {error}") from error
 
 
 async def _lead(supervisors: list[Supervisor], dispatcher: Dispatcher, health: Health) -> None:

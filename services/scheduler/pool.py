@@ -4,29 +4,36 @@ from dataclasses import dataclass
 
 from quire.engine.loop import StepLoop
 from quire.engine.scheduling.scheduler import Scheduler
+from quire.engine.scheduling.sequence import Sequence
 from quire.engine.step import ExecutorInfo
 from quire.engine.validation import ServingLimits
 
+# What a running sequence weighs against context tokens: its share of every step to come.
+TOKENS_PER_RUNNING = 16
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(slots=True, eq=False)
 class Pool:
     """An attached executor with its scheduler and loop.
 
     Attributes:
         name: the executor's address.
+        is_draining: it takes no new sequences and goes when those that run have ended.
     """
 
     name: str
     info: ExecutorInfo
     scheduler: Scheduler
     loop: StepLoop
+    is_draining: bool = False
 
     @property
     def limits(self) -> ServingLimits:
         info = self.info
         return ServingLimits(info.vocab_size, info.max_model_len, info.num_blocks, info.block_size)
 
-    @property
-    def load(self) -> int:
-        """Sequences that wait or run here."""
-        return self.scheduler.num_waiting + self.scheduler.num_running
+    def cost(self, sequence: Sequence) -> int:
+        """What the sequence would cost here, in context tokens: its own that are not cached, and the load."""
+        scheduler = self.scheduler
+        own = len(sequence.tokens) - scheduler.num_reusable(sequence)
+        return own + scheduler.num_context_tokens + TOKENS_PER_RUNNING * scheduler.num_running

@@ -61,7 +61,7 @@ class Supervisor:
         identity = PoolIdentity(
             self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size
         )
-        scheduler = Scheduler(self._config, info, await self._open(identity))
+        scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
         loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver)
         pool = Pool(self._address, info, scheduler, loop)
         logger.info(
@@ -77,11 +77,13 @@ class Supervisor:
         finally:
             self._dispatcher.detach(pool, await loop.close())
 
-    async def _open(self, identity: PoolIdentity) -> PoolState:
+    async def _open(self, identity: PoolIdentity, committed: int) -> PoolState:
         state = await self._ledger.open(identity, self._epoch)
         faults = audit(state)
+        if state.step < committed:
+            faults.append(f"it ends at step {state.step}, the executor has run step {committed}")
         if faults:
-            logger.error("pool %s: the ledger is unsound, its cache is dropped: %s", identity.name, faults[:3])
-            state = PoolState(identity.num_blocks)
+            logger.error("pool %s: the ledger's cache is dropped: %s", identity.name, "; ".join(faults[:3]))
+            state = PoolState(identity.num_blocks, step=committed)
             await self._ledger.seed(identity, self._epoch, state)
         return state

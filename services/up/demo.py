@@ -26,6 +26,9 @@ class Settings(UpSettings):
     frontend_port: int = 0
     """Port of the frontend; 0 chooses a free one."""
 
+    http_port: int = 0
+    """Port of the HTTP API; 0 chooses a free one."""
+
     scheduler_port: int = 0
     """Port of the scheduler; 0 chooses a free one."""
 

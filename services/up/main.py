@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from quire.engine.resources.ledger.connection import redacted
 from quire.services.common.server import until_signal
 from quire.services.up.settings import UpSettings
 from quire.services.up.stack import Stack
@@ -42,9 +43,10 @@ async def _run(settings: UpSettings) -> int:
 def _welcome(stack: Stack) -> str:
     return f"""
   frontend   {stack.frontend}    gRPC: quire.v1.InferenceService, health, reflection
+             http://{stack.http}    /v1/completions, /v1/models, /health
   scheduler  {stack.scheduler}
   executors  {", ".join(stack.executors)}
-  redis      {stack.redis}
+  redis      {redacted(stack.redis)}
 
   quire generate --address {stack.frontend} "def fibonacci(n):"
   Ctrl-C stops everything.

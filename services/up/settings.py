@@ -4,6 +4,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from quire.engine.config import ExecutorConfig, SchedulerConfig
+from quire.engine.resources.ledger.connection import URL_PATTERN
 from quire.services.common.settings import ProcessSettings
 
 
@@ -12,11 +13,17 @@ class UpSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_UP_", cli_shortcuts={"executor.model": "model"})
 
-    redis: str | None = Field(None, pattern=r"^(rediss?|unix)://")
+    redis: str | None = Field(None, pattern=URL_PATTERN)
     """URL of the Redis for the ledger; default: a private one, started and stopped with the services."""
 
     frontend_port: int = Field(8001, ge=0, le=65535)
     """Port of the frontend on loopback; 0 chooses a free one."""
+
+    http_port: int = Field(8000, ge=0, le=65535)
+    """Port of the OpenAI-compatible HTTP API on loopback; 0 chooses a free one."""
+
+    served_model_name: str | None = Field(None, min_length=1)
+    """The name that clients know the model by; default: the hub id, or the folder's own name."""
 
     scheduler_port: int = Field(8002, ge=0, le=65535)
     """Port of the scheduler on loopback; 0 chooses a free one."""

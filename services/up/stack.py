@@ -29,7 +29,7 @@ class Stack:
         quiet: keep the services' logs back unless one fails.
 
     Attributes:
-        redis, frontend, scheduler, executors: where they listen; known once it is constructed.
+        redis, frontend, http, scheduler, executors: where they listen; known once it is constructed.
         children: the processes, in the order in which they stop.
     """
 
@@ -39,6 +39,7 @@ class Stack:
         self._redis_port = None if settings.redis else free_port()
         self.redis = settings.redis or f"redis://{LOOPBACK}:{self._redis_port}/0"
         self.frontend = f"{LOOPBACK}:{settings.frontend_port or free_port()}"
+        self.http = f"{LOOPBACK}:{settings.http_port or free_port()}"
         self.scheduler = f"{LOOPBACK}:{settings.scheduler_port or free_port()}"
         first = settings.executor_port
         ports = [first + i if first else free_port() for i in range(settings.num_executors)]
@@ -77,10 +78,15 @@ class Stack:
         return await self._service("scheduler", "scheduler", {**places, **flags})
 
     async def start_frontend(self) -> Child:
-        flags = {"model": self._settings.executor.model, "drain_seconds": self._settings.drain_seconds}
-        return await self._service(
-            "frontend", "frontend", {"listen": self.frontend, "scheduler": self.scheduler, **flags}
-        )
+        flags = {
+            "listen": self.frontend,
+            "http_listen": self.http,
+            "scheduler": self.scheduler,
+            "model": self._settings.executor.model,
+            "served_model_name": self._settings.served_model_name,
+            "drain_seconds": self._settings.drain_seconds,
+        }
+        return await self._service("frontend", "frontend", flags)
 
     async def failed(self) -> Child:
         """Returns a child that has ended, as soon as one has."""

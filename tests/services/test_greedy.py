@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from quire.clients.async_client import AsyncClient
+from quire.engine.completion import Completion
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.request import FinishReason, SamplingParams
 from quire.engine.text.tokenizer import Tokenizer
@@ -61,12 +62,10 @@ async def test_greedy_tokens_are_those_of_transformers(case: Case) -> None:
     assert sum(lengths) > NUM_BLOCKS * BLOCK_SIZE
     ignore = [index % 2 == 0 for index in range(NUM_PROMPTS)]
 
-    async def ask(client: AsyncClient, prompt: list[int], ignore_eos: bool) -> tuple[list[int], FinishReason]:
+    async def ask(client: AsyncClient, prompt: list[int], ignore_eos: bool) -> tuple[list[int], Completion]:
         params = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, ignore_eos=ignore_eos)
         pieces = [piece async for piece in client.generate_stream(prompt, params)]
-        reason = pieces[-1].finish_reason
-        assert reason is not None
-        return [token for piece in pieces for token in piece.token_ids], reason
+        return [token for piece in pieces for token in piece.token_ids], pieces[-1]
 
     async with AsyncClient(case.stack.frontend) as client:
         answers = await asyncio.gather(*map(ask, [client] * NUM_PROMPTS, case.prompts, ignore))
@@ -74,12 +73,14 @@ async def test_greedy_tokens_are_those_of_transformers(case: Case) -> None:
     model = load_reference(case.folder)
     eos_token_ids = model.generation_config.eos_token_id
     eos_token_ids = [eos_token_ids] if isinstance(eos_token_ids, int) else eos_token_ids
-    for prompt, ignore_eos, (tokens, reason) in zip(case.prompts, ignore, answers, strict=True):
+    for prompt, ignore_eos, (tokens, last) in zip(case.prompts, ignore, answers, strict=True):
         assert tokens == reference_greedy(model, prompt, MAX_TOKENS, ignore_eos=ignore_eos), len(prompt)
-        is_stopped = not ignore_eos and tokens[-1] in eos_token_ids
-        assert reason is (FinishReason.STOP if is_stopped else FinishReason.LENGTH)
+        if not ignore_eos and tokens[-1] in eos_token_ids:
+            assert (last.finish_reason, last.matched_stop) == (FinishReason.STOP, tokens[-1])
+        else:
+            assert (last.finish_reason, last.matched_stop) == (FinishReason.LENGTH, None)
     if case.folder != DEMO_MODEL:
         # The random models meet an end token often, so that both ways of taking it were seen.
-        assert {reason for _, reason in answers} == {FinishReason.STOP, FinishReason.LENGTH}
+        assert {last.finish_reason for _, last in answers} == {FinishReason.STOP, FinishReason.LENGTH}
         assert any(set(tokens[:-1]) & set(eos_token_ids) for tokens, _ in answers)
     await case.stack.assert_settled()

@@ -2,13 +2,13 @@
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from quire.engine.config import SchedulerConfig
 from quire.engine.errors import LedgerLost, Overloaded
-from quire.engine.request import FinishReason, Request, SamplingParams
+from quire.engine.request import CacheParams, FinishReason, Request, SamplingParams
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity
@@ -16,6 +16,8 @@ from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.scheduling.sequence import Sequence
 from quire.engine.step import ExecutorInfo, StepPlan
 from support.simulated_executor import EOS, SimulatedExecutor, executor_info, next_token
+
+SHARED = CacheParams()
 
 
 @dataclass
@@ -72,12 +74,14 @@ class Rig:
 
     # ── actions ──
 
-    def arrive(self, prompt: list[int], max_tokens: int, priority: int = 0) -> None:
+    def arrive(self, prompt: list[int], max_tokens: int, priority: int = 0, cache: CacheParams = SHARED) -> None:
         self._num_requests += 1
         params = SamplingParams(seed=0, max_tokens=max_tokens)
-        request = Request(str(self._num_requests), 0, self._num_requests, _int32(prompt), _int32([]), params)
+        handle = self._num_requests
+        request = Request(str(handle), 0, handle, _int32(prompt), _int32([]), params, priority, cache)
+        sequence = Sequence(request, self._info.eos_token_ids)
         try:
-            sequence = self.scheduler.add(request)
+            self.scheduler.add(sequence)
         except Overloaded:
             return
         self.clients[request.handle] = Client(request, sequence)
@@ -119,7 +123,8 @@ class Rig:
         """Its steps in flight never end; another takes its place and its sequences."""
         sequences = self.scheduler.evacuate()
         self.restart_executor()
-        self.scheduler.restore(sequences)
+        for sequence in sequences:
+            self.scheduler.restore(sequence)
         self._check()
 
     def lose_scheduler(self) -> None:
@@ -132,8 +137,10 @@ class Rig:
         for client in self.clients.values():
             generated = _int32(client.tokens)
             old = client.request
-            request = Request(old.request_id, 0, old.handle, old.prompt, generated, old.params)
-            client.sequence = self.scheduler.add(request)
+            request = replace(old, generated=generated)
+            client.sequence = Sequence(request, self._info.eos_token_ids)
+            assert not client.sequence.is_finished
+            self.scheduler.add(client.sequence)
         self._check()
 
     def flush_ledger(self) -> None:

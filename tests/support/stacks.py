@@ -50,6 +50,10 @@ class RunningStack:
     def frontend(self) -> str:
         return self.stack.frontend
 
+    @property
+    def http(self) -> str:
+        return self.stack.http
+
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float = 60) -> T:
         """Runs a coroutine where the processes were started."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
@@ -109,7 +113,7 @@ def launch(model: Path, *, executor: dict[str, Any] | None = None, **changes: An
         executor: further executor settings.
         changes: further fields of `UpSettings`.
     """
-    ports = {"frontend_port": 0, "scheduler_port": 0, "executor_port": 0}
+    ports = {"frontend_port": 0, "http_port": 0, "scheduler_port": 0, "executor_port": 0}
     config = {"model": str(model), "dtype": "float32", "device": "cpu", **(executor or {})}
     changes = {"log_level": "warning", "drain_seconds": 0.5, **ports, **changes}
     with RunningStack(UpSettings(executor=config, **changes)) as running:

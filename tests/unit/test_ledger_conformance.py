@@ -5,18 +5,20 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.redis_server import running_redis
 
 from quire.engine.errors import LedgerConflict, LedgerLost, StaleEpoch
+from quire.engine.request import DEFAULT_RETENTION_PRIORITY
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.resources.rank import make_rank
+from support.redis_server import running_redis
 
 POOL = PoolIdentity("pool", "first", "model", num_blocks=8, block_size=4)
-A, B = b"a" * 16, b"\x00\xff\n\r" * 4
+A, B, C = b"a" * 16, b"\x00\xff\n\r" * 4, b"c" * 16
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +64,14 @@ async def test_a_block_goes_through_all_its_states(ledger: KVLedger) -> None:
     assert (await state_of(ledger)).holds == {"s": {3: None, 4: None}}
     await ledger.commit(POOL, 1, LedgerTransaction(publish=[(3, A), (4, B)]))
     assert (await state_of(ledger)).index == {A: 3, B: 4}
-    await ledger.commit(POOL, 1, LedgerTransaction(release=[("s", 4, 1), ("s", 3, 2)]))
+    await ledger.commit(POOL, 1, LedgerTransaction(release=[("s", 4, 1, 0), ("s", 3, 2, 0)]))
     assert (await state_of(ledger)).cached == {4: 1, 3: 2}
     await ledger.commit(POOL, 1, LedgerTransaction(share=[("t", 3), ("u", 3)], evict=[4], acquire=[("t", 4)]))
     state = await state_of(ledger)
     assert state.refs == {3: 2, 4: 1}
     assert state.cached == {}
     assert state.index == {A: 3}
-    await ledger.commit(POOL, 1, LedgerTransaction(release=[("t", 4, 3), ("t", 3, 4), ("u", 3, 5)]))
+    await ledger.commit(POOL, 1, LedgerTransaction(release=[("t", 4, 3, 0), ("t", 3, 4, 0), ("u", 3, 5, 0)]))
     state = await state_of(ledger)
     assert (state.refs, state.holds, state.cached, state.hashes) == ({}, {}, {3: 5}, {3: A})
 
@@ -79,8 +81,8 @@ REFUSED = {
     "publish twice": LedgerTransaction(publish=[(1, B)]),
     "publish a known hash": LedgerTransaction(publish=[(2, A)]),
     "publish a hash twice": LedgerTransaction(publish=[(2, B), (3, B)]),
-    "release of another's": LedgerTransaction(release=[("t", 2, 1)]),
-    "release twice": LedgerTransaction(release=[("s", 2, 1), ("s", 2, 2)]),
+    "release of another's": LedgerTransaction(release=[("t", 2, 1, 0)]),
+    "release twice": LedgerTransaction(release=[("s", 2, 1, 0), ("s", 2, 2, 0)]),
     "evict a held block": LedgerTransaction(evict=[1]),
     "evict a free block": LedgerTransaction(evict=[0]),
     "evict twice": LedgerTransaction(evict=[4, 4]),
@@ -101,7 +103,7 @@ async def test_a_refusal_changes_nothing(ledger: KVLedger, refused: LedgerTransa
     await ledger.open(POOL, 1)
     first = LedgerTransaction(acquire=[("s", 1), ("s", 2), ("s", 3), ("s", 4)])
     await ledger.commit(POOL, 1, first)
-    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(1, A), (4, b"c" * 16)], release=[("s", 4, 1)]))
+    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(1, A), (4, C)], release=[("s", 4, 1, 0)]))
     before = await state_of(ledger)
     refused.acquire.insert(0, ("sound", 7))
     with pytest.raises(LedgerConflict):
@@ -126,7 +128,7 @@ async def test_an_old_epoch_is_refused_everything(ledger: KVLedger) -> None:
 async def test_a_new_epoch_finds_the_cache_and_no_holds(ledger: KVLedger) -> None:
     await ledger.open(POOL, 1)
     await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0), ("s", 1), ("s", 2)]))
-    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(0, A), (2, B)], release=[("s", 2, 5)]))
+    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(0, A), (2, B)], release=[("s", 2, 5, 0)]))
     state = await ledger.open(POOL, 2)
     assert (state.refs, state.holds, state.index) == ({}, {}, {A: 0, B: 2})
     assert sorted(state.cached, key=lambda block: state.cached[block]) == [2, 0]
@@ -136,7 +138,7 @@ async def test_a_new_epoch_finds_the_cache_and_no_holds(ledger: KVLedger) -> Non
 async def test_a_new_incarnation_voids_the_pool(ledger: KVLedger) -> None:
     await ledger.open(POOL, 1)
     await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0)]))
-    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(0, A)], release=[("s", 0, 1)]))
+    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(0, A)], release=[("s", 0, 1, 0)]))
     second = PoolIdentity("pool", "second", "model", 8, 4)
     assert await ledger.open(second, 1) == PoolState(8)
     with pytest.raises(LedgerLost):
@@ -172,14 +174,86 @@ async def test_pools_are_apart(ledger: KVLedger) -> None:
     assert (await state_of(ledger, "other:1")).refs == {0: 1}
 
 
-_HOLDERS, _BLOCKS, _NAMES = st.sampled_from("st"), st.integers(-1, 8), st.sampled_from([A, B, b"c" * 16])
+async def test_dropped_holds_are_cached_at_the_default_priority(ledger: KVLedger) -> None:
+    """Behind everything released before, but not above what was to be kept longer."""
+    await ledger.open(POOL, 1)
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0), ("s", 1), ("s", 2)]))
+    kept = make_rank(100, 2**40 - 3)
+    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(0, A), (1, B), (2, C)], release=[("s", 1, kept, 0)]))
+    state = await ledger.open(POOL, 2)
+    default = DEFAULT_RETENTION_PRIORITY
+    assert state.cached == {1: kept, 0: make_rank(default, 2**40 - 2), 2: make_rank(default, 2**40 - 1)}
+
+
+async def test_expiry_lasts_as_long_as_the_block_is_cached(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", block) for block in range(4)]))
+    release = [("s", 0, 1, 2**42), ("s", 1, 2, 1000), ("s", 2, 3, 0), ("s", 3, 4, 5)]
+    await ledger.commit(POOL, 1, LedgerTransaction(publish=[(0, A), (1, B), (2, C)], release=release))
+    assert (await state_of(ledger)).expires == {0: 2**42, 1: 1000}
+    assert (await ledger.open(POOL, 2)).expires == {0: 2**42, 1: 1000}
+    await ledger.commit(POOL, 2, LedgerTransaction(share=[("t", 0)], evict=[1]))
+    assert (await state_of(ledger)).expires == {}
+    await ledger.commit(POOL, 2, LedgerTransaction(share=[("u", 0)], release=[]))
+    await ledger.commit(POOL, 2, LedgerTransaction(release=[("t", 0, 5, 7000)]))
+    assert (await state_of(ledger)).expires == {}, "it is held still"
+    await ledger.commit(POOL, 2, LedgerTransaction(release=[("u", 0, 6, 8000)]))
+    assert (await state_of(ledger)).expires == {0: 8000}
+    await ledger.commit(POOL, 2, LedgerTransaction(share=[("u", 0)]))
+    await ledger.commit(POOL, 2, LedgerTransaction(release=[("u", 0, 7, 9000)], share=[("v", 0)]))
+    assert (await state_of(ledger)).expires == {}
+
+
+async def test_the_step_is_kept(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0)], step=7))
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 1)]))
+    with pytest.raises(LedgerConflict):
+        await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 1)], step=8))
+    assert (await state_of(ledger)).step == 7
+    assert (await ledger.open(POOL, 2)).step == 7
+    await ledger.seed(POOL, 2, PoolState(8, step=2**53))
+    assert (await state_of(ledger)).step == 2**53
+    assert (await ledger.open(PoolIdentity("pool", "second", "model", 8, 4), 2)).step == 0
+
+
+async def test_remove_spares_another_identity(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.remove(PoolIdentity("pool", "second", "model", 8, 4), 1)
+    assert await ledger.pools() == ["pool"]
+    assert await state_of(ledger) == PoolState(8)
+
+
+async def test_a_large_pool(ledger: KVLedger) -> None:
+    """More blocks than Lua can pass in one call go in and out, by every way there is."""
+    count = 20_000
+    pool = PoolIdentity("large", "first", "model", count, 16)
+    await ledger.open(pool, 1)
+    names = [block.to_bytes(16, "big") for block in range(count)]
+    await ledger.commit(pool, 1, LedgerTransaction(acquire=[("s", block) for block in range(count)]))
+    await ledger.commit(pool, 1, LedgerTransaction(publish=list(enumerate(names))))
+    state = await state_of(ledger, "large")
+    assert len(state.refs) == len(state.index) == len(state.holds["s"]) == count
+    await ledger.seed(pool, 2, state)
+    assert await state_of(ledger, "large") == state
+    opened = await ledger.open(pool, 3)
+    assert len(opened.cached) == count
+    assert audit(opened) == []
+    await ledger.commit(pool, 3, LedgerTransaction(evict=list(range(count))))
+    assert await state_of(ledger, "large") == PoolState(count)
+
+
+_HOLDERS, _BLOCKS, _NAMES = st.sampled_from("st"), st.integers(-1, 8), st.sampled_from([A, B, C])
 _TRANSACTIONS = st.builds(
     LedgerTransaction,
     publish=st.lists(st.tuples(_BLOCKS, _NAMES), max_size=2),
-    release=st.lists(st.tuples(_HOLDERS, _BLOCKS, st.integers(1, 99)), max_size=2),
+    release=st.lists(
+        st.tuples(_HOLDERS, _BLOCKS, st.integers(1, 99), st.sampled_from([0, 1000, 2**42])), max_size=2
+    ),
     evict=st.lists(_BLOCKS, max_size=2),
     share=st.lists(st.tuples(_HOLDERS, _BLOCKS), max_size=2),
     acquire=st.lists(st.tuples(_HOLDERS, _BLOCKS), max_size=3),
+    step=st.integers(0, 2**40),
 )
 
 

@@ -11,18 +11,34 @@ import redis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from quire.engine.config import SchedulerConfig
+from quire.engine.request import CacheParams, Retention
+from quire.engine.resources.ledger.base import KVLedger
+from quire.engine.resources.ledger.memory import MemoryLedger
+from quire.engine.resources.ledger.redis import RedisLedger
 from support.redis_server import running_redis
 from support.rig import Rig
 from support.simulated_executor import VOCAB_SIZE, executor_info
 
-from quire.engine.config import SchedulerConfig
-from quire.engine.resources.ledger.base import KVLedger
-from quire.engine.resources.ledger.memory import MemoryLedger
-from quire.engine.resources.ledger.redis import RedisLedger
-
 NUM_BLOCKS, BLOCK_SIZE, NUM_SLOTS = 12, 4, 4
 PROMPTS = st.lists(st.integers(1, 2), min_size=1, max_size=24) | st.lists(
     st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=30
+)
+CACHES = st.builds(
+    CacheParams,
+    salt=st.sampled_from(["", "a"]),
+    opt_out=st.booleans(),
+    retention=st.lists(
+        st.builds(
+            Retention,
+            start=st.integers(0, 12),
+            end=st.none() | st.integers(1, 30),
+            priority=st.integers(0, 100),
+            duration_ms=st.none() | st.integers(0, 3),
+        ),
+        max_size=2,
+    ).map(tuple),
 )
 
 
@@ -48,6 +64,12 @@ def machine(redis_url: str | None, config: SchedulerConfig) -> type[RuleBasedSta
         @rule(prompt=PROMPTS, max_tokens=st.integers(1, 16))
         def arrive(self, prompt: list[int], max_tokens: int) -> None:
             self.rig.arrive(prompt, max_tokens)
+
+        @rule(prompt=PROMPTS, max_tokens=st.integers(1, 16), priority=st.integers(-2, 2), cache=CACHES)
+        def arrive_with_options(
+            self, prompt: list[int], max_tokens: int, priority: int, cache: CacheParams
+        ) -> None:
+            self.rig.arrive(prompt, max_tokens, priority, cache)
 
         @rule()
         def step(self) -> None:
@@ -86,12 +108,47 @@ def machine(redis_url: str | None, config: SchedulerConfig) -> type[RuleBasedSta
     return Interleavings
 
 
-@pytest.mark.parametrize("max_num_tokens", [8, 64])
-def test_interleavings(redis_url: str, max_num_tokens: int) -> None:
-    config = SchedulerConfig(max_num_tokens=max_num_tokens, max_waiting_requests=20)
+CONFIGS = {
+    "guaranteed": SchedulerConfig(max_num_tokens=64, max_waiting_requests=20),
+    "guaranteed, small steps, strict order": SchedulerConfig(max_num_tokens=7, max_passes=0),
+    "utilization": SchedulerConfig(max_num_tokens=64, capacity_policy="MAX_UTILIZATION"),
+    "utilization, small steps, equal progress": SchedulerConfig(
+        max_num_tokens=9, capacity_policy="MAX_UTILIZATION", context_chunking="EQUAL_PROGRESS"
+    ),
+    "static, equal progress": SchedulerConfig(
+        max_num_tokens=16, capacity_policy="STATIC_BATCH", context_chunking="EQUAL_PROGRESS", target_itl_ms=1
+    ),
+}
+
+
+def explore(redis_url: str | None, config: SchedulerConfig, num_examples: int) -> None:
     run_state_machine_as_test(
         machine(redis_url, config),
         settings=settings(
-            max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=num_examples,
+            stateful_step_count=50,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_with_the_memory_ledger(config: SchedulerConfig) -> None:
+    """Up to 16,000 actions each."""
+    explore(None, config, 320)
+
+
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_with_both_ledgers(redis_url: str, config: SchedulerConfig) -> None:
+    """Up to 2,000 actions each."""
+    explore(redis_url, config, 40)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_long(redis_url: str, config: SchedulerConfig) -> None:
+    explore(None, config, 10_000)
+    explore(redis_url, config, 1_000)

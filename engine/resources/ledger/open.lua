@@ -1,27 +1,35 @@
 -- Takes a pool over for an epoch and drops every hold; a pool of another identity is emptied first.
 --
--- KEYS: meta refs hashes index holds cached
--- ARGV: identity epoch num_blocks
--- Returns {"OK"} or {"STALE", epoch of the owner}.
-local meta, refs_key, hashes_key, _, holds_key, cached_key = unpack(KEYS)
+-- ARGV: identity epoch num_blocks num_ticks rank, the last that of the default priority at tick 0: rank.py says
+--       how ranks are made
+-- Returns {"STALE", epoch of the owner} or the pool as snapshot.lua does.
+local pool, stale = owner(ARGV[2])
+if stale then return stale end
+if pool[1] ~= ARGV[1] then redis.call('UNLINK', unpack(KEYS)) end
+redis.call('HSET', META, 'identity', ARGV[1], 'epoch', ARGV[2], 'num_blocks', ARGV[3])
 
-local pool = redis.call('HMGET', meta, 'identity', 'epoch')
-if pool[2] and tonumber(pool[2]) > tonumber(ARGV[2]) then return {'STALE', pool[2]} end
-if pool[1] ~= ARGV[1] then
-  for _, key in ipairs(KEYS) do redis.call('DEL', key) end
-end
-redis.call('HSET', meta, 'identity', ARGV[1], 'epoch', ARGV[2], 'num_blocks', ARGV[3])
-
--- Held and published blocks become cached, behind those that are, by number.
-local highest = redis.call('ZREVRANGE', cached_key, 0, 0, 'WITHSCORES')
-local rank = highest[2] and tonumber(highest[2]) or 0
-local held = redis.call('HKEYS', refs_key)
-table.sort(held, function(left, right) return tonumber(left) < tonumber(right) end)
-for _, block in ipairs(held) do
-  if redis.call('HEXISTS', hashes_key, block) == 1 then
-    rank = rank + 1
-    redis.call('ZADD', cached_key, string.format('%.0f', rank), block)
+-- Held and published blocks become cached, at the default priority behind all others, by number.
+local ranks, tick = redis.call('ZRANGE', CACHED, 0, -1, 'WITHSCORES'), 0
+for i = 2, #ranks, 2 do tick = math.max(tick, tonumber(ranks[i]) % tonumber(ARGV[4])) end
+local found, dropped, freed = redis.call('HGETALL', BLOCKS), {}, {}
+for i = 1, #found, 2 do
+  local holders, name = split(found[i + 1])
+  if holders ~= '' and name ~= '' then
+    dropped[#dropped + 1] = {tonumber(found[i]), '|' .. name}
+  elseif holders ~= '' then
+    freed[#freed + 1] = found[i]
   end
 end
-redis.call('DEL', refs_key, holds_key)
-return {'OK'}
+table.sort(dropped, function(left, right) return left[1] < right[1] end)
+local cached, records = {}, {}
+for _, item in ipairs(dropped) do
+  tick = tick + 1
+  cached[#cached + 1] = string.format('%.0f', ARGV[5] + tick)
+  cached[#cached + 1] = item[1]
+  records[#records + 1] = item[1]
+  records[#records + 1] = item[2]
+end
+call_with('ZADD', CACHED, cached)
+call_with('HSET', BLOCKS, records)
+call_with('HDEL', BLOCKS, freed)
+return everything()

@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from quire.engine.errors import LedgerConflict
+from quire.engine.request import DEFAULT_RETENTION_PRIORITY
 from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.resources.rank import make_rank, tick_of
 
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -38,7 +40,9 @@ class PoolState:
         holds: holder → its blocks; values of the inner dict are unused, its order is that of acquisition.
         refs: held block → number of holders.
         hashes: published block → hash; `index` is its inverse.
-        cached: cached block → rank; the lowest is evicted first.
+        cached: cached block → rank, see rank.py; the lowest is evicted first.
+        expires: cached block → when its retention priority is void, in milliseconds since 1970, if ever.
+        step: number of the last plan that left on these books.
     """
 
     num_blocks: int
@@ -47,6 +51,8 @@ class PoolState:
     hashes: dict[int, bytes] = field(default_factory=dict)
     index: dict[bytes, int] = field(default_factory=dict)
     cached: dict[int, int] = field(default_factory=dict)
+    expires: dict[int, int] = field(default_factory=dict)
+    step: int = 0
 
     def apply(self, tx: LedgerTransaction) -> None:
         """Checks the whole transaction on an overlay of the blocks it names, then stores the overlay.
@@ -57,14 +63,17 @@ class PoolState:
         overlay = _Overlay(self)
         overlay.replay(tx)
         overlay.store()
+        self.step = tx.step or self.step
 
     def release_all(self) -> None:
-        """Drops every holder: published blocks become cached behind those that are, by number, others free."""
-        rank = max(self.cached.values(), default=0)
+        """Drops every holder: published blocks become cached, by number behind all others of the default priority;
+        the rest becomes free.
+        """
+        tick = max(map(tick_of, self.cached.values()), default=0)
         for block in sorted(self.refs):
             if block in self.hashes:
-                rank += 1
-                self.cached[block] = rank
+                tick += 1
+                self.cached[block] = make_rank(DEFAULT_RETENTION_PRIORITY, tick)
         self.refs.clear()
         self.holds.clear()
 
@@ -78,6 +87,7 @@ class _Overlay:
         self.hashes: dict[int, bytes | None] = {}
         self.index: dict[bytes, int | None] = {}
         self.ranks: dict[int, int | None] = {}
+        self.expires: dict[int, int | None] = {}
         self.holds: dict[tuple[str, int], bool] = {}
 
     def replay(self, tx: LedgerTransaction) -> None:
@@ -86,21 +96,23 @@ class _Overlay:
             self._require(self._hash(block) is None, "publish", block, "published already")
             self._require(self._find(name) is None, "publish", block, "its hash names another block")
             self.hashes[block], self.index[name] = name, block
-        for holder, block, rank in tx.release:
+        for holder, block, rank, expires in tx.release:
             self._require(self._held_by(holder, block), "release", block, f"not held by {holder}")
             self.holds[holder, block] = False
             self.refs[block] = self._refs(block) - 1
             if self.refs[block] == 0 and self._hash(block) is not None:
                 self.ranks[block] = rank
+                self.expires[block] = expires or None
         for block in tx.evict:
             evicted = self._hash(block)
             self._require(evicted is not None and self._refs(block) == 0, "evict", block, "not cached")
             if evicted is not None:
-                self.hashes[block], self.index[evicted], self.ranks[block] = None, None, None
+                self.hashes[block], self.index[evicted] = None, None
+                self.ranks[block] = self.expires[block] = None
         for holder, block in tx.share:
             self._require(self._hash(block) is not None, "share", block, "not published")
             self._hold(holder, block, "share")
-            self.ranks[block] = None
+            self.ranks[block] = self.expires[block] = None
         for holder, block in tx.acquire:
             self._require(0 <= block < self.state.num_blocks, "acquire", block, "no such block")
             self._require(self._refs(block) == 0 and self._hash(block) is None, "acquire", block, "not free")
@@ -112,6 +124,7 @@ class _Overlay:
         _store(state.hashes, self.hashes)
         _store(state.index, self.index)
         _store(state.cached, self.ranks)
+        _store(state.expires, self.expires)
         for (holder, block), held in self.holds.items():
             if held:
                 state.holds.setdefault(holder, {})[block] = None

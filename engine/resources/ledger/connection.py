@@ -1,0 +1,116 @@
+"""Clients for the Redis that a URL names.
+
+    redis://[[user]:password@]host[:port][/db]          one server
+    rediss://…                                          the same with TLS
+    unix://[[user]:password@]/path[?db=n]               one server's socket
+    redis+sentinel://[[user]:password@]host:port[,…]/service[/db]
+                                                        the master that these sentinels name
+    redis+cluster://[[user]:password@]host:port[,…]     the cluster that these nodes are part of
+
+`rediss+sentinel` and `rediss+cluster` use TLS too. Every form takes redis-py's options behind a `?`, as in
+`rediss://host?ssl_ca_certs=/etc/ca.pem`; those that begin with `sentinel_` are for the sentinels' own connections.
+"""
+
+import re
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import parse_url
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError
+
+URL_PATTERN = r"^(rediss?(\+sentinel|\+cluster)?|unix)://."
+HEALTH_CHECK_SECONDS = 15
+# One for each call under way; executors bound those.
+MAX_CONNECTIONS = 10_000
+SENTINEL_PREFIX = "sentinel_"
+
+
+def connect(url: str, timeout: float = 5.0) -> Redis | RedisCluster:
+    """A client that connects when it is first used, and again after it was cut off.
+
+    It never sends a command twice by itself: whether the first one was applied is for the caller to find out.
+
+    Args:
+        timeout: seconds that connecting and each call may take.
+
+    Raises:
+        ValueError: the URL is malformed; the message does not repeat it.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "health_check_interval": HEALTH_CHECK_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        "max_connections": MAX_CONNECTIONS,
+    }
+    try:
+        parts = urlsplit(url)
+        if parts.scheme.endswith("+sentinel"):
+            return _sentinel(parts, options)
+        if parts.scheme.endswith("+cluster"):
+            return _cluster(parts, options)
+        client: Redis = Redis.from_url(url, **options)
+        # Finds options that do not exist; nothing is sent.
+        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    except (TypeError, RedisError, RedisClusterException) as error:
+        raise ValueError(f"unknown or wrong option: {error}") from error
+    return client
+
+
+async def close(client: Redis | RedisCluster) -> None:
+    """Closes every connection of a client that `connect` made."""
+    await client.aclose()
+    if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
+        for sentinel in client.connection_pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
+def redacted(url: str) -> str:
+    """The URL with every password replaced by stars, to be shown."""
+    url = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", url)
+    return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", url)
+
+
+def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("the name of the sentinels' service is missing: …host:port/service")
+    given = _options(parts, db)
+    own = {name: value for name, value in given.items() if name.startswith("ssl")}
+    for name in [name for name in given if name.startswith(SENTINEL_PREFIX)]:
+        own[name.removeprefix(SENTINEL_PREFIX)] = given.pop(name)
+    sentinel = Sentinel(  # type: ignore[no-untyped-call]
+        _hosts(parts, 26379), sentinel_kwargs=options | own, **(options | given)
+    )
+    client: Redis = sentinel.master_for(service)
+    client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
+    return client
+
+
+def _cluster(parts: SplitResult, options: dict[str, Any]) -> RedisCluster:
+    nodes = [ClusterNode(host, port) for host, port in _hosts(parts, 6379)]
+    return RedisCluster(startup_nodes=nodes, **(options | _options(parts, parts.path.strip("/"))))
+
+
+def _options(parts: SplitResult, db: str) -> dict[str, Any]:
+    """What redis-py reads in the URL, but the hosts."""
+    user, at, _ = parts.netloc.rpartition("@")
+    options = dict(parse_url(f"redis://{user}{at}/{db}?{parts.query}"))
+    if parts.scheme.startswith("rediss"):
+        options["ssl"] = True
+    return options
+
+
+def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
+    hosts = []
+    for place in parts.netloc.rpartition("@")[2].split(","):
+        found = re.fullmatch(r"(\[[^\]]+\]|[^:\[\]]+)(?::(\d+))?", place)
+        if found is None:
+            raise ValueError(f"{place!r} is no host:port")
+        hosts.append((found[1].strip("[]"), int(found[2] or default_port)))
+    return hosts

@@ -1,0 +1,2 @@
+-- Returns {"OK", meta, blocks, index, cached, expires}.
+return everything()

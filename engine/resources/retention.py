@@ -1,0 +1,40 @@
+"""How long each block of a sequence is kept: token ranges with priorities, mapped onto blocks."""
+
+from collections.abc import Sequence
+
+from quire.engine.request import DEFAULT_RETENTION_PRIORITY, Retention
+from quire.engine.resources.block_pool import KEEP, Keep
+
+
+def keeps(ranges: Sequence[Retention], num_blocks: int, block_size: int, now: int) -> list[Keep]:
+    """What holds for each block of a sequence when it is released.
+
+    A block has the highest priority among the ranges that it overlaps, and at least that of every block behind
+    it in the sequence, since those cannot be found without it.
+
+    Args:
+        now: unix time in milliseconds.
+    """
+    if not ranges:
+        return [KEEP] * num_blocks
+    found: list[Keep] = []
+    behind = Keep(priority=0)
+    for block in reversed(range(num_blocks)):
+        own = _strongest(ranges, block * block_size, (block + 1) * block_size, now)
+        behind = max(own, behind, key=_strength)
+        found.append(behind)
+    found.reverse()
+    return found
+
+
+def _strongest(ranges: Sequence[Retention], start: int, end: int, now: int) -> Keep:
+    overlapping = [
+        Keep(each.priority, 0 if each.duration_ms is None else now + each.duration_ms)
+        for each in ranges
+        if each.start < end and (each.end is None or each.end > start)
+    ]
+    return max(overlapping, key=_strength, default=Keep(DEFAULT_RETENTION_PRIORITY))
+
+
+def _strength(keep: Keep) -> tuple[int, float]:
+    return keep.priority, keep.expires or float("inf")

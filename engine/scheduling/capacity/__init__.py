@@ -1,0 +1,1 @@
+"""Who may hold KV blocks: the capacity policies, one file each."""

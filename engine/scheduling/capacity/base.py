@@ -1,0 +1,55 @@
+"""What a capacity policy decides."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from quire.engine.resources.kv_cache import KVCacheManager
+from quire.engine.scheduling.generation import GenerationBatch
+from quire.engine.scheduling.sequence import Sequence
+
+
+class CapacityScheduler(ABC):
+    """Decides who starts, what is set aside for it, and who must make room.
+
+    For each step the scheduler calls `begin_step`, then `victims`, then `fits` for waiting sequences in order,
+    starting each that fits before it asks about the next. A plug-in is a subclass with the same constructor.
+
+    Args:
+        kv: whose blocks are at stake.
+        generation: the sequences that generate.
+    """
+
+    def __init__(self, kv: KVCacheManager, generation: GenerationBatch) -> None:
+        self.kv = kv
+        self.generation = generation
+        self.is_empty = True
+
+    @abstractmethod
+    def reservation(self, sequence: Sequence) -> int:
+        """Blocks to set aside for the sequence when it starts, at least those of its context; it gets them."""
+
+    def headroom(self, sequence: Sequence) -> int:
+        """Blocks that must stay free beyond reservations when the sequence starts."""
+        return 0
+
+    def begin_step(self, num_running: int) -> None:
+        """A step is about to be planned; so many sequences hold slots."""
+        self.is_empty = num_running == 0
+
+    def victims(self, running: Callable[[], list[Sequence]], num_retiring: int) -> list[Sequence]:
+        """Sequences to pause so that the others can go on.
+
+        Args:
+            running: gives those in context or generation, in the order of their starts.
+            num_retiring: blocks that become available once the steps in flight are over.
+        """
+        return []
+
+    def fits(self, sequence: Sequence) -> bool:
+        """Whether a waiting sequence may start now. Cached prefix blocks count as held, not as needed."""
+        shared = self.kv.match(sequence)
+        needed = self.reservation(sequence) - len(shared)
+        # Sharing a block that nobody holds takes it out of what can be evicted.
+        pinned = sum(map(self.kv.pool.is_cached, shared))
+        headroom = 0 if self.is_empty else self.headroom(sequence)
+        return needed + pinned + headroom <= self.kv.num_unpromised

@@ -1,0 +1,48 @@
+"""A scheduled step as the plan that travels to the executor."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from quire.engine.request import Int32Array
+from quire.engine.scheduling.scheduled_step import ScheduledStep
+from quire.engine.scheduling.sequence import Sequence
+from quire.engine.step import SequenceStart, StepPlan
+
+
+def make_plan(step: ScheduledStep, committed: int) -> StepPlan:
+    """The plan of a step whose resources are prepared; `committed` as in `StepPlan`."""
+    begins = {chunk.sequence: chunk.start for chunk in step.chunks}
+    appended = np.array(step.appended, np.int32).reshape(-1, 2)
+    return StepPlan(
+        step=step.number,
+        copies=np.array(step.copies, np.int32).reshape(-1, 2),
+        starts=tuple(_start(sequence, begins[sequence]) for sequence in step.starts),
+        append_slots=appended[:, 0],
+        append_blocks=appended[:, 1],
+        context_slots=_int32(chunk.sequence.slot for chunk in step.chunks),
+        context_tokens=_int32(chunk.end - chunk.start for chunk in step.chunks),
+        generation_slots=step.generation,
+        committed=committed,
+    )
+
+
+def _start(sequence: Sequence, num_computed: int) -> SequenceStart:
+    params = sequence.request.params
+    if params.seed is None:
+        raise ValueError(f"request {sequence.request.request_id!r} has no seed")
+    return SequenceStart(
+        slot=sequence.slot,
+        token_ids=np.array(sequence.tokens, np.int32),
+        num_computed=num_computed,
+        block_table=np.array(sequence.blocks, np.int32),
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        seed=params.seed,
+    )
+
+
+def _int32(values: Iterable[int]) -> Int32Array:
+    return np.fromiter(values, np.int32)

@@ -1,0 +1,132 @@
+// Vectors of float32 as wide as the target's registers, by the compiler's vector extensions: arithmetic is
+// written with operators, and the compiler fuses a * b + c. bf16 is storage only; arithmetic is float32.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace quire {
+
+#if defined(__AVX512F__)
+inline constexpr int kWidth = 16;
+#else
+inline constexpr int kWidth = 8;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kWidth)));
+typedef int32_t IntVec __attribute__((vector_size(4 * kWidth)));
+typedef uint32_t BitVec __attribute__((vector_size(4 * kWidth)));
+typedef uint16_t HalfVec __attribute__((vector_size(2 * kWidth)));
+
+struct bf16 {
+  uint16_t bits;
+};
+
+inline Vec broadcast(float x) { return Vec{} + x; }
+
+inline float widen(float x) { return x; }
+
+inline float widen(bf16 x) {
+  uint32_t bits = uint32_t{x.bits} << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+// To the nearest, ties to even; a NaN stays one.
+inline BitVec round_to_bf16(Vec x) {
+  BitVec bits = (BitVec)x;
+  BitVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return x == x ? rounded : (bits >> 16) | 0x40;
+}
+
+template <class T>
+T narrow(float x);
+
+template <>
+inline float narrow<float>(float x) {
+  return x;
+}
+
+template <>
+inline bf16 narrow<bf16>(float x) {
+  return bf16{static_cast<uint16_t>(round_to_bf16(broadcast(x))[0])};
+}
+
+inline Vec load(const float* p) {
+  Vec x;
+  std::memcpy(&x, p, sizeof x);
+  return x;
+}
+
+inline Vec load(const bf16* p) {
+  HalfVec half;
+  std::memcpy(&half, p, sizeof half);
+  return (Vec)(__builtin_convertvector(half, BitVec) << 16);
+}
+
+inline void store(float* p, Vec x) { std::memcpy(p, &x, sizeof x); }
+
+inline void store(bf16* p, Vec x) {
+#if defined(__AVX512BF16__)
+  __m256bh half = _mm512_cvtneps_pbh((__m512)x);
+#else
+  HalfVec half = __builtin_convertvector(round_to_bf16(x), HalfVec);
+#endif
+  std::memcpy(p, &half, sizeof half);
+}
+
+inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }
+
+inline IntVec lanes() {
+  IntVec index;
+  for (int i = 0; i < kWidth; ++i) index[i] = i;
+  return index;
+}
+
+// Halves are added, then quarters, and so on: the same order for every width of the input.
+inline float sum(Vec x) {
+  float part[kWidth];
+  store(part, x);
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+}
+
+inline float largest(Vec x) {
+  float part[kWidth];
+  store(part, x);
+  for (int half = kWidth / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] = part[i] > part[i + half] ? part[i] : part[i + half];
+  return part[0];
+}
+
+// 2^x for x <= 127, within 2 units in the last place; below -126 it is 0. Exact where x is an integer.
+// x = n + f with |f| <= 1/2; 2^f is its Taylor series, which ends below float32's precision.
+inline Vec exp2(Vec x) {
+  const Vec magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  Vec shifted = x + magic;
+  Vec f = x - (shifted - magic);
+  Vec series = broadcast(1.5252734e-5f);
+  series = series * f + 1.5403530e-4f;
+  series = series * f + 1.3333558e-3f;
+  series = series * f + 9.6181291e-3f;
+  series = series * f + 5.5504109e-2f;
+  series = series * f + 2.4022651e-1f;
+  series = series * f + 6.9314718e-1f;
+  series = series * f + 1.0f;
+  IntVec n = (IntVec)shifted - (IntVec)magic;
+  Vec scaled = (Vec)((IntVec)series + (n << 23));
+  return x < -126.0f ? broadcast(0.0f) : scaled;
+}
+
+inline constexpr float kLog2E = 1.44269504f;
+
+inline Vec exp(Vec x) { return exp2(x * kLog2E); }
+
+}  // namespace quire

@@ -1,0 +1,96 @@
+// The inner loop of every matrix product: a few rows of A times a panel of B, sums in registers.
+//
+//   A   rows of T, `lda` elements apart
+//   B   steps of `columns` groups, `ldb` elements apart; a group is kPack<T> consecutive k of one column:
+//       float32   b[k][column]              bf16   b[k / 2][column][k % 2]
+//       in one or more segments of equal depth
+//   C   float32 rows, `ldc` apart
+//
+// A sum is added up in the order of k, whatever the number of rows beside it: a row's result does not depend on
+// the batch it is in.
+#pragma once
+
+#include <array>
+#include <utility>
+
+#include "simd.h"
+
+namespace quire {
+
+template <class T>
+inline constexpr int kPack = sizeof(T) == 2 ? 2 : 1;
+
+// Rows of A that a tile takes; with two vectors of columns the sums then fill the registers.
+inline constexpr int kTileRows = kWidth == 16 ? 12 : 3;
+inline constexpr int kPanel = 32;
+
+template <class T>
+struct Segments {
+  const T* const* begin;
+  long count;
+  long steps;  // of kPack<T> k each
+};
+
+template <int kRows, int kVecs>
+inline void step(const float* const (&a)[kRows], long k, const float* b, Vec (&acc)[kRows][kVecs]) {
+  Vec column[kVecs];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVecs; ++v) column[v] = load(b + v * kWidth);
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    Vec row = broadcast(a[r][k]);
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) acc[r][v] += row * column[v];
+  }
+}
+
+template <int kRows, int kVecs>
+inline void step(const bf16* const (&a)[kRows], long k, const bf16* b, Vec (&acc)[kRows][kVecs]) {
+  BitVec column[kVecs];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVecs; ++v) std::memcpy(&column[v], b + 2 * v * kWidth, sizeof column[v]);
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+    uint32_t pair;
+    std::memcpy(&pair, a[r] + 2 * k, sizeof pair);
+    BitVec row = BitVec{} + pair;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) {
+#if defined(__AVX512BF16__)
+      acc[r][v] = (Vec)_mm512_dpbf16_ps((__m512)acc[r][v], (__m512bh)row, (__m512bh)column[v]);
+#else
+      acc[r][v] += (Vec)(row << 16) * (Vec)(column[v] << 16);
+      acc[r][v] += (Vec)(row & 0xffff0000u) * (Vec)(column[v] & 0xffff0000u);
+#endif
+    }
+  }
+}
+
+template <class T, int kRows, int kVecs>
+void tile(const T* a, long lda, Segments<T> b, long ldb, float* c, long ldc) {
+  Vec acc[kRows][kVecs] = {};
+  const T* rows[kRows];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) rows[r] = a + r * lda;
+  long k = 0;
+  for (long s = 0; s < b.count; ++s) {
+    const T* panel = b.begin[s];
+    for (long i = 0; i < b.steps; ++i, ++k, panel += ldb) step<kRows, kVecs>(rows, k, panel, acc);
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) store(c + r * ldc + v * kWidth, acc[r][v]);
+}
+
+// `tile` for any number of rows up to kTileRows. kColumns is 16 or 32.
+template <class T, int kColumns>
+void any_tile(int num_rows, const T* a, long lda, Segments<T> b, long ldb, float* c, long ldc) {
+  using Tile = void (*)(const T*, long, Segments<T>, long, float*, long);
+  static constexpr auto tiles = []<int... r>(std::integer_sequence<int, r...>) {
+    return std::array<Tile, sizeof...(r)>{&tile<T, r + 1, kColumns / kWidth>...};
+  }(std::make_integer_sequence<int, kTileRows>{});
+  tiles[num_rows - 1](a, lda, b, ldb, c, ldc);
+}
+
+}  // namespace quire

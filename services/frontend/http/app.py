@@ -1,0 +1,33 @@
+"""The routes of the HTTP API."""
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from quire.engine.errors import RequestError
+from quire.services.frontend.http.completions import Completions
+from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_route
+from quire.services.frontend.http.models import Models
+from quire.services.frontend.http.tokens import Tokens
+from quire.services.frontend.inference import Inference
+
+
+def make_app(inference: Inference) -> Starlette:
+    """The API over the frontend's request path."""
+    completions, models, tokens = Completions(inference), Models(inference), Tokens(inference)
+    return Starlette(
+        routes=[
+            Route("/v1/completions", completions.create, methods=["POST"]),
+            Route("/v1/models", models.list),
+            # Names of hub models have a slash.
+            Route("/v1/models/{model:path}", models.get),
+            Route("/health", models.health),
+            Route("/tokenize", tokens.tokenize, methods=["POST"]),
+            Route("/detokenize", tokens.detokenize, methods=["POST"]),
+        ],
+        exception_handlers={
+            RequestError: refuse,
+            HTTPException: refuse_route,
+            Exception: refuse_fault,
+        },
+    )

@@ -1,0 +1,62 @@
+"""Request bodies: JSON objects of bounded size, read into pydantic models."""
+
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import Request
+
+from quire.engine.errors import InvalidRequest
+from quire.services.frontend.http.errors import BodyTooLarge
+
+# A million token ids as JSON are about seven megabytes.
+MAX_BODY_BYTES = 16 * 1024 * 1024
+
+
+class Body(BaseModel):
+    """Base of all bodies. Types are taken as they are: "5" is no number.
+
+    A field that is not known is refused, unless it asks for nothing (null or false): better no answer than one
+    to another question.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+async def read_body(request: Request, kind: type[BodyT]) -> BodyT:
+    """Reads and checks a body.
+
+    Raises:
+        BodyTooLarge: it has more than `MAX_BODY_BYTES`.
+        InvalidRequest: it is not JSON, or a field is not as it must be.
+    """
+    try:
+        body = kind.model_validate_json(await _read(request))
+    except ValidationError as error:
+        raise _invalid(error) from error
+    for name, value in (body.__pydantic_extra__ or {}).items():
+        if value is not None and value is not False:
+            raise InvalidRequest(name, value, "there is no such field here; leave it out")
+    return body
+
+
+async def _read(request: Request) -> bytes:
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise BodyTooLarge(MAX_BODY_BYTES)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _invalid(error: ValidationError) -> InvalidRequest:
+    problem: dict[str, Any] = dict(error.errors(include_url=False)[0])
+    if problem["type"] == "json_invalid":
+        return InvalidRequest("body", problem["input"], f"must be valid JSON ({problem['ctx']['error']})")
+    field = ".".join(str(part) for part in problem["loc"]) or "body"
+    if problem["type"] == "missing":
+        return InvalidRequest(field, None, "is required")
+    return InvalidRequest(field, problem["input"], problem["msg"][0].lower() + problem["msg"][1:])

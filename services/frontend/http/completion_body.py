@@ -1,0 +1,98 @@
+"""The body of POST /v1/completions: OpenAI's fields, and those that other servers have added to them."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from quire.engine.errors import InvalidRequest
+from quire.engine.request import SamplingParams
+from quire.services.frontend.http.body import Body
+
+# More are better sent as requests of their own.
+MAX_PROMPTS = 128
+# OpenAI's default.
+DEFAULT_MAX_TOKENS = 16
+
+
+class StreamOptions(Body):
+    """What a stream says beside the text."""
+
+    include_usage: bool = False
+    """A last chunk with the usage and no choices."""
+
+
+class CompletionBody(Body):
+    """Fields whose type allows one value are known and not supported otherwise."""
+
+    model: str | None = None
+    prompt: Any
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = Field(None, union_mode="left_to_right")
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    """For the caller's own records; not looked at."""
+    n: Literal[1] | None = None
+    best_of: Literal[1] | None = None
+    echo: Literal[False] | None = None
+    logprobs: None = None
+    suffix: Literal[""] | None = None
+    presence_penalty: float | None = Field(None, ge=0, le=0)
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
+    repetition_penalty: float | None = Field(None, ge=1, le=1)
+    logit_bias: dict[str, float] | None = Field(None, max_length=0)
+
+    def sampling(self) -> SamplingParams:
+        """How to sample; fields that are unset or null get OpenAI's defaults, else Quire's."""
+        given = {
+            name: value
+            for name in ("temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos")
+            if (value := getattr(self, name)) is not None
+        }
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop
+        return SamplingParams(
+            max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+            stop=tuple(stop or ()),
+            stop_token_ids=tuple(self.stop_token_ids or ()),
+            **given,
+        )
+
+    def prompts(self) -> list[tuple[str, str | list[int]]]:
+        """The prompts, each with its name for refusals.
+
+        Raises:
+            InvalidRequest: it is neither a text, nor token ids, nor a list of either.
+        """
+        prompt = self.prompt
+        if isinstance(prompt, str) or _is_ids(prompt):
+            return [("prompt", prompt)]
+        if isinstance(prompt, list) and all(isinstance(one, str) or _is_ids(one) for one in prompt):
+            if len(prompt) > MAX_PROMPTS:
+                raise InvalidRequest("prompt", len(prompt), f"must be at most {MAX_PROMPTS} prompts")
+            return [(f"prompt[{index}]", one) for index, one in enumerate(prompt)]
+        raise InvalidRequest("prompt", prompt, "must be a text, a list of token ids, or a list of either")
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the usage.
+
+        Raises:
+            InvalidRequest: options for a stream were given, and none was asked for.
+        """
+        if self.stream_options is None:
+            return False
+        if not self.stream:
+            raise InvalidRequest("stream_options", "given", "must be left out unless stream is true")
+        return self.stream_options.include_usage
+
+
+def _is_ids(prompt: object) -> bool:
+    """Whether to take it as token ids. One look suffices: the rest is checked with the vocabulary at hand."""
+    return isinstance(prompt, list) and (not prompt or (isinstance(prompt[0], int) and prompt[0] is not True))

@@ -1,0 +1,96 @@
+"""Refusals as HTTP: {"error": {message, type, param, code}}, as the OpenAI API has them.
+
+InvalidRequest    400  invalid_request_error, `param` names the field
+UnknownModel      404  model_not_found
+BodyTooLarge      413
+Overloaded        429  with Retry-After
+Unavailable       503  with Retry-After
+other             500
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from quire.engine.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+
+INVALID = "invalid_request_error"
+# The protocol groups what OpenAI's API has side by side.
+_PREFIX = "sampling."
+
+
+class UnknownModel(RequestError):
+    """The request names a model that is not served here."""
+
+    def __init__(self, name: str, served: str) -> None:
+        super().__init__(f"model: must be {served!r}, the model served here, got {name[:80]!r}")
+
+
+class BodyTooLarge(RequestError):
+    """The body has more bytes than are read."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"body: must be at most {limit} bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """One error as the API states it."""
+
+    status: int
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+    retry_after: float | None = None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        fields = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": fields}
+
+    def response(self) -> JSONResponse:
+        # The header's unit is whole seconds.
+        headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        return JSONResponse(self.body, self.status, headers)
+
+
+def refusal(error: RequestError) -> Refusal:
+    """What to answer for an error of the request path."""
+    message = str(error).removeprefix(_PREFIX)
+    match error:
+        case InvalidRequest():
+            return Refusal(400, message, INVALID, param=error.field.removeprefix(_PREFIX) or None)
+        case UnknownModel():
+            return Refusal(404, message, INVALID, param="model", code="model_not_found")
+        case BodyTooLarge():
+            return Refusal(413, message, INVALID, code="body_too_large")
+        case Overloaded():
+            return Refusal(429, message, "overloaded_error", code="overloaded", retry_after=error.retry_after)
+        case Unavailable():
+            return Refusal(503, message, "unavailable_error", code="unavailable", retry_after=1.0)
+    return Refusal(500, message, "server_error", code="internal_error")
+
+
+async def refuse(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's handler for the errors of the request path."""
+    assert isinstance(error, RequestError)
+    return refusal(error).response()
+
+
+async def refuse_route(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's handler for its own: no such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path}: {error.detail.lower()}"
+    response = Refusal(error.status_code, message, INVALID).response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def refuse_fault(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's handler for what should not happen; the server logs it."""
+    return Refusal(500, "internal error", "server_error", code="internal_error").response()

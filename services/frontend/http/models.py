@@ -1,0 +1,52 @@
+"""GET /v1/models and GET /health: what is served, and whether it can be now."""
+
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from quire.engine.errors import Unavailable
+from quire.services.frontend.http.errors import UnknownModel
+from quire.services.frontend.inference import Inference
+
+
+class Models:
+    """The one model of this frontend."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        self._started = int(time.time())
+
+    async def list(self, request: Request) -> JSONResponse:
+        """GET /v1/models."""
+        return JSONResponse({"object": "list", "data": [self._card()]})
+
+    async def get(self, request: Request) -> JSONResponse:
+        """GET /v1/models/{model}."""
+        check_model(request.path_params["model"], self._inference)
+        return JSONResponse(self._card())
+
+    async def health(self, request: Request) -> JSONResponse:
+        """GET /health: 200 exactly while tokens can be made."""
+        if not self._inference.is_ready:
+            raise Unavailable("nothing can be computed now")
+        return JSONResponse({"status": "ok"})
+
+    def _card(self) -> dict[str, Any]:
+        state = self._inference.state
+        return {
+            "id": self._inference.model,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "quire",
+            # Not known before there is an executor.
+            "max_model_len": state.max_model_len or None,
+            "vocab_size": state.vocab_size or None,
+        }
+
+
+def check_model(name: str | None, inference: Inference) -> None:
+    """Raises `UnknownModel` unless the name is that of the model served, or left out."""
+    if name is not None and name != inference.model:
+        raise UnknownModel(name, inference.model)

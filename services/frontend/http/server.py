@@ -1,0 +1,80 @@
+"""An HTTP server inside the frontend's own event loop and life."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from quire.engine.errors import StartupError
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_SECONDS = 75
+BACKLOG = 2048
+POLL_SECONDS = 0.01
+
+
+@asynccontextmanager
+async def http_serving(listen: str, app: ASGIApp, grace: int) -> AsyncIterator[None]:
+    """Serves `app` at `listen` ("host:port", port 0 chooses) while the context is open.
+
+    On leaving, requests have `grace` seconds to end before they are cancelled.
+
+    Raises:
+        StartupError: the address cannot be listened on.
+    """
+    listener = _listen(listen)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=grace,
+        backlog=BACKLOG,
+    )
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        while not server.started and not serving.done():
+            await asyncio.sleep(POLL_SECONDS)
+        logger.info("listening on http://%s:%d", listen.rpartition(":")[0], listener.getsockname()[1])
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the service that it is a part of."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise StartupError(f"--http-listen {address}: {error.strerror}") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(place)
+    except OSError as error:
+        listener.close()
+        raise StartupError(
+            f"--http-listen {address}: cannot listen there, the port may be in use ({error.strerror})"
+        ) from error
+    return listener

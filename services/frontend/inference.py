@@ -1,0 +1,116 @@
+"""What every API of the frontend stands on: requests checked, opened and followed. Knows no transport."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+
+from quire.engine.completion import Completion
+from quire.engine.errors import InvalidRequest, Unavailable
+from quire.engine.open_request import OpenRequest
+from quire.engine.request import Int32Array, SamplingParams
+from quire.engine.text.pieces import pieces
+from quire.engine.text.tokenizer import Tokenizer
+from quire.engine.validation import ServingLimits, complete, token_array, validate
+from quire.services.frontend.scheduler_link import SchedulerLink
+from quire.v1 import scheduler_pb2
+
+MAX_REQUEST_ID_BYTES = 128
+# Shorter texts are tokenized faster than a thread is woken.
+LONG_TEXT = 2_000
+
+
+class Inference:
+    """The frontend's work. One object serves all of its APIs.
+
+    Args:
+        model: the name that clients know the model by.
+        tokenizer: of the model's folder.
+        link: to the scheduler.
+    """
+
+    def __init__(self, model: str, tokenizer: Tokenizer, link: SchedulerLink) -> None:
+        self.model = model
+        self._tokenizer = tokenizer
+        self._link = link
+        self._is_draining = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request could be computed now."""
+        return self._link.state.num_executors > 0 and not self._is_draining
+
+    @property
+    def state(self) -> scheduler_pb2.ServingState:
+        """What the scheduler can serve now."""
+        return self._link.state
+
+    @property
+    def num_requests(self) -> int:
+        return self._link.num_requests
+
+    def limits(self) -> ServingLimits:
+        """What a request may ask for now; raises `Unavailable` while nothing can be computed."""
+        return self._link.limits()
+
+    def drain(self) -> None:
+        """Takes no more requests; those that run go on."""
+        self._is_draining = True
+
+    async def submit(
+        self, prompt: str | Sequence[int], params: SamplingParams, *, field: str, request_id: str = ""
+    ) -> OpenRequest:
+        """Checks a request and opens it; `follow` it, or `close` it.
+
+        Args:
+            field: name of the prompt in the API at hand, for refusals.
+            request_id: the client's name for it; "": one is made.
+
+        Raises:
+            RequestError: it is refused.
+        """
+        if self._is_draining:
+            raise Unavailable("this frontend is shutting down")
+        if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
+            raise InvalidRequest("request_id", request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
+        limits = self._link.limits()
+        token_ids = await self.encode(prompt) if isinstance(prompt, str) else token_array(prompt, limits, field)
+        params = complete(params, len(token_ids), limits)
+        validate(token_ids, params, limits, field=field)
+        return self._link.submit(request_id or uuid.uuid4().hex, token_ids, params)
+
+    async def follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
+        """Its answer in pieces; however the iteration ends, the request is closed.
+
+        Raises:
+            RequestError: it failed.
+        """
+        try:
+            async for piece in pieces(request, self._tokenizer):
+                yield piece
+        finally:
+            self._link.close(request)
+
+    def close(self, request: OpenRequest) -> None:
+        """Gives a request up that nobody follows; harmless if it is over."""
+        self._link.close(request)
+
+    def abort(self, request_id: str) -> bool:
+        """Ends a running request for those who follow it; False if there is none of this id."""
+        request = self._link.find(request_id)
+        if request is not None:
+            self._link.abort(request)
+        return request is not None
+
+    async def encode(self, text: str) -> Int32Array:
+        """Token ids of a text, int32, shape (num_tokens,)."""
+        if len(text) < LONG_TEXT:
+            return self._tokenizer.encode(text)
+        return await asyncio.to_thread(self._tokenizer.encode, text)
+
+    def decode(self, token_ids: Sequence[int], field: str) -> str:
+        """The text of token ids, without special tokens.
+
+        Raises:
+            InvalidRequest: an id is not in the vocabulary; named as the entry of `field`.
+        """
+        return self._tokenizer.decode(token_array(token_ids, self._link.limits(), field))

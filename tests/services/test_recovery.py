@@ -1,0 +1,121 @@
+"""A service that is killed while requests run is missed by nobody: every text is the one without the fault."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from redis.asyncio import Redis
+from support.prompts import random_prompts
+from support.stacks import RunningStack, launch
+
+from quire.clients.async_client import AsyncClient
+from quire.engine.demo_model import DEMO_MODEL
+from quire.engine.request import FinishReason, SamplingParams
+
+# More than the pool holds at once, so that a fault meets running and waiting requests alike.
+PROMPTS = random_prompts(12, 200, 2048, seed=3)
+NUM_BLOCKS = 160
+GREEDY = SamplingParams(temperature=0, max_tokens=300, ignore_eos=True)
+SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=5, max_tokens=300, ignore_eos=True)
+PARAMS = [SAMPLED if index % 4 == 0 else GREEDY for index in range(len(PROMPTS))]
+
+Tokens = list[tuple[int, ...]]
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[RunningStack]:
+    with launch(DEMO_MODEL, executor={"num_blocks": NUM_BLOCKS}) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(own_stack: RunningStack) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(own_stack.frontend) as connected:
+        yield connected
+
+
+async def answers(client: AsyncClient, middle: asyncio.Event) -> Tokens:
+    """Streams all prompts at once; sets `middle` when some tokens of the first have come."""
+
+    async def stream(index: int) -> tuple[int, ...]:
+        tokens: list[int] = []
+        async for piece in client.generate_stream(PROMPTS[index], PARAMS[index]):
+            tokens.extend(piece.token_ids)
+            if len(tokens) > 20:
+                middle.set()
+        assert piece.finish_reason is FinishReason.LENGTH
+        return tuple(tokens)
+
+    return await asyncio.gather(*map(stream, range(len(PROMPTS))))
+
+
+@pytest.fixture(scope="module")
+def expected(own_stack: RunningStack) -> Tokens:
+    """What comes without a fault."""
+
+    async def undisturbed() -> Tokens:
+        async with AsyncClient(own_stack.frontend) as client:
+            return await answers(client, asyncio.Event())
+
+    return asyncio.run(undisturbed())
+
+
+@pytest.mark.parametrize("service", ["executor", "scheduler"])
+async def test_a_killed_service_comes_back(
+    own_stack: RunningStack, client: AsyncClient, expected: Tokens, service: str
+) -> None:
+    middle = asyncio.Event()
+    running = asyncio.create_task(answers(client, middle))
+    await middle.wait()
+    code = await asyncio.to_thread(own_stack.signal, service, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    assert not running.done()
+    await asyncio.to_thread(own_stack.start, service)
+    async with asyncio.timeout(60):
+        assert await running == expected
+    await own_stack.assert_settled()
+
+
+async def test_an_executor_that_is_told_to_stop_is_no_worse_than_a_killed_one(
+    own_stack: RunningStack, client: AsyncClient, expected: Tokens
+) -> None:
+    middle = asyncio.Event()
+    running = asyncio.create_task(answers(client, middle))
+    await middle.wait()
+    assert await asyncio.to_thread(own_stack.signal, "executor", signal.SIGTERM) == 0
+    await asyncio.to_thread(own_stack.start, "executor")
+    async with asyncio.timeout(60):
+        assert await running == expected
+    assert own_stack.child("scheduler").is_running
+    await own_stack.assert_settled()
+
+
+async def test_an_emptied_redis_is_filled_again(
+    own_stack: RunningStack, client: AsyncClient, expected: Tokens
+) -> None:
+    middle = asyncio.Event()
+    running = asyncio.create_task(answers(client, middle))
+    await middle.wait()
+    async with Redis.from_url(own_stack.stack.redis) as redis:
+        await redis.flushall()
+    assert not running.done()
+    assert await running == expected
+    await own_stack.assert_settled()
+
+
+async def test_a_scheduler_that_starts_after_redis_was_emptied_leads(
+    own_stack: RunningStack, client: AsyncClient, expected: Tokens
+) -> None:
+    """Redis has forgotten the epoch by then; the executor has not."""
+    middle = asyncio.Event()
+    running = asyncio.create_task(answers(client, middle))
+    await middle.wait()
+    async with Redis.from_url(own_stack.stack.redis) as redis:
+        await redis.flushall()
+    await asyncio.to_thread(own_stack.signal, "scheduler", signal.SIGKILL)
+    await asyncio.to_thread(own_stack.start, "scheduler")
+    async with asyncio.timeout(60):
+        assert await running == expected
+    assert own_stack.child("scheduler").is_running
+    await own_stack.assert_settled()

@@ -1,0 +1,134 @@
+"""Ending: every stream gets its status, every process is gone, every port is free."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import grpc
+import psutil
+import pytest
+from support.stacks import RunningStack, launch
+
+from quire.clients.async_client import AsyncClient
+from quire.engine.demo_model import DEMO_MODEL
+from quire.engine.request import SamplingParams
+from quire.services.up.stack import LOOPBACK, free_port, is_serving
+from quire.v1 import inference_pb2 as pb
+from quire.v1 import inference_pb2_grpc
+
+NUM_STREAMS = 24
+PROMPT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A running `quire up`."""
+
+    process: "subprocess.Popen[bytes]"
+    ports: tuple[int, int, int]
+
+    @property
+    def frontend(self) -> str:
+        return f"{LOOPBACK}:{self.ports[0]}"
+
+    def tree(self) -> list[psutil.Process]:
+        """The process and all below it."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+
+@pytest.fixture(scope="module")
+def ports() -> tuple[int, int, int]:
+    return free_port(), free_port(), free_port()
+
+
+@contextmanager
+def up(ports: tuple[int, int, int]) -> Iterator[Up]:
+    """`quire up` on these ports, until it ends; killed with all below it if it does not."""
+    names = ("frontend", "scheduler", "executor")
+    flags = [f"--{name}-port={port}" for name, port in zip(names, ports, strict=True)]
+    flags += ["--drain-seconds=0.5", "--executor.dtype=float32", "--log-level=warning"]
+    running = Up(subprocess.Popen([sys.executable, "-m", "quire.services.cli", "up", *flags]), ports)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            for process in reversed(running.tree()):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+        running.process.wait()
+
+
+async def consume(channel: grpc.aio.Channel, max_tokens: int, begun: asyncio.Event) -> tuple[grpc.StatusCode, str]:
+    """Reads a stream to its end: its status, with "complete" if the last message carried `finish`."""
+    sampling = pb.SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True)
+    request = pb.GenerateRequest(text="def f(", sampling=sampling)
+    call = inference_pb2_grpc.InferenceServiceStub(channel).GenerateStream(request)
+    last = pb.GenerateStreamResponse()
+    with contextlib.suppress(grpc.aio.AioRpcError):
+        async for last in call:  # noqa: B007
+            begun.set()
+    return await call.code(), "complete" if last.HasField("finish") else "cut off"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+async def test_a_signal_ends_everything(number: signal.Signals, ports: tuple[int, int, int]) -> None:
+    """The second round also shows that the ports of the first can be had again at once."""
+    with up(ports) as running:
+        async with asyncio.timeout(60):
+            await is_serving(running.frontend)
+        async with grpc.aio.insecure_channel(running.frontend) as channel:
+            begun = [asyncio.Event() for _ in range(NUM_STREAMS)]
+            lengths = [8 if index % 4 == 0 else 1500 for index in range(NUM_STREAMS)]
+            streams = [
+                asyncio.create_task(consume(channel, length, event))
+                for length, event in zip(lengths, begun, strict=True)
+            ]
+            await asyncio.gather(*(event.wait() for event in begun))
+            processes = running.tree()
+            assert len(processes) == 5
+            running.process.send_signal(number)
+            async with asyncio.timeout(30):
+                outcomes = await asyncio.gather(*streams)
+        assert await asyncio.to_thread(running.process.wait, 30) == 0
+    assert set(outcomes) == {
+        (grpc.StatusCode.OK, "complete"),
+        (grpc.StatusCode.UNAVAILABLE, "cut off"),
+    }
+    assert all(outcomes[index] == (grpc.StatusCode.OK, "complete") for index in range(0, NUM_STREAMS, 4))
+    assert not [process for process in processes if process.is_running()]
+    for port in ports:
+        with socket.socket() as probe:
+            assert probe.connect_ex((LOOPBACK, port)) != 0
+
+
+@pytest.fixture(scope="module")
+def own_stack() -> Iterator[RunningStack]:
+    with launch(DEMO_MODEL) as running:
+        yield running
+
+
+@pytest.mark.parametrize("service", ["frontend", "scheduler", "executor"])
+async def test_each_service_stops_alone(own_stack: RunningStack, service: str) -> None:
+    await asyncio.to_thread(own_stack.until_serving)
+    async with AsyncClient(own_stack.frontend) as client:
+        params = SamplingParams(temperature=0, max_tokens=1500, ignore_eos=True)
+        stream = client.generate_stream("def f(", params)
+        await anext(stream)
+        began = time.monotonic()
+        code = await asyncio.to_thread(own_stack.signal, service, signal.SIGTERM)
+        assert code == 0
+        assert time.monotonic() - began < PROMPT_SECONDS
+        for other in {"frontend", "scheduler", "executor"} - {service}:
+            assert own_stack.child(other).is_running
+        await stream.aclose()
+    await asyncio.to_thread(own_stack.start, service)
+    await asyncio.to_thread(own_stack.until_serving)
+    await own_stack.assert_settled()
