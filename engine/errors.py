@@ -69,7 +69,15 @@ class LedgerError(QuireError):
 
 
 class StaleEpoch(LedgerError):
-    """A scheduler with a higher epoch owns the pool."""
+    """A scheduler with a higher epoch owns the pool.
+
+    Args:
+        owner: the higher epoch.
+    """
+
+    def __init__(self, message: str, owner: int) -> None:
+        super().__init__(message)
+        self.owner = owner
 
 
 class LedgerConflict(LedgerError):

@@ -21,6 +21,7 @@ namespace {
 constexpr long kSplit = 256;
 constexpr long kKeys = 16;       // keys of one panel
 constexpr long kMostRows = 48;   // rows (query tokens times heads of a group) of one item
+constexpr long kMostDim = 512;
 constexpr int kNoWindow = 0;
 
 struct Shape {
@@ -41,16 +42,16 @@ struct Item {
   long partial;                  // where its result goes if others share its queries, else -1
 };
 
+long round_up(long keys) { return (keys + kKeys - 1) / kKeys * kKeys; }
+
 struct Group {  // items of the same queries, one split each, to be merged
   long first_item, num_items;
 };
 
 struct Plan {
   Shape shape;
-  const int32_t* kv_indptr;
   std::vector<int32_t> kv_indices;
-  std::vector<int32_t> starts;  // kv_indptr, copied
-  std::vector<int32_t> slots;   // of each token: block * block_size + offset
+  std::vector<int32_t> starts;  // of each row in kv_indices
   std::vector<Item> items;
   std::vector<Group> groups;
   std::vector<float> partials;
@@ -127,8 +128,8 @@ struct Worker {
       auto [low, high] = visible(item, t);
       low = std::clamp(low, begin, end), high = std::clamp(high, begin, end);
       for (long r = t * shape().groups(); r < (t + 1) * shape().groups(); ++r) {
-        soften(scores.data() + r * kSplit, weights.data() + r * kSplit, low - begin, high - begin, end - begin,
-               &state.largest[r], &state.sum[r]);
+        soften(scores.data() + r * kSplit, weights.data() + r * kSplit, low - begin, high - begin,
+               round_up(end - begin), &state.largest[r], &state.sum[r]);
       }
     }
     weigh(item, begin, end, rows, state.output);
@@ -146,7 +147,7 @@ struct Worker {
     }
   }
 
-  // Weights 2^(score - largest) of the keys from low to high, 0 for the other ones up to `end`, rounded up to kKeys.
+  // Weights 2^(score - largest) of the keys from low to high, 0 for the other ones up to `end`.
   void soften(const float* score, T* weight, long low, long high, long end, float* largest_out, float* sum_out) {
     const float scale = kLog2E / std::sqrt(static_cast<float>(shape().head_dim));
     const Vec none = broadcast(-std::numeric_limits<float>::infinity());
@@ -171,7 +172,7 @@ struct Worker {
   void weigh(const Item& item, long begin, long end, long rows, float* output) {
     const long dim = shape().head_dim, size = shape().block_size;
     const T* panels[kSplit / kKeys];
-    const long count = (end - begin + kKeys - 1) / kKeys;
+    const long count = round_up(end - begin) / kKeys;
     for (long d = 0; d < dim;) {
       const bool wide = dim - d >= kPanel;
       for (long i = 0; i < count; ++i) {
@@ -182,7 +183,6 @@ struct Worker {
         const int height = static_cast<int>(std::min<long>(kTileRows, rows - r));
         const T* a = weights.data() + r * kSplit;
         float* c = output + r * dim + d;
-        // The last panel may be part full: what is behind its end was never written, and NaN times 0 is NaN.
         Segments<T> b{panels, count, kKeys / kPack<T>};
         if (wide) {
           any_tile<T, kPanel>(height, a, kSplit, b, dim * kPack<T>, c, dim);
@@ -296,7 +296,7 @@ void rotate(const T* x, const float* cos_sin, long half, const Put& put) {
 template <class T>
 void put_key(T* head, long offset, long dim, const T* key) {
   T* panel = head + offset / kKeys * kKeys * dim + offset % kKeys * kPack<T>;
-  for (long d = 0; d < dim; ++d) panel[d / kPack<T> * kKeys * kPack<T> + d % kPack<T>] = key[d];
+  for (long d = 0; d < dim; d += kPack<T>) std::copy(key + d, key + d + kPack<T>, panel + d * kKeys);
 }
 
 template <class T>
@@ -316,7 +316,7 @@ struct Append {
   const Plan& plan;
   T *cache, *q, *k;
   const T* v;
-  long stride;  // between tokens of q, k and v
+  long q_stride, k_stride, v_stride;  // between tokens
   const float* cos_sin;
   const int64_t* positions;
   const int64_t* slots;
@@ -326,14 +326,14 @@ struct Append {
     const Shape& shape = plan.shape;
     const long dim = shape.head_dim, half = dim / 2;
     const float* angles = cos_sin + positions[t] * dim;
-    T rotated[1024];
+    T rotated[kMostDim];
     auto turn = [&](const T* x) {
       rotate(x, angles, half, [&](long d, Vec first, Vec second) {
         store(rotated + d, first), store(rotated + half + d, second);
       });
     };
     for (int head = 0; head < shape.num_qo_heads; ++head) {
-      T* x = q + t * stride + head * dim;
+      T* x = q + t * q_stride + head * dim;
       turn(x);
       std::copy(rotated, rotated + dim, x);
     }
@@ -342,9 +342,9 @@ struct Append {
     const bool alone = t + 1 == num_tokens || slots[t + 1] != slots[t] + 1;
     T* keys = cache + block * shape.block();
     for (int head = 0; head < shape.num_kv_heads; ++head) {
-      turn(k + t * stride + head * dim);
+      turn(k + t * k_stride + head * dim);
       put_key(keys + head * shape.head(), offset, dim, rotated);
-      put_value(keys + shape.side() + head * shape.head(), offset, dim, v + t * stride + head * dim, alone);
+      put_value(keys + shape.side() + head * shape.head(), offset, dim, v + t * v_stride + head * dim, alone);
     }
   }
 
@@ -385,11 +385,11 @@ void quire_attention_run(quire::Plan* plan, quire::Pool* pool, int is_bf16, cons
 }
 
 void quire_attention_append(const quire::Plan* plan, quire::Pool* pool, int is_bf16, void* cache, void* q, void* k,
-                            const void* v, long stride, const float* cos_sin, const int64_t* positions,
+                            const void* v, long q_stride, long k_stride, long v_stride, const float* cos_sin, const int64_t* positions,
                             const int64_t* slots, long num_tokens) {
   auto run = [&]<class T>(T) {
     quire::Append<T>{*plan, static_cast<T*>(cache), static_cast<T*>(q), static_cast<T*>(k),
-                     static_cast<const T*>(v), stride, cos_sin, positions, slots, num_tokens}.run(*pool);
+                     static_cast<const T*>(v), q_stride, k_stride, v_stride, cos_sin, positions, slots, num_tokens}.run(*pool);
   };
   is_bf16 ? run(bf16{}) : run(float{});
 }

@@ -2,7 +2,7 @@
 
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -71,7 +71,7 @@ def parse(settings: type[SettingsT], prog: str, argv: Sequence[str]) -> Settings
     raise SystemExit(2)
 
 
-def to_flags(values: dict[str, Any]) -> list[str]:
+def to_flags(values: Mapping[str, object]) -> list[str]:
     """Command-line flags that set these fields."""
     flags = []
     for name, value in values.items():

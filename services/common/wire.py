@@ -15,6 +15,9 @@ from quire.v1 import executor_pb2, inference_pb2, scheduler_pb2
 
 _INT32 = np.dtype("<i4")
 
+# Trailing metadata of an executor's refusal: the epoch that it obeys.
+EPOCH_METADATA = "quire-epoch"
+
 
 def pack(values: Int32Array | Iterable[int]) -> bytes:
     """Little-endian int32 bytes of a sequence of numbers."""

@@ -13,6 +13,7 @@ from quire.engine.executor import Executor
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
 from quire.engine.step import StepResult
 from quire.services.common import wire
+from quire.services.common.wire import EPOCH_METADATA
 from quire.v1 import executor_pb2 as pb
 from quire.v1 import executor_pb2_grpc
 
@@ -52,20 +53,23 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         except asyncio.CancelledError:
             if not reader.cancelled():
                 raise
-            await context.abort(grpc.StatusCode.ABORTED, f"displaced by epoch {self._epoch}")
+            await self._refuse(context, grpc.StatusCode.ABORTED, "displaced")
         finally:
             reader.cancel()
 
     async def _attach(self, epoch: int, context: _Context) -> None:
         if epoch < self._epoch:
-            message = f"epoch {epoch} is over: this executor obeys epoch {self._epoch}"
-            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, message)
+            await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"epoch {epoch} is over")
         self._epoch = epoch
         if self._stream is not None:
             self._stream.cancel()
         # Behind whatever step still runs for the stream before.
         await asyncio.get_running_loop().run_in_executor(self._thread, self._executor.reset)
         logger.info("attached to a scheduler of epoch %d", epoch)
+
+    async def _refuse(self, context: _Context, code: grpc.StatusCode, reason: str) -> None:
+        message = f"{reason}: this executor obeys epoch {self._epoch}"
+        await context.abort(code, message, ((EPOCH_METADATA, str(self._epoch)),))
 
     async def _read(self, requests: AsyncIterator[pb.ExecuteRequest], results: _Results) -> None:
         """Starts each plan as it comes, so that the next waits on the thread while one runs."""

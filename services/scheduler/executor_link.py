@@ -71,5 +71,7 @@ class ExecutorLink(StepRunner):
         """The call's own status says more than the operation that failed on it."""
         code, details = await self._call.code(), await self._call.details()
         if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
-            raise StaleEpoch(f"executor {self._address}: {details}") from error
+            trailing = dict(await self._call.trailing_metadata())
+            owner = int(trailing.get(wire.EPOCH_METADATA, 0))
+            raise StaleEpoch(f"executor {self._address}: {details}", owner) from error
         raise Unavailable(f"executor {self._address}: {code.name}: {details}") from error

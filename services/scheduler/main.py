@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 
 from quire.engine.config import SchedulerConfig
 from quire.engine.errors import LedgerUnreachable, StaleEpoch, StartupError
+from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.services.common.server import Health, serving, until_signal
@@ -42,9 +43,33 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
-    ledger, epoch = await _reach(settings.redis)
+    ledger = _connect(settings.redis)
+    try:
+        epoch = await ledger.next_epoch()
+        while (stale := await _lead(settings, ledger, epoch)) is not None:
+            # An epoch that the ledger never gave out is from before it lost its counter, not of a rival.
+            if stale.owner <= await ledger.last_epoch():
+                logger.error("stepping down: %s", stale)
+                return 1
+            epoch = await ledger.next_epoch(above=stale.owner)
+    except LedgerUnreachable as error:
+        raise StartupError(f"--redis {redacted(settings.redis)}: {error}") from error
+    finally:
+        await ledger.close()
+    return 0
+
+
+def _connect(url: str) -> RedisLedger:
+    try:
+        return RedisLedger.connect(url)
+    except ValueError as error:
+        raise StartupError(f"--redis {redacted(url)}: {error}") from error
+
+
+async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch | None:
+    """Serves until a signal comes, or until it turns out that a higher epoch leads, which is returned."""
     logger.info("epoch %d", epoch)
+    config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
     dispatcher = Dispatcher(epoch)
     supervisors = [
         Supervisor(address, config, ledger, epoch, dispatcher) for address in settings.executors.split(",")
@@ -53,33 +78,17 @@ async def _serve(settings: Settings) -> int:
     def register(server: grpc.aio.Server) -> None:
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(dispatcher), server)
 
-    code = 0
+    stale: list[StaleEpoch] = []
     try:
         async with serving(settings.listen, ["quire.v1.SchedulerService"], register, grace=0.5) as health:
-            await _lead(supervisors, dispatcher, health)
-    except* StaleEpoch as stale:
-        logger.error("stepping down: %s", stale.exceptions[0])
-        code = 1
-    finally:
-        await ledger.close()
-    return code
+            await _drive(supervisors, dispatcher, health)
+    except* StaleEpoch as group:
+        stale.extend(error for error in group.exceptions if isinstance(error, StaleEpoch))
+    return max(stale, key=lambda error: error.owner, default=None)
 
 
-async def _reach(url: str) -> tuple[RedisLedger, int]:
-    """The ledger and this scheduler's epoch."""
-    try:
-        ledger = RedisLedger.connect(url)
-    except ValueError as error:
-        raise StartupError(f"--redis {redacted(url)}: {error}") from error
-    try:
-        return ledger, await ledger.next_epoch()
-    except LedgerUnreachable as error:
-        await ledger.close()
-        raise StartupError(f"--redis {redacted(url)}: {error}") from error
-
-
-async def _lead(supervisors: list[Supervisor], dispatcher: Dispatcher, health: Health) -> None:
-    """Drives the executors until a signal comes."""
+async def _drive(supervisors: list[Supervisor], dispatcher: Dispatcher, health: Health) -> None:
+    """Runs the supervisors until a signal comes."""
     async with asyncio.TaskGroup() as tasks:
         running = [tasks.create_task(supervisor.run()) for supervisor in supervisors]
         running.append(tasks.create_task(_watch(dispatcher, health)))

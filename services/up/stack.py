@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 
 import grpc
@@ -96,7 +96,7 @@ class Stack:
                     return child
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _service(self, name: str, command: str, flags: dict[str, object]) -> Child:
+    async def _service(self, name: str, command: str, flags: Mapping[str, object]) -> Child:
         arguments = to_flags({"log_level": self._settings.log_level, **flags})
         python = (sys.executable, "-m", "quire.services.cli")
         return await Child.start(name, *python, command, *arguments, quiet=self._quiet)

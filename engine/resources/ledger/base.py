@@ -13,8 +13,12 @@ class KVLedger(ABC):
     """
 
     @abstractmethod
-    async def next_epoch(self) -> int:
-        """A number higher than any given out before; the scheduler that asked last owns the pools it opens."""
+    async def next_epoch(self, above: int = 0) -> int:
+        """A number higher than `above` and any given out before; who asked last owns the pools it opens."""
+
+    @abstractmethod
+    async def last_epoch(self) -> int:
+        """The number that `next_epoch` gave out last; 0 if it never did."""
 
     @abstractmethod
     async def open(self, pool: PoolIdentity, epoch: int) -> PoolState:

@@ -23,8 +23,11 @@ class MemoryLedger(KVLedger):
         self._epoch = 0
         self._pools: dict[str, _Pool] = {}
 
-    async def next_epoch(self) -> int:
-        self._epoch += 1
+    async def next_epoch(self, above: int = 0) -> int:
+        self._epoch = max(self._epoch, above) + 1
+        return self._epoch
+
+    async def last_epoch(self) -> int:
         return self._epoch
 
     async def open(self, pool: PoolIdentity, epoch: int) -> PoolState:
@@ -63,5 +66,5 @@ class MemoryLedger(KVLedger):
         """The pool if it is of this identity; a higher epoch's is not ours to touch."""
         known = self._pools.get(pool.name)
         if known is not None and known.epoch > epoch:
-            raise StaleEpoch(f"pool {pool.name}: opened by epoch {known.epoch}, ours is {epoch}")
+            raise StaleEpoch(f"pool {pool.name}: opened by epoch {known.epoch}, ours is {epoch}", known.epoch)
         return known if known is not None and known.identity == pool else None

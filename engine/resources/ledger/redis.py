@@ -29,6 +29,11 @@ from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.rank import MAX_TICK, make_rank
 
 _POOLS, _EPOCH = "quire:pools", "quire:epoch"
+_NEXT_EPOCH = """
+local next = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), tonumber(ARGV[1])) + 1
+redis.call('SET', KEYS[1], string.format('%.0f', next))
+return next
+"""
 
 
 class RedisLedger(KVLedger):
@@ -56,9 +61,13 @@ class RedisLedger(KVLedger):
         """
         return cls(connect(url, timeout))
 
-    async def next_epoch(self) -> int:
+    async def next_epoch(self, above: int = 0) -> int:
         async with self._reaching():
-            return int(await self.redis.incr(_EPOCH))
+            return int(await self.redis.eval(_NEXT_EPOCH, 1, _EPOCH, above))
+
+    async def last_epoch(self) -> int:
+        async with self._reaching():
+            return int(await self.redis.get(_EPOCH) or 0)
 
     async def open(self, pool: PoolIdentity, epoch: int) -> PoolState:
         ranks = (MAX_TICK + 1, make_rank(DEFAULT_RETENTION_PRIORITY, 0))
@@ -117,7 +126,9 @@ class RedisLedger(KVLedger):
             case [b"OK", *rest]:
                 return rest
             case [b"STALE", bytes(owner)]:
-                raise StaleEpoch(f"pool {pool.name}: opened by epoch {owner.decode()}, ours is {epoch}")
+                raise StaleEpoch(
+                    f"pool {pool.name}: opened by epoch {owner.decode()}, ours is {epoch}", int(owner)
+                )
             case [b"LOST", bytes(reason)]:
                 raise LedgerLost(f"pool {pool.name}: {reason.decode()}")
             case [b"CONFLICT", bytes(reason)]:

@@ -1,0 +1,58 @@
+// One pass for the sum and its squares, one for the product; arithmetic and mean in float32.
+
+#include <cmath>
+
+#include "../native/pool.h"
+#include "../native/simd.h"
+
+namespace quire {
+namespace {
+
+// `residual` and `total` are null where there is nothing to add. Rows of x are `x_stride` apart, others dense.
+template <class T>
+struct RmsNorm {
+  const T *x, *residual, *weight;
+  T *out, *total;
+  long heads, size, x_stride;  // x is [tokens][heads][size], x_stride between tokens
+  float eps;
+
+  void row(long index) const {
+    const T* from = x + index / heads * x_stride + index % heads * size;
+    const T* input = from;
+    float squares = 0;
+    Vec sums = {};
+    long d = 0;
+    if (residual) {
+      T* to = total + index * size;
+      const T* other = residual + index * size;
+      for (; d + kWidth <= size; d += kWidth) store(to + d, load(from + d) + load(other + d));
+      for (; d < size; ++d) to[d] = narrow<T>(widen(from[d]) + widen(other[d]));
+      input = to;
+    }
+    for (d = 0; d + kWidth <= size; d += kWidth) sums += load(input + d) * load(input + d);
+    for (; d < size; ++d) squares += widen(input[d]) * widen(input[d]);
+    const float scale = 1 / std::sqrt((squares + sum(sums)) / static_cast<float>(size) + eps);
+    T* to = out + index * size;
+    for (d = 0; d + kWidth <= size; d += kWidth) store(to + d, load(input + d) * scale * load(weight + d));
+    for (; d < size; ++d) to[d] = narrow<T>(widen(input[d]) * scale * widen(weight[d]));
+  }
+};
+
+template <class T>
+void rms_norm(Pool& pool, const void* x, const void* residual, const void* weight, void* out, void* total, long tokens,
+              long heads, long size, long x_stride, float eps) {
+  RmsNorm<T> norm{static_cast<const T*>(x), static_cast<const T*>(residual), static_cast<const T*>(weight),
+                  static_cast<T*>(out), static_cast<T*>(total), heads, size, x_stride, eps};
+  pool.run_range(tokens * heads, 0.3 * static_cast<double>(size), [&](long begin, long end) {
+    for (long i = begin; i < end; ++i) norm.row(i);
+  });
+}
+
+}  // namespace
+}  // namespace quire
+
+extern "C" void quire_rms_norm(quire::Pool* pool, int is_bf16, const void* x, const void* residual, const void* weight,
+                               void* out, void* total, long tokens, long heads, long size, long x_stride, float eps) {
+  auto* run = is_bf16 ? &quire::rms_norm<quire::bf16> : &quire::rms_norm<float>;
+  run(*pool, x, residual, weight, out, total, tokens, heads, size, x_stride, eps);
+}
