@@ -22,6 +22,10 @@ COMMANDS = {
     "up": Command("quire.services.up.main", "start everything on this machine"),
     "demo": Command("quire.services.up.demo", "start everything, print a generated text, stop"),
     "generate": Command("quire.clients.generate", "stream a text from a running frontend"),
+    "bench serve": Command("quire.clients.bench.serve", "load a server, report latency and throughput"),
+    "bench throughput": Command("quire.clients.bench.throughput", "tokens per second of the engine in process"),
+    "bench latency": Command("quire.clients.bench.latency", "time of a batch in process"),
+    "bench compare": Command("quire.clients.bench.compare", "ratios of two results"),
     "frontend": Command("quire.services.frontend.main", "start one frontend"),
     "scheduler": Command("quire.services.scheduler.main", "start one scheduler"),
     "executor": Command("quire.services.executor.main", "start one executor"),
@@ -38,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name == "--version":
         print(f"quire {__version__}")
         return 0
+    if rest and f"{name} {rest[0]}" in COMMANDS:
+        name = f"{name} {rest.pop(0)}"
     if name not in COMMANDS:
         print(f"quire: error: no command {name!r}; commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
@@ -53,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _help() -> str:
-    lines = [f"  {name:<10} {command.summary}" for name, command in COMMANDS.items()]
+    lines = [f"  {name:<16} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(["usage: quire COMMAND [--help]", "", "commands:", *lines, "  --version"])
 
 

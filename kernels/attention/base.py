@@ -61,11 +61,23 @@ class AttentionBackend(Protocol):
     def plan(self, batch: PagedBatch) -> None:
         """Prepare a step; every `run` until the next `plan` is for this batch."""
 
+    def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
+        """Rotate the queries of a layer in place, and write its keys, rotated, and values into the cache.
+
+        Args:
+            layer_kv: as in `run`.
+            q: [num_tokens, num_qo_heads, head_dim].
+            k, v: [num_tokens, num_kv_heads, head_dim]; k may be overwritten. All three may be views into a
+                merged projection.
+            cos_sin: [max_positions, head_dim] float32, see `quire.kernels.rope`.
+        """
+
     def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
         """Attention of one layer.
 
         Args:
-            layer_kv: [num_blocks, 2, block_size, num_kv_heads, head_dim], keys before values.
+            layer_kv: [num_blocks, 2, block_size, num_kv_heads, head_dim], keys before values. A backend may
+                arrange what is inside a block otherwise; only its own `append` and `run` know.
             q: [num_tokens, num_qo_heads, head_dim].
 
         Returns:

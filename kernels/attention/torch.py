@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from quire.kernels.attention.base import AttentionSpec, PagedBatch
+from quire.kernels.kv_append.torch import kv_append
+from quire.kernels.rope.torch import rope
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,11 +67,19 @@ class TorchAttention:
         self._spec = spec
         self._singles: tuple[_Singles, ...] = ()
         self._chunks: tuple[_Chunk, ...] = ()
+        self._batch: PagedBatch | None = None
 
     def plan(self, batch: PagedBatch) -> None:
+        self._batch = batch
         rows = self._rows(batch)
         self._singles = tuple(self._plan_singles(rows, batch.kv_indices))
         self._chunks = tuple(self._plan_chunks(rows, batch.kv_indices))
+
+    def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
+        if self._batch is None:
+            raise RuntimeError("append before plan")
+        rope(q, k, cos_sin, self._batch.positions)
+        kv_append(layer_kv, k, v, self._batch.slot_mapping)
 
     def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
         out = torch.empty_like(q)

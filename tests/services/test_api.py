@@ -8,7 +8,6 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.stacks import RunningStack
 
 from quire.clients.async_client import AsyncClient
 from quire.engine.completion import Completion
@@ -17,6 +16,7 @@ from quire.engine.request import FinishReason, SamplingParams
 from quire.engine.version import __version__
 from quire.services.up.process import Child
 from quire.services.up.stack import LOOPBACK, free_port, is_serving
+from support.stacks import RunningStack
 
 PROMPT = "def mean(values):\n"
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11, max_tokens=60, ignore_eos=True)

@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from redis.asyncio import Redis
-from support.prompts import random_prompts
-from support.stacks import RunningStack, launch
 
 from quire.clients.async_client import AsyncClient
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.request import FinishReason, SamplingParams
+from support.prompts import random_prompts
+from support.stacks import RunningStack, launch
 
 # More than the pool holds at once, so that a fault meets running and waiting requests alike.
 PROMPTS = random_prompts(12, 200, 2048, seed=3)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import grpc
 import psutil
 import pytest
-from support.stacks import RunningStack, launch
 
 from quire.clients.async_client import AsyncClient
 from quire.engine.demo_model import DEMO_MODEL
@@ -22,6 +21,7 @@ from quire.engine.request import SamplingParams
 from quire.services.up.stack import LOOPBACK, free_port, is_serving
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
+from support.stacks import RunningStack, launch
 
 NUM_STREAMS = 24
 PROMPT_SECONDS = 5.0

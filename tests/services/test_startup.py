@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
+from quire.engine.resources.ledger.connection import URL_PATTERN
 from quire.services.up.stack import LOOPBACK, free_port
 
 # Most of it is the import of torch by the executor on a busy machine.
@@ -94,7 +95,7 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
         ),
         (
             ["scheduler", "--redis=localhost"],
-            "quire scheduler: error: --redis: string should match pattern '^(rediss?|unix)://', got 'localhost'",
+            f"quire scheduler: error: --redis: string should match pattern '{URL_PATTERN}', got 'localhost'",
         ),
         (
             ["up", "--frontend-port=70000"],

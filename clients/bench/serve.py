@@ -1,0 +1,148 @@
+"""`quire bench serve`: loads a server and reports latency and throughput."""
+
+import asyncio
+import importlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from tqdm import tqdm
+
+from quire.clients.bench.compare import ratio_rows
+from quire.clients.bench.cost import CostMeter
+from quire.clients.bench.document import Run, read_runs, write_document
+from quire.clients.bench.load import closed_loop, open_loop
+from quire.clients.bench.report.table import aligned, latency_rows, throughput_rows, warnings
+from quire.clients.bench.settings import WorkloadSettings, make_sessions
+from quire.clients.bench.slo import parse_objectives
+from quire.clients.bench.summary import summarize
+from quire.clients.bench.target.base import Target
+from quire.clients.bench.target.choose import open_target
+from quire.clients.bench.workload.arrivals import arrivals
+from quire.clients.bench.workload.session import Session
+from quire.engine.errors import StartupError
+
+DEFAULT_VOCAB_SIZE = 1000
+
+
+class Settings(WorkloadSettings):
+    """Load a server: a closed loop by concurrency, an open loop by rate, or a trace at its own times."""
+
+    target: str = "grpc://127.0.0.1:8001"
+    """grpc://host:port of a frontend, or http://host:port of any server with OpenAI's /v1/completions."""
+
+    model: str | None = None
+    """Name of the model to ask an HTTP server for; default: the first that it lists."""
+
+    concurrency: list[int] = []
+    """Requests at once; several, such as 1,4,16, are run one after the other. Default: 8."""
+
+    rate: list[float] = []
+    """Requests per second of an open loop; several are run one after the other."""
+
+    burstiness: float = Field(1.0, gt=0)
+    """Shape of the gamma distributed gaps of an open loop: 1 is Poisson, less comes in bursts."""
+
+    max_concurrency: int | None = Field(None, ge=1)
+    """Requests at once in an open loop; default: no limit."""
+
+    warmup: int = Field(8, ge=0)
+    """Requests before the first run that are not counted."""
+
+    timeout: float = Field(600.0, gt=0)
+    """Seconds for one request."""
+
+    slo: list[str] = []
+    """A service level objective for goodput, such as ttft:200 or itl:50 (ms; ttft, tpot, itl, e2e); repeatable."""
+
+    json_file: Path | None = Field(None, alias="json")
+    """File for the result."""
+
+    report: Path | None = None
+    """Folder for a report with curves; needs matplotlib."""
+
+    compare: Path | None = None
+    """An earlier result to print the ratios to."""
+
+    progress: bool = True
+    """Show a progress bar."""
+
+
+def run(settings: Settings) -> int:
+    """Returns the exit code: 1 if every request failed."""
+    model, runs = asyncio.run(_run(settings))
+    print(aligned(throughput_rows(runs)), aligned(latency_rows(runs)), sep="\n\n")
+    for line in warnings(runs):
+        print(f"note: {line}")
+    shown = settings.model_dump(mode="json", by_alias=True)
+    if settings.json_file is not None:
+        write_document(settings.json_file, shown, model, runs)
+    if settings.report is not None:
+        _write_report(settings.report, shown, model, runs)
+    if settings.compare is not None:
+        print(f"\nratios to {settings.compare}\n{aligned(ratio_rows(runs, read_runs(settings.compare)))}")
+    return 0 if any(run.summary["succeeded"] for run in runs) else 1
+
+
+async def _run(settings: Settings) -> tuple[str, list[Run]]:
+    objectives = parse_objectives(settings.slo)
+    target = open_target(
+        settings.target, settings.model, settings.ignore_eos, settings.temperature, settings.timeout
+    )
+    try:
+        info = await target.info()
+        vocab_size = settings.vocab_size or info.vocab_size or DEFAULT_VOCAB_SIZE
+        if settings.warmup:
+            sessions = make_sessions(settings, vocab_size, 0)[: settings.warmup]
+            await closed_loop(target, sessions, len(sessions), lambda: None)
+        runs = []
+        for part, load in enumerate(_loads(settings), start=1):
+            sessions = make_sessions(settings, vocab_size, part)
+            num_turns = sum(len(session.turns) for session in sessions)
+            with tqdm(total=num_turns, unit="req", desc=Run(load, {}).name, disable=not settings.progress) as bar:
+                async with CostMeter() as cost:
+                    records = await _drive(settings, target, sessions, load, bar.update)
+            runs.append(Run(load, summarize(records, cost, objectives).to_json()))
+    finally:
+        await target.close()
+    return info.model, runs
+
+
+def _loads(settings: Settings) -> list[dict[str, Any]]:
+    if settings.concurrency and settings.rate:
+        raise StartupError("--concurrency and --rate: give one of them; --max-concurrency limits an open loop")
+    for name, values in (("concurrency", settings.concurrency), ("rate", settings.rate)):
+        if any(value <= 0 for value in values):
+            raise StartupError(f"--{name}: must be above 0, got {values}")
+    if settings.rate:
+        return [{"rate": rate, "burstiness": settings.burstiness} for rate in settings.rate]
+    if settings.trace is not None and not settings.concurrency:
+        return [{"trace_speed": settings.trace_speed}]
+    return [{"concurrency": concurrency} for concurrency in settings.concurrency or [8]]
+
+
+async def _drive(
+    settings: Settings, target: Target, sessions: Sequence[Session], load: dict[str, Any], on_done: Any
+) -> Any:
+    if concurrency := load.get("concurrency"):
+        return await closed_loop(target, sessions, concurrency, on_done)
+    if rate := load.get("rate"):
+        rng = np.random.default_rng((settings.seed, 3))
+        times = arrivals(rng, len(sessions), rate, settings.burstiness).tolist()
+        sessions = [replace(session, at=at) for session, at in zip(sessions, times, strict=True)]
+    elif any(session.at is None for session in sessions):
+        raise StartupError("--trace: it has no times; give --concurrency or --rate")
+    return await open_loop(target, sessions, settings.max_concurrency, on_done)
+
+
+def _write_report(folder: Path, settings: dict[str, Any], model: str, runs: list[Run]) -> None:
+    try:
+        page = importlib.import_module("quire.clients.bench.report.page")
+    except ModuleNotFoundError as error:
+        raise StartupError(f"--report {folder}: needs matplotlib; pip install 'quire[bench]'") from error
+    page.write_report(folder, settings, model, runs)
+    write_document(folder / "result.json", settings, model, runs)
+    print(f"report: {folder / 'report.html'}")

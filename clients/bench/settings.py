@@ -1,0 +1,82 @@
+"""Settings that the benchmarks share: what is sent."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from quire.clients.bench.workload.lengths import parse_lengths
+from quire.clients.bench.workload.session import Session
+from quire.clients.bench.workload.synthetic import Synthetic, synthetic_sessions
+from quire.clients.bench.workload.traces import read_trace, trace_sessions
+
+
+class WorkloadSettings(BaseSettings):
+    """What is sent."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="QUIRE_BENCH_",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+    )
+
+    num_requests: int = Field(64, ge=1)
+    """Requests (sessions, where they have several turns) of each run; of a trace, at most."""
+
+    input_tokens: str = "128"
+    """Lengths of prompts: a number, uniform:LOW:HIGH or lognormal:MEDIAN:SIGMA."""
+
+    output_tokens: str = "64"
+    """Lengths of answers, written alike."""
+
+    prefix_tokens: int = Field(0, ge=0)
+    """Length of a shared prefix in front of each prompt."""
+
+    num_prefixes: int = Field(1, ge=1)
+    """Shared prefixes to choose from."""
+
+    num_turns: int = Field(1, ge=1)
+    """Turns of each session; each sends the history so far."""
+
+    trace: Path | None = None
+    """File with a recorded trace, instead of random prompts."""
+
+    trace_format: Literal["jsonl", "azure", "mooncake"] = "jsonl"
+    """How the trace is written."""
+
+    trace_speed: float = Field(1.0, gt=0)
+    """How many times as fast to replay it."""
+
+    vocab_size: int | None = Field(None, ge=2)
+    """Random token ids are below this; default: what the server says, or else 1000."""
+
+    ignore_eos: bool = True
+    """Go on past end tokens, so that every answer has its full length."""
+
+    temperature: float = Field(0.0, ge=0)
+    """0 is greedy."""
+
+    seed: int = Field(0, ge=0)
+    """The same seed gives the same workload."""
+
+
+def make_sessions(settings: WorkloadSettings, vocab_size: int, part: int) -> list[Session]:
+    """The sessions of one part of a benchmark; every part has prompts of its own, so that no cache knows them."""
+    if settings.trace is not None:
+        entries = read_trace(settings.trace, settings.trace_format, settings.num_requests)
+        return trace_sessions(entries, vocab_size, settings.seed + part, settings.trace_speed)
+    shape = Synthetic(
+        parse_lengths(settings.input_tokens, "--input-tokens"),
+        parse_lengths(settings.output_tokens, "--output-tokens"),
+        vocab_size,
+        settings.prefix_tokens,
+        settings.num_prefixes,
+        settings.num_turns,
+    )
+    return synthetic_sessions(shape, settings.num_requests, np.random.default_rng((settings.seed, part)))

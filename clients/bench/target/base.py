@@ -1,0 +1,46 @@
+"""What every kind of server looks like to the load generator."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from quire.clients.bench.record import Record
+from quire.clients.bench.workload.session import Prompt
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request's bytes as they came, each with its time."""
+
+    sent: float
+    ended: float
+    parts: list[tuple[float, bytes]]
+    error: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What is served; None for what the server does not tell."""
+
+    model: str
+    vocab_size: int | None
+    max_model_len: int | None
+
+
+class Target(Protocol):
+    """A server at the other end of a connection."""
+
+    async def info(self) -> ServerInfo:
+        """Asks what is served; raises `Unavailable` if nobody answers."""
+
+    def encode(self, prompt: Prompt, output_tokens: int) -> bytes:
+        """The request for exactly `output_tokens` tokens, unless end tokens count."""
+
+    async def send(self, payload: bytes) -> Exchange:
+        """Sends a request and keeps what comes; never raises for what the server does."""
+
+    def digest(self, exchange: Exchange) -> Record:
+        """Reads what came."""
+
+    async def close(self) -> None:
+        """Disconnects."""

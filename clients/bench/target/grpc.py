@@ -1,0 +1,84 @@
+"""quire.v1.InferenceService."""
+
+import time
+
+import grpc
+
+from quire.clients.bench.record import Record
+from quire.clients.bench.target.base import Exchange, ServerInfo
+from quire.clients.bench.workload.session import Prompt
+from quire.clients.convert import generate_request
+from quire.clients.errors import translated
+from quire.engine.request import SamplingParams
+from quire.v1 import inference_pb2 as pb
+from quire.v1 import inference_pb2_grpc
+
+_METHOD = "/quire.v1.InferenceService/GenerateStream"
+
+
+class GrpcTarget:
+    """A Quire frontend.
+
+    Args:
+        address: "host:port".
+        ignore_eos: go on past end tokens, so that every answer has the length that was asked for.
+        temperature: 0 is greedy.
+        timeout: seconds for one request.
+    """
+
+    def __init__(self, address: str, ignore_eos: bool, temperature: float, timeout: float) -> None:
+        self._ignore_eos = ignore_eos
+        self._temperature = temperature
+        self._timeout = timeout
+        self._channel = grpc.aio.insecure_channel(address)
+        # Without serializers: bytes go and come as they are.
+        self._call = self._channel.unary_stream(_METHOD)
+
+    async def info(self) -> ServerInfo:
+        stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        with translated():
+            model = await stub.GetModel(pb.GetModelRequest(), timeout=self._timeout)
+        return ServerInfo(model.name, model.vocab_size, model.max_model_len)
+
+    def encode(self, prompt: Prompt, output_tokens: int) -> bytes:
+        params = SamplingParams(
+            temperature=self._temperature, max_tokens=output_tokens, ignore_eos=self._ignore_eos
+        )
+        return generate_request(prompt, params, "").SerializeToString()
+
+    async def send(self, payload: bytes) -> Exchange:
+        sent = time.perf_counter()
+        parts: list[tuple[float, bytes]] = []
+        try:
+            async for part in self._call(payload, timeout=self._timeout):
+                parts.append((time.perf_counter(), part))
+        except grpc.aio.AioRpcError as error:
+            return Exchange(sent, time.perf_counter(), parts, error.code().name, error.details() or "")
+        return Exchange(sent, time.perf_counter(), parts)
+
+    def digest(self, exchange: Exchange) -> Record:
+        arrivals: list[float] = []
+        token_ids: list[int] = []
+        usage = pb.Usage()
+        for moment, part in exchange.parts:
+            message = pb.GenerateStreamResponse.FromString(part)
+            if message.token_ids:
+                arrivals.append(moment)
+                token_ids.extend(message.token_ids)
+            if message.HasField("finish"):
+                usage = message.finish.usage
+        error = exchange.error or (None if arrivals else "no tokens")
+        return Record(
+            sent=exchange.sent,
+            ended=exchange.ended,
+            arrivals=tuple(arrivals),
+            output_tokens=len(token_ids),
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=usage.cached_tokens,
+            error=error,
+            detail=exchange.detail,
+            token_ids=tuple(token_ids),
+        )
+
+    async def close(self) -> None:
+        await self._channel.close(None)

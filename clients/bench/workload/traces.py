@@ -1,0 +1,142 @@
+"""Recorded traces.
+
+    jsonl     one object a line: `prompt` (text) or `input_ids`, `output_tokens`, and if wanted `timestamp` (seconds)
+    azure     the public Azure LLM inference traces: CSV with TIMESTAMP, ContextTokens, GeneratedTokens
+    mooncake  the public Mooncake traces: JSONL with timestamp (ms), input_length, output_length, hash_ids; equal
+              hash ids stand for equal blocks of 512 tokens
+
+Lengths without contents get random token ids.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from quire.clients.bench.workload.session import Prompt, Session, Turn
+from quire.clients.bench.workload.synthetic import random_ids
+from quire.engine.errors import StartupError
+
+TraceFormat = Literal["jsonl", "azure", "mooncake"]
+MOONCAKE_BLOCK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TraceEntry:
+    """One recorded request.
+
+    Attributes:
+        at: seconds since the trace's first request; None if the trace has no times.
+        input_tokens: length of the prompt; 0 where the prompt is a text.
+        output_tokens: tokens that were generated.
+        prompt: what it was, if the trace tells.
+        hash_ids: names of the prompt's blocks of `MOONCAKE_BLOCK` tokens, if the trace tells.
+    """
+
+    at: float | None
+    input_tokens: int
+    output_tokens: int
+    prompt: Prompt | None = None
+    hash_ids: tuple[int, ...] = ()
+
+
+def read_trace(path: Path, trace_format: TraceFormat, limit: int | None = None) -> list[TraceEntry]:
+    """The first `limit` requests of a trace, in the order of their times.
+
+    Raises:
+        StartupError: the file cannot be read as what it should be; names the line.
+    """
+    entries: list[TraceEntry] = []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows: Iterator[Any] = csv.DictReader(file) if trace_format == "azure" else filter(str.strip, file)
+            for number, row in enumerate(rows, start=1):
+                if limit is not None and len(entries) >= limit:
+                    break
+                try:
+                    entries.append(_PARSERS[trace_format](row))
+                except (ValueError, KeyError, TypeError) as error:
+                    raise StartupError(
+                        f"{path}: request {number} is not in the {trace_format} format: {error!r}"
+                    ) from error
+    except OSError as error:
+        raise StartupError(f"{path}: {error.strerror}") from error
+    if not entries:
+        raise StartupError(f"{path}: the trace is empty")
+    return _from_zero(entries)
+
+
+def trace_sessions(entries: list[TraceEntry], vocab_size: int, seed: int, speed: float = 1.0) -> list[Session]:
+    """What to send for a trace, `speed` times as fast as it was; the same for the same seed."""
+    sessions = []
+    for index, entry in enumerate(entries):
+        prompt = entry.prompt
+        if prompt is None:
+            prompt = _ids(entry, index, vocab_size, seed)
+        at = None if entry.at is None else entry.at / speed
+        sessions.append(Session((Turn(prompt, entry.output_tokens),), at))
+    return sessions
+
+
+def _ids(entry: TraceEntry, index: int, vocab_size: int, seed: int) -> Prompt:
+    ids: list[int] = []
+    for name in entry.hash_ids:
+        ids += random_ids(np.random.default_rng((seed, 1, name)), MOONCAKE_BLOCK, vocab_size)
+    rest = entry.input_tokens - len(ids)
+    if rest > 0:
+        ids += random_ids(np.random.default_rng((seed, 2, index)), rest, vocab_size)
+    return tuple(ids[: entry.input_tokens])
+
+
+def _from_zero(entries: list[TraceEntry]) -> list[TraceEntry]:
+    times = [entry.at for entry in entries if entry.at is not None]
+    if len(times) != len(entries):
+        return [replace(entry, at=None) for entry in entries]
+    first = min(times)
+    return sorted(
+        (replace(entry, at=(entry.at or 0.0) - first) for entry in entries), key=lambda entry: entry.at or 0.0
+    )
+
+
+def _positive(value: Any) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError(f"lengths must be at least 1, got {number}")
+    return number
+
+
+def _jsonl(line: str) -> TraceEntry:
+    row = json.loads(line)
+    at = None if row.get("timestamp") is None else float(row["timestamp"])
+    output = _positive(row["output_tokens"])
+    if isinstance(text := row.get("prompt"), str):
+        return TraceEntry(at, 0, output, text)
+    ids = tuple(map(int, row["input_ids"]))
+    return TraceEntry(at, _positive(len(ids)), output, ids)
+
+
+def _azure(row: dict[str, str]) -> TraceEntry:
+    moment = datetime.fromisoformat(row["TIMESTAMP"])
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    # A few requests of the public traces generated nothing that was counted.
+    output = max(1, int(row["GeneratedTokens"]))
+    return TraceEntry(moment.timestamp(), _positive(row["ContextTokens"]), output)
+
+
+def _mooncake(line: str) -> TraceEntry:
+    row = json.loads(line)
+    names = tuple(map(int, row.get("hash_ids", ())))
+    output = max(1, int(row["output_length"]))
+    return TraceEntry(float(row["timestamp"]) / 1000, _positive(row["input_length"]), output, None, names)
+
+
+_PARSERS: dict[TraceFormat, Callable[[Any], TraceEntry]] = {
+    "jsonl": _jsonl,
+    "azure": _azure,
+    "mooncake": _mooncake,
+}

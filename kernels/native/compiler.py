@@ -1,0 +1,100 @@
+"""Compiles the C++ kernels for a level of instructions and keeps the result in the user's cache."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+KERNELS: Final = Path(__file__).parent.parent
+_COMMON_FLAGS: Final = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-mtune=native")
+
+# From the widest down; what /proc/cpuinfo must list, and what the compiler is told.
+LEVELS: Final[Mapping[str, tuple[frozenset[str], tuple[str, ...]]]] = MappingProxyType(
+    {
+        "avx512_bf16": (
+            frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16"}),
+            ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
+        ),
+        "avx512": (
+            frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
+            ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+        ),
+        "avx2": (frozenset({"avx2", "fma", "f16c", "bmi2"}), ("-march=x86-64-v3",)),
+    }
+)
+
+
+class CompileError(Exception):
+    """There is no compiler, or it failed; the message says which and how."""
+
+
+def supported_levels(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
+    """The levels that this processor can run, widest first; none where it cannot be known."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return ()
+    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
+    return tuple(level for level, (needed, _) in LEVELS.items() if needed <= flags)
+
+
+def compiled_library(level: str, cache: Path | None = None) -> Path:
+    """The library for a level, compiled unless `cache` has it; processes that ask at once compile it once.
+
+    Args:
+        level: a key of `LEVELS`.
+        cache: a folder; None: `quire/native` in the user's cache.
+
+    Raises:
+        CompileError: it cannot be made.
+    """
+    compiler = _compiler()
+    sources = sorted(KERNELS.rglob("*.cpp"))
+    command = [compiler, *_COMMON_FLAGS, *LEVELS[level][1], *map(str, sources)]
+    folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quire" / "native"
+    library = folder / f"{level}-{_digest(compiler, sources, level)}.so"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / f"{level}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not library.is_file():
+                _compile(command, library)
+    except OSError as error:
+        raise CompileError(f"cannot keep compiled kernels in {folder}: {error}") from error
+    return library
+
+
+def _compiler() -> str:
+    named = os.environ.get("CXX")
+    candidates = (named,) if named else ("g++", "clang++", "c++")
+    for name in candidates:
+        if path := shutil.which(name):
+            return path
+    raise CompileError(f"no C++ compiler: none of {', '.join(candidates)} is on the path")
+
+
+def _digest(compiler: str, sources: list[Path], level: str) -> str:
+    """Over all that the library depends on: sources, headers, flags, the compiler and, by -mtune, the processor."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    digest = hashlib.sha256("\n".join((compiler, version, level, *_COMMON_FLAGS, *LEVELS[level][1])).encode())
+    for path in [*sources, *sorted(KERNELS.rglob("*.h"))]:
+        digest.update(str(path.relative_to(KERNELS)).encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _compile(command: list[str], library: Path) -> None:
+    """To a file beside it first, so that an interrupted compilation leaves nothing that looks whole."""
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        unfinished = Path(folder) / library.name
+        done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            last = "\n".join(done.stderr.strip().splitlines()[-5:])
+            raise CompileError(f"{command[0]} failed with status {done.returncode}: {last}")
+        unfinished.replace(library)

@@ -1,0 +1,64 @@
+"""The compiled kernels as Python functions, and the threads they share."""
+
+import ctypes
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+_POINTER: Final = ctypes.c_void_p
+_LONG: Final = ctypes.c_long
+_INT: Final = ctypes.c_int
+_FLOAT: Final = ctypes.c_float
+
+DTYPES: Final = (torch.float32, torch.bfloat16)
+"""What the kernels compute with."""
+
+
+class NativeLibrary:
+    """One loaded library and one pool of threads. Calls release the GIL; one thread calls at a time.
+
+    Functions take pointers as `Tensor.data_ptr` gives them.
+
+    Attributes:
+        num_threads: of the pool, the caller included.
+    """
+
+    def __init__(self, path: Path, num_threads: int) -> None:
+        self._library = ctypes.CDLL(str(path))
+        new = self._declare("quire_pool_new", _INT, result=_POINTER)
+        delete = self._declare("quire_pool_delete", _POINTER)
+        self.num_threads = num_threads
+        self.pool: int = new(num_threads)
+        weakref.finalize(self, delete, self.pool)
+        self.linear_pack = self._declare("quire_linear_pack", _INT, *[_POINTER] * 2, *[_LONG] * 2)
+        self.linear = self._declare(
+            "quire_linear", _POINTER, _INT, _INT, *[_POINTER] * 4, *[_LONG] * 3
+        )
+        self.rms_norm = self._declare(
+            "quire_rms_norm", _POINTER, _INT, *[_POINTER] * 5, *[_LONG] * 4, _FLOAT
+        )
+        self.silu_mul = self._declare("quire_silu_mul", _POINTER, _INT, *[_POINTER] * 2, *[_LONG] * 2)
+        self.take_rows = self._declare("quire_take_rows", _POINTER, *[_POINTER] * 3, *[_LONG] * 2)
+        self.attention_new = self._declare("quire_attention_new", *[_INT] * 5, result=_POINTER)
+        self.attention_delete = self._declare("quire_attention_delete", _POINTER)
+        self.attention_plan = self._declare("quire_attention_plan", _POINTER, _INT, _INT, *[_POINTER] * 4)
+        self.attention_run = self._declare(
+            "quire_attention_run", _POINTER, _POINTER, _INT, *[_POINTER] * 2, _LONG, _POINTER
+        )
+        self.attention_append = self._declare(
+            "quire_attention_append", _POINTER, _POINTER, _INT, *[_POINTER] * 4, *[_LONG] * 3, *[_POINTER] * 3, _LONG
+        )
+
+    def _declare(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:
+        function = getattr(self._library, name)
+        function.argtypes, function.restype = arguments, result
+        return function  # type: ignore[no-any-return]
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
