@@ -35,9 +35,7 @@ class LLM:
         StartupError: the model or a setting will not do.
     """
 
-    def __init__(
-        self, model: str | None = None, *, scheduler: SchedulerConfig | None = None, **settings: Any
-    ) -> None:
+    def __init__(self, model: str | None = None, *, scheduler: SchedulerConfig | None = None, **settings: Any) -> None:
         config = ExecutorConfig(model=model, **settings)
         self.tokenizer = Tokenizer.load(resolve_model(model))
         executor = Executor(config)
@@ -71,9 +69,7 @@ class LLM:
         """
         return self._call(self._complete_all([prompts] if isinstance(prompts, str) else prompts, params))
 
-    def generate_stream(
-        self, prompt: Prompt, params: SamplingParams = DEFAULTS
-    ) -> Generator[Completion, None, None]:
+    def generate_stream(self, prompt: Prompt, params: SamplingParams = DEFAULTS) -> Generator[Completion, None, None]:
         """The answer in pieces, as it is made; closing the iterator ends the request."""
         stream = self._stream(prompt, params)
         try:

@@ -105,9 +105,7 @@ def token_array(token_ids: Sequence[int], limits: ServingLimits, field: str = "t
     return wide.astype(np.int32)
 
 
-def validate(
-    prompt: Int32Array, params: SamplingParams, limits: ServingLimits, *, field: str = "token_ids"
-) -> None:
+def validate(prompt: Int32Array, params: SamplingParams, limits: ServingLimits, *, field: str = "token_ids") -> None:
     """Refuses what can never be served.
 
     Args:

@@ -24,9 +24,7 @@ _METRICS = (
 class Settings(BaseSettings):
     """Print the ratios A / B of two results of `quire bench serve --json`, for every load that both have."""
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, cli_kebab_case=True
-    )
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, cli_kebab_case=True)
 
     a: CliPositionalArg[Path]
     """A result."""

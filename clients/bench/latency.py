@@ -41,7 +41,5 @@ def run(settings: Settings) -> int:
             seconds.append(time.perf_counter() - start)
     found = spread(seconds[settings.num_warmup :])
     assert found is not None
-    print(
-        f"one batch of {settings.batch_size}, ms: " + "  ".join(f"{k} {v:.1f}" for k, v in asdict(found).items())
-    )
+    print(f"one batch of {settings.batch_size}, ms: " + "  ".join(f"{k} {v:.1f}" for k, v in asdict(found).items()))
     return 0

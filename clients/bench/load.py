@@ -14,9 +14,7 @@ OnDone = Callable[[], object]
 _Sent = list[tuple[Exchange, float]]
 
 
-async def closed_loop(
-    target: Target, sessions: Sequence[Session], concurrency: int, on_done: OnDone
-) -> list[Record]:
+async def closed_loop(target: Target, sessions: Sequence[Session], concurrency: int, on_done: OnDone) -> list[Record]:
     """`concurrency` sessions at a time, the next as soon as one is over."""
     payloads = _encoded(target, sessions)
     todo = iter(zip(sessions, payloads, strict=True))

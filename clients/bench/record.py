@@ -36,9 +36,7 @@ class Record:
     @property
     def tpot(self) -> float | None:
         """Mean time per output token after the first; None for a single token."""
-        return (
-            (self.arrivals[-1] - self.arrivals[0]) / (self.output_tokens - 1) if self.output_tokens > 1 else None
-        )
+        return (self.arrivals[-1] - self.arrivals[0]) / (self.output_tokens - 1) if self.output_tokens > 1 else None
 
     @property
     def e2e(self) -> float:

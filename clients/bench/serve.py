@@ -89,9 +89,7 @@ def run(settings: Settings) -> int:
 
 async def _run(settings: Settings) -> tuple[str, list[Run]]:
     objectives = parse_objectives(settings.slo)
-    target = open_target(
-        settings.target, settings.model, settings.ignore_eos, settings.temperature, settings.timeout
-    )
+    target = open_target(settings.target, settings.model, settings.ignore_eos, settings.temperature, settings.timeout)
     try:
         info = await target.info()
         vocab_size = settings.vocab_size or info.vocab_size or DEFAULT_VOCAB_SIZE

@@ -8,6 +8,4 @@ from quire.engine.model.model_config import ModelConfig, common_config
 
 def llama_config(hf: Any) -> ModelConfig:
     """From a `transformers.LlamaConfig`: the biases are optional, for all projections of a block at once."""
-    return replace(
-        common_config(hf), qkv_bias=hf.attention_bias, output_bias=hf.attention_bias, mlp_bias=hf.mlp_bias
-    )
+    return replace(common_config(hf), qkv_bias=hf.attention_bias, output_bias=hf.attention_bias, mlp_bias=hf.mlp_bias)

@@ -44,9 +44,7 @@ def load_weights(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devic
 
 def _store(name: str, source: Tensor, destination: Tensor) -> None:
     if source.shape != destination.shape:
-        raise StartupError(
-            f"{name} has shape {tuple(source.shape)}, but config.json says {tuple(destination.shape)}"
-        )
+        raise StartupError(f"{name} has shape {tuple(source.shape)}, but config.json says {tuple(destination.shape)}")
     destination.copy_(source)
 
 

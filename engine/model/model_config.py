@@ -52,9 +52,7 @@ def common_config(hf: Any) -> ModelConfig:
     quantization = getattr(hf, "quantization_config", None)
     _require(quantization is None, f"quantized weights are not supported, got {quantization!r}")
     num_heads, num_kv_heads = hf.num_attention_heads, hf.num_key_value_heads
-    _require(
-        num_heads % num_kv_heads == 0, f"{num_heads} query heads do not divide among {num_kv_heads} key heads"
-    )
+    _require(num_heads % num_kv_heads == 0, f"{num_heads} query heads do not divide among {num_kv_heads} key heads")
     head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // num_heads
     inv_freq, rope_scale = inverse_frequencies(hf, head_dim)
     return ModelConfig(

@@ -146,9 +146,7 @@ class Slots:
 
     def _input_ids(self, plan: StepPlan) -> Tensor:
         first = self._num_computed[plan.context_slots]
-        spans = zip(
-            plan.context_slots.tolist(), first.tolist(), (first + plan.context_tokens).tolist(), strict=True
-        )
+        spans = zip(plan.context_slots.tolist(), first.tolist(), (first + plan.context_tokens).tolist(), strict=True)
         context = [self._known[slot][start:stop] for slot, start, stop in spans]
         known = np.concatenate((*context, np.empty(0, np.int32))).astype(np.int64)
         newest = self._newest[self._to_device(plan.generation_slots.astype(np.int64))]

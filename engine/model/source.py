@@ -41,6 +41,4 @@ def _folder(model: str | None, weights: bool) -> Path:
     # Its errors have no common base: those of the network belong to an HTTP library that changes with the version.
     except Exception as error:
         reason = str(error).strip().split("\n")[0]
-        raise StartupError(
-            f"model: {model!r} is neither a folder nor a hub model that can be had: {reason}"
-        ) from error
+        raise StartupError(f"model: {model!r} is neither a folder nor a hub model that can be had: {reason}") from error

@@ -98,8 +98,7 @@ def destinations(config: ModelConfig, weights: Weights) -> dict[str, Tensor]:
 
 def _parts(prefix: str, names: tuple[str, ...], sizes: list[int], merged: Projection) -> dict[str, Tensor]:
     found = {
-        f"{prefix}.{name}.weight": part
-        for name, part in zip(names, torch.split(merged.weight, sizes), strict=True)
+        f"{prefix}.{name}.weight": part for name, part in zip(names, torch.split(merged.weight, sizes), strict=True)
     }
     if merged.bias is not None:
         biases = zip(names, torch.split(merged.bias, sizes), strict=True)

@@ -22,9 +22,7 @@ class Admission:
         max_passes: see above; 0 is strict order.
     """
 
-    def __init__(
-        self, waiting: WaitingQueue, kv: KVCacheManager, capacity: CapacityScheduler, max_passes: int
-    ) -> None:
+    def __init__(self, waiting: WaitingQueue, kv: KVCacheManager, capacity: CapacityScheduler, max_passes: int) -> None:
         self._waiting = waiting
         self._kv = kv
         self._capacity = capacity

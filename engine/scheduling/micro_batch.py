@@ -21,9 +21,7 @@ class MicroBatchScheduler:
         chunk_budget: limits context beside generation.
     """
 
-    def __init__(
-        self, max_num_tokens: int, block_size: int, chunking: Chunking, chunk_budget: ChunkBudget
-    ) -> None:
+    def __init__(self, max_num_tokens: int, block_size: int, chunking: Chunking, chunk_budget: ChunkBudget) -> None:
         self._max_num_tokens = max_num_tokens
         self._block_size = block_size
         self._chunking = chunking

@@ -135,9 +135,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _is_rebuilt_as_llama(
-    backend: tokenizers.Tokenizer, config: dict[str, Any], model_config: dict[str, Any]
-) -> bool:
+def _is_rebuilt_as_llama(backend: tokenizers.Tokenizer, config: dict[str, Any], model_config: dict[str, Any]) -> bool:
     """Whether transformers uses its Llama class, which keeps only vocabulary and post-processor."""
     name = str(config.get("tokenizer_class") or model_config.get("tokenizer_class") or "")
     steps = [*_step_types(backend.pre_tokenizer), *_step_types(backend.decoder)]

@@ -18,7 +18,5 @@ class NativeSiluMul:
         num_tokens, double = gate_up.shape
         out = torch.empty((num_tokens, double // 2), dtype=gate_up.dtype)
         is_bf16 = gate_up.dtype == torch.bfloat16
-        self.library.silu_mul(
-            self.library.pool, is_bf16, gate_up.data_ptr(), out.data_ptr(), num_tokens, double // 2
-        )
+        self.library.silu_mul(self.library.pool, is_bf16, gate_up.data_ptr(), out.data_ptr(), num_tokens, double // 2)
         return out

@@ -145,9 +145,7 @@ def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> 
     )
 
 
-def finished_to_proto(
-    handle: int, reason: FinishReason, stop_token_id: int | None
-) -> scheduler_pb2.SequenceFinished:
+def finished_to_proto(handle: int, reason: FinishReason, stop_token_id: int | None) -> scheduler_pb2.SequenceFinished:
     return scheduler_pb2.SequenceFinished(
         handle=handle, reason=inference_pb2.FinishReason.ValueType(reason), stop_token_id=stop_token_id
     )

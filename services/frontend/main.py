@@ -66,9 +66,7 @@ async def _serve(settings: Settings) -> None:
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
 
-    http = (
-        http_serving(settings.http_listen, make_app(inference), grace=1) if settings.http_listen else nullcontext()
-    )
+    http = http_serving(settings.http_listen, make_app(inference), grace=1) if settings.http_listen else nullcontext()
     async with (
         serving(settings.listen, ["quire.v1.InferenceService"], register, grace=1.0) as health,
         http,

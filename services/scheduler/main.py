@@ -71,9 +71,7 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     logger.info("epoch %d", epoch)
     config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
     dispatcher = Dispatcher(epoch)
-    supervisors = [
-        Supervisor(address, config, ledger, epoch, dispatcher) for address in settings.executors.split(",")
-    ]
+    supervisors = [Supervisor(address, config, ledger, epoch, dispatcher) for address in settings.executors.split(",")]
 
     def register(server: grpc.aio.Server) -> None:
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(dispatcher), server)

@@ -58,9 +58,7 @@ class Supervisor:
 
     async def _drive(self, link: ExecutorLink) -> None:
         info = await link.attach(self._epoch)
-        identity = PoolIdentity(
-            self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size
-        )
+        identity = PoolIdentity(self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
         scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
         loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver)
         pool = Pool(self._address, info, scheduler, loop)

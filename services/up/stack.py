@@ -108,9 +108,7 @@ class Stack:
             await asyncio.wait((waiting, failing), return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
                 child = failing.result()
-                raise StartupError(
-                    f"{child.name} ended with exit code {await child.wait()}; its last lines are above"
-                )
+                raise StartupError(f"{child.name} ended with exit code {await child.wait()}; its last lines are above")
         finally:
             for task in (waiting, failing):
                 task.cancel()

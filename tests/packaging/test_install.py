@@ -104,9 +104,7 @@ def test_sdist_can_be_built_and_tested(unpacked_sdist: Path) -> None:
     assert (unpacked_sdist / "tests/packaging/test_install.py").is_file()
 
 
-def test_wheel_from_the_sdist_is_the_wheel_from_the_checkout(
-    unpacked_sdist: Path, wheel: Path, tmp_path: Path
-) -> None:
+def test_wheel_from_the_sdist_is_the_wheel_from_the_checkout(unpacked_sdist: Path, wheel: Path, tmp_path: Path) -> None:
     assert names_in(build(unpacked_sdist, "wheel", tmp_path)) == names_in(wheel)
 
 

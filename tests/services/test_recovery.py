@@ -91,9 +91,7 @@ async def test_an_executor_that_is_told_to_stop_is_no_worse_than_a_killed_one(
     await own_stack.assert_settled()
 
 
-async def test_an_emptied_redis_is_filled_again(
-    own_stack: RunningStack, client: AsyncClient, expected: Tokens
-) -> None:
+async def test_an_emptied_redis_is_filled_again(own_stack: RunningStack, client: AsyncClient, expected: Tokens) -> None:
     middle = asyncio.Event()
     running = asyncio.create_task(answers(client, middle))
     await middle.wait()

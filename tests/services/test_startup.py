@@ -12,6 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from quire.engine.resources.ledger.connection import URL_PATTERN
+from quire.services.cli import COMMANDS
 from quire.services.up.stack import LOOPBACK, free_port
 
 # Most of it is the import of torch by the executor on a busy machine.
@@ -70,9 +71,7 @@ def test_a_port_in_use(taken: str, tiny_model: Path) -> None:
     for command in ("executor", "frontend"):
         code, message = refused(command, f"--listen={taken}", f"--model={tiny_model}")
         assert code == 1
-        assert message == (
-            f"quire {command}: error: --listen {taken}: cannot listen there, the port may be in use"
-        )
+        assert message == (f"quire {command}: error: --listen {taken}: cannot listen there, the port may be in use")
 
 
 def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken: str) -> None:
@@ -103,8 +102,7 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
         ),
         (
             ["serve"],
-            "quire: error: no command 'serve'; "
-            "commands: up, demo, generate, frontend, scheduler, executor, ledger",
+            f"quire: error: no command 'serve'; commands: {', '.join(COMMANDS)}",
         ),
     ],
 )

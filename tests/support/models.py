@@ -70,9 +70,7 @@ def load_reference(folder: Path) -> PreTrainedModel:
     return model.eval()
 
 
-def reference_greedy(
-    model: PreTrainedModel, prompt: Iterable[int], max_tokens: int, *, ignore_eos: bool
-) -> list[int]:
+def reference_greedy(model: PreTrainedModel, prompt: Iterable[int], max_tokens: int, *, ignore_eos: bool) -> list[int]:
     """What `generate` adds to a prompt, an end token included."""
     token_ids = torch.tensor([list(prompt)])
     eos_token_id = model.generation_config.eos_token_id

@@ -80,9 +80,7 @@ def running_redis(*options: str) -> Iterator[str]:
 def redis_with_sentinel(folder: Path, service: str) -> Iterator[tuple[str, RedisServer, RedisServer]]:
     """(host:port of the sentinel, master, replica)."""
     with redis_server("--repl-diskless-sync-delay", "0", "--dir", str(folder)) as master, ExitStack() as stack:
-        replica = stack.enter_context(
-            redis_server("--replicaof", "127.0.0.1", str(master.port), "--dir", str(folder))
-        )
+        replica = stack.enter_context(redis_server("--replicaof", "127.0.0.1", str(master.port), "--dir", str(folder)))
         wait_until(lambda: b"connected" in replica.call("ROLE"))
         port = free_port()
         config = folder / "sentinel.conf"

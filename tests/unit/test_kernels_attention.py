@@ -101,9 +101,7 @@ def test_windows_equal_dense(num_kv: int, window: int) -> None:
     torch.testing.assert_close(run(case, window), expected(case, window), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "lengths", [((1, 1),), ((1, 500), (1, 3), (1, 250), (1, 4)), ((40, 40),), ((2, 200), (3, 3))]
-)
+@pytest.mark.parametrize("lengths", [((1, 1),), ((1, 500), (1, 3), (1, 250), (1, 4)), ((40, 40),), ((2, 200), (3, 3))])
 @pytest.mark.parametrize("window", [None, 20])
 def test_uniform_batches_equal_dense(lengths: tuple[tuple[int, int], ...], window: int | None) -> None:
     case = make_case(lengths, 4, 2, 64)

@@ -247,9 +247,7 @@ _HOLDERS, _BLOCKS, _NAMES = st.sampled_from("st"), st.integers(-1, 8), st.sample
 _TRANSACTIONS = st.builds(
     LedgerTransaction,
     publish=st.lists(st.tuples(_BLOCKS, _NAMES), max_size=2),
-    release=st.lists(
-        st.tuples(_HOLDERS, _BLOCKS, st.integers(1, 99), st.sampled_from([0, 1000, 2**42])), max_size=2
-    ),
+    release=st.lists(st.tuples(_HOLDERS, _BLOCKS, st.integers(1, 99), st.sampled_from([0, 1000, 2**42])), max_size=2),
     evict=st.lists(_BLOCKS, max_size=2),
     share=st.lists(st.tuples(_HOLDERS, _BLOCKS), max_size=2),
     acquire=st.lists(st.tuples(_HOLDERS, _BLOCKS), max_size=3),

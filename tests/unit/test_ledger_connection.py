@@ -185,9 +185,7 @@ async def test_acl_user(server: RedisServer) -> None:
         await mirror.check()
 
 
-@pytest.mark.parametrize(
-    "command", [("scheduler", "--listen=127.0.0.1:0"), ("ledger", "audit")], ids=lambda c: c[0]
-)
+@pytest.mark.parametrize("command", [("scheduler", "--listen=127.0.0.1:0"), ("ledger", "audit")], ids=lambda c: c[0])
 def test_a_command_says_why_it_cannot_start(server: RedisServer, command: tuple[str, str]) -> None:
     for url, reason in (
         (f"redis://nobody:secret@{server.address}/0", "password"),

@@ -111,9 +111,7 @@ def test_end_tokens(folder: Path, config: Any, generation: Any, ids: tuple[int, 
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
     assert read_checkpoint(folder).eos_token_ids == ids
     (folder / "generation_config.json").unlink()
-    assert read_checkpoint(folder).eos_token_ids == (
-        tuple(sorted(config)) if isinstance(config, list) else (config,)
-    )
+    assert read_checkpoint(folder).eos_token_ids == (tuple(sorted(config)) if isinstance(config, list) else (config,))
 
 
 @pytest.mark.parametrize(
@@ -158,9 +156,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_missing_tensors_are_counted_and_named(folder: Path) -> None:
     edit_weights(folder, lambda tensors: [tensors.pop(name) for name in list(tensors) if "layers.1" in name])
-    with pytest.raises(
-        StartupError, match=r"9 tensors are missing: model\.layers\.1\.input_layernorm\.weight, .*…"
-    ):
+    with pytest.raises(StartupError, match=r"9 tensors are missing: model\.layers\.1\.input_layernorm\.weight, .*…"):
         start(folder)
 
 

@@ -103,9 +103,7 @@ def check(batch: Batch, expected: Expected, models: dict[int, Model]) -> None:
     assert paged.slot_mapping.tolist() == expected.mapping
     assert paged.kv_lens.tolist() == expected.lens
     assert np.diff(paged.qo_indptr).tolist() == batch.num_tokens.tolist()
-    assert [part.tolist() for part in np.split(paged.kv_indices, paged.kv_indptr[1:-1])] == (
-        expected.tables or [[]]
-    )
+    assert [part.tolist() for part in np.split(paged.kv_indices, paged.kv_indptr[1:-1])] == (expected.tables or [[]])
     assert batch.sampling_slots.tolist() == expected.sampling
     assert batch.last_tokens.tolist() == expected.last
     draw = [(row, models[slot]) for row, slot in enumerate(expected.sampling) if models[slot].temperature > 0]

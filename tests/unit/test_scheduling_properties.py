@@ -66,9 +66,7 @@ def machine(redis_url: str | None, config: SchedulerConfig) -> type[RuleBasedSta
             self.rig.arrive(prompt, max_tokens)
 
         @rule(prompt=PROMPTS, max_tokens=st.integers(1, 16), priority=st.integers(-2, 2), cache=CACHES)
-        def arrive_with_options(
-            self, prompt: list[int], max_tokens: int, priority: int, cache: CacheParams
-        ) -> None:
+        def arrive_with_options(self, prompt: list[int], max_tokens: int, priority: int, cache: CacheParams) -> None:
             self.rig.arrive(prompt, max_tokens, priority, cache)
 
         @rule()

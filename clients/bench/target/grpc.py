@@ -32,7 +32,7 @@ class GrpcTarget:
         self._timeout = timeout
         self._channel = grpc.aio.insecure_channel(address)
         # Without serializers: bytes go and come as they are.
-        self._call = self._channel.unary_stream(_METHOD)
+        self._call = self._channel.unary_stream(_METHOD)  # type: ignore[call-arg]
 
     async def info(self) -> ServerInfo:
         stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
@@ -41,9 +41,7 @@ class GrpcTarget:
         return ServerInfo(model.name, model.vocab_size, model.max_model_len)
 
     def encode(self, prompt: Prompt, output_tokens: int) -> bytes:
-        params = SamplingParams(
-            temperature=self._temperature, max_tokens=output_tokens, ignore_eos=self._ignore_eos
-        )
+        params = SamplingParams(temperature=self._temperature, max_tokens=output_tokens, ignore_eos=self._ignore_eos)
         return generate_request(prompt, params, "").SerializeToString()
 
     async def send(self, payload: bytes) -> Exchange:

@@ -126,9 +126,7 @@ class RedisLedger(KVLedger):
             case [b"OK", *rest]:
                 return rest
             case [b"STALE", bytes(owner)]:
-                raise StaleEpoch(
-                    f"pool {pool.name}: opened by epoch {owner.decode()}, ours is {epoch}", int(owner)
-                )
+                raise StaleEpoch(f"pool {pool.name}: opened by epoch {owner.decode()}, ours is {epoch}", int(owner))
             case [b"LOST", bytes(reason)]:
                 raise LedgerLost(f"pool {pool.name}: {reason.decode()}")
             case [b"CONFLICT", bytes(reason)]:

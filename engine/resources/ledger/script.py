@@ -25,9 +25,7 @@ class Script:
         # A name for the text, not a protection.
         self._digest = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 
-    async def __call__(
-        self, redis: Redis | RedisCluster, keys: Sequence[str], *args: str | int | bytes
-    ) -> list[Any]:
+    async def __call__(self, redis: Redis | RedisCluster, keys: Sequence[str], *args: str | int | bytes) -> list[Any]:
         """Runs it on the server that has the keys; its answer is a list, the first item of which is a word."""
         try:
             reply = await redis.evalsha(self._digest, len(keys), *keys, *args)
