@@ -19,7 +19,7 @@ from quire.clients.convert import (
 from quire.clients.errors import may_pass, not_ready, translated
 from quire.engine.completion import Completion
 from quire.engine.errors import QuireError
-from quire.engine.request import SamplingParams
+from quire.engine.request import DEFAULT_OPTIONS, RequestOptions, SamplingParams
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
@@ -56,18 +56,28 @@ class AsyncClient:
         await self._channel.close(None)
 
     async def generate(
-        self, prompt: str | Sequence[int], params: SamplingParams = DEFAULTS, *, request_id: str = ""
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams = DEFAULTS,
+        *,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
     ) -> Completion:
         """The whole answer to a text or to token ids; cancelling the task cancels it on the server."""
-        request = generate_request(prompt, params, request_id)
+        request = generate_request(prompt, params, request_id, options)
         with translated():
             return completion_from_proto(await self._stub.Generate(request, timeout=self._timeout))
 
     async def generate_stream(
-        self, prompt: str | Sequence[int], params: SamplingParams = DEFAULTS, *, request_id: str = ""
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams = DEFAULTS,
+        *,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
     ) -> AsyncGenerator[Completion, None]:
         """The answer as it is made; the first `anext` sends the request, `aclose` cancels it."""
-        request = generate_request(prompt, params, request_id)
+        request = generate_request(prompt, params, request_id, options)
         call = self._stub.GenerateStream(request, timeout=self._timeout)
         with translated(call.cancel):
             async for message in call:

@@ -18,7 +18,7 @@ from quire.clients.convert import (
 from quire.clients.errors import may_pass, not_ready, translated
 from quire.engine.completion import Completion
 from quire.engine.errors import QuireError
-from quire.engine.request import SamplingParams
+from quire.engine.request import DEFAULT_OPTIONS, RequestOptions, SamplingParams
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
@@ -55,19 +55,29 @@ class Client:
         self._channel.close()
 
     def generate(
-        self, prompt: str | Sequence[int], params: SamplingParams = DEFAULTS, *, request_id: str = ""
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams = DEFAULTS,
+        *,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
     ) -> Completion:
         """The whole answer to a text or to token ids; an interrupt cancels it on the server."""
-        request = generate_request(prompt, params, request_id)
+        request = generate_request(prompt, params, request_id, options)
         call = self._stub.Generate.future(request, timeout=self._timeout)
         with translated(call.cancel):
             return completion_from_proto(call.result())
 
     def generate_stream(
-        self, prompt: str | Sequence[int], params: SamplingParams = DEFAULTS, *, request_id: str = ""
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams = DEFAULTS,
+        *,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
     ) -> Generator[Completion, None, None]:
         """The answer as it is made; the first `next` sends the request, closing the iterator cancels it."""
-        request = generate_request(prompt, params, request_id)
+        request = generate_request(prompt, params, request_id, options)
         call = self._stub.GenerateStream(request, timeout=self._timeout)
         with translated(call.cancel):
             for message in call:

@@ -5,7 +5,14 @@ from typing import Any
 
 from quire.engine.completion import Completion, Usage
 from quire.engine.errors import InvalidRequest
-from quire.engine.request import FinishReason, SamplingParams
+from quire.engine.request import (
+    DEFAULT_OPTIONS,
+    CacheParams,
+    FinishReason,
+    RequestOptions,
+    Retention,
+    SamplingParams,
+)
 from quire.v1 import inference_pb2 as pb
 
 _SCALARS = ("temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "ignore_eos")
@@ -42,7 +49,35 @@ def sampling_from_proto(message: pb.SamplingParams) -> SamplingParams:
     return SamplingParams(**(present | lists))
 
 
-def generate_request(prompt: str | Sequence[int], params: SamplingParams, request_id: str) -> pb.GenerateRequest:
+def cache_to_proto(cache: CacheParams) -> pb.CacheOptions:
+    """Raises `ValueError` for a number that does not fit its field."""
+    retention = (
+        pb.Retention(start=each.start, end=each.end, priority=each.priority, duration_ms=each.duration_ms)
+        for each in cache.retention
+    )
+    return pb.CacheOptions(salt=cache.salt, opt_out=cache.opt_out, retention=retention)
+
+
+def cache_from_proto(message: pb.CacheOptions) -> CacheParams:
+    """Inverse of `cache_to_proto`."""
+    retention = (
+        Retention(
+            start=each.start,
+            end=each.end if each.HasField("end") else None,
+            priority=each.priority,
+            duration_ms=each.duration_ms if each.HasField("duration_ms") else None,
+        )
+        for each in message.retention
+    )
+    return CacheParams(salt=message.salt, opt_out=message.opt_out, retention=tuple(retention))
+
+
+def generate_request(
+    prompt: str | Sequence[int],
+    params: SamplingParams,
+    request_id: str,
+    options: RequestOptions = DEFAULT_OPTIONS,
+) -> pb.GenerateRequest:
     """A text goes to be tokenized by the server; token ids go as they are.
 
     Raises:
@@ -50,6 +85,12 @@ def generate_request(prompt: str | Sequence[int], params: SamplingParams, reques
     """
     message = pb.GenerateRequest(sampling=sampling_to_proto(params))
     message.request_id = _unicode("request_id", request_id)
+    _unicode("cache.salt", options.cache.salt)
+    try:
+        message.priority = options.priority
+        message.cache.CopyFrom(cache_to_proto(options.cache))
+    except (ValueError, TypeError) as error:
+        raise _does_not_fit("priority or cache", options, error) from error
     if isinstance(prompt, str):
         message.text = _unicode("text", prompt)
     else:

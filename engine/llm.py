@@ -11,7 +11,7 @@ from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.executor import Executor
 from quire.engine.local_engine import LocalEngine
 from quire.engine.model.source import resolve_model
-from quire.engine.request import SamplingParams
+from quire.engine.request import DEFAULT_OPTIONS, RequestOptions, SamplingParams
 from quire.engine.text.pieces import pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.validation import token_array
@@ -24,7 +24,8 @@ DEFAULTS = SamplingParams()
 class LLM:
     """A model that generates. Thread-safe; use it in a `with` block or close it.
 
-    Every generating method raises `RequestError` for a request that is refused or fails.
+    Every generating method takes priority and cache options, and raises `RequestError` for a request that is
+    refused or fails.
 
     Args:
         model: Hugging Face folder or hub id; None: the demo model.
@@ -61,32 +62,41 @@ class LLM:
         self._thread.join()
         self._loop.close()
 
-    def generate(self, prompts: str | Sequence[Prompt], params: SamplingParams = DEFAULTS) -> list[Completion]:
+    def generate(
+        self,
+        prompts: str | Sequence[Prompt],
+        params: SamplingParams = DEFAULTS,
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> list[Completion]:
         """The whole answers, in the order of the prompts.
 
         Args:
             prompts: a text, or a list whose entries are texts or lists of token ids.
         """
-        return self._call(self._complete_all([prompts] if isinstance(prompts, str) else prompts, params))
+        return self._call(self._complete_all([prompts] if isinstance(prompts, str) else prompts, params, options))
 
-    def generate_stream(self, prompt: Prompt, params: SamplingParams = DEFAULTS) -> Generator[Completion, None, None]:
+    def generate_stream(
+        self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> Generator[Completion, None, None]:
         """The answer in pieces, as it is made; closing the iterator ends the request."""
-        stream = self._stream(prompt, params)
+        stream = self._stream(prompt, params, options)
         try:
             while (piece := self._call(_next(stream))) is not None:
                 yield piece
         finally:
             self._call(stream.aclose())
 
-    async def generate_async(self, prompt: Prompt, params: SamplingParams = DEFAULTS) -> Completion:
+    async def generate_async(
+        self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
+    ) -> Completion:
         """The whole answer; cancelling the task ends the request. For any event loop."""
-        return await self._await(self._complete(prompt, params))
+        return await self._await(self._complete(prompt, params, options))
 
     async def generate_stream_async(
-        self, prompt: Prompt, params: SamplingParams = DEFAULTS
+        self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
     ) -> AsyncGenerator[Completion, None]:
         """The answer in pieces, as it is made; closing the iterator ends the request. For any event loop."""
-        stream = self._stream(prompt, params)
+        stream = self._stream(prompt, params, options)
         try:
             while (piece := await self._await(_next(stream))) is not None:
                 yield piece
@@ -99,24 +109,28 @@ class LLM:
     async def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
-    async def _stream(self, prompt: Prompt, params: SamplingParams) -> AsyncGenerator[Completion, None]:
+    async def _stream(
+        self, prompt: Prompt, params: SamplingParams, options: RequestOptions
+    ) -> AsyncGenerator[Completion, None]:
         if isinstance(prompt, str):
             token_ids = self.tokenizer.encode(prompt)
         else:
             token_ids = token_array(prompt, self._engine.limits)
-        request = self._engine.submit(token_ids, params)
+        request = self._engine.submit(token_ids, params, options)
         try:
             async for piece in pieces(request, self.tokenizer):
                 yield piece
         finally:
             self._engine.close(request)
 
-    async def _complete(self, prompt: Prompt, params: SamplingParams) -> Completion:
-        return join([piece async for piece in self._stream(prompt, params)])
+    async def _complete(self, prompt: Prompt, params: SamplingParams, options: RequestOptions) -> Completion:
+        return join([piece async for piece in self._stream(prompt, params, options)])
 
-    async def _complete_all(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[Completion]:
+    async def _complete_all(
+        self, prompts: Sequence[Prompt], params: SamplingParams, options: RequestOptions
+    ) -> list[Completion]:
         """All at once, as far as the waiting queue takes them; the first that fails ends the others."""
-        running = [asyncio.create_task(self._complete(prompt, params)) for prompt in prompts]
+        running = [asyncio.create_task(self._complete(prompt, params, options)) for prompt in prompts]
         try:
             return await asyncio.gather(*running)
         finally:

@@ -9,12 +9,12 @@ from quire.engine.executor import Executor
 from quire.engine.local_runner import LocalRunner
 from quire.engine.loop import StepLoop
 from quire.engine.open_request import Finish, OpenRequest
-from quire.engine.request import Int32Array, Request, SamplingParams
+from quire.engine.request import Int32Array, Request, RequestOptions, SamplingParams
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
 from quire.engine.scheduling.sequence import Sequence
-from quire.engine.validation import ServingLimits, complete, validate
+from quire.engine.validation import ServingLimits, complete, validate, validate_options
 
 _EPOCH = 1
 
@@ -40,7 +40,7 @@ class LocalEngine:
         self._pool = pool
         self._task = asyncio.create_task(self._run())
 
-    def submit(self, prompt: Int32Array, params: SamplingParams) -> OpenRequest:
+    def submit(self, prompt: Int32Array, params: SamplingParams, options: RequestOptions) -> OpenRequest:
         """Opens a request; `close` it when it is over or no longer wanted.
 
         Raises:
@@ -50,9 +50,10 @@ class LocalEngine:
             raise RequestError("the engine has stopped")
         params = complete(params, len(prompt), self.limits)
         validate(prompt, params, self.limits)
+        validate_options(options)
         self._num_requests += 1
         opened = OpenRequest(self._num_requests, str(self._num_requests), prompt, params)
-        request = Request(opened.request_id, 0, opened.handle, prompt, prompt[:0], params)
+        request = Request(opened.request_id, 0, opened.handle, prompt, prompt[:0], params, options)
         sequence = Sequence(request, self._eos_token_ids)
         self._scheduler.add(sequence)
         self._open[opened.handle] = opened, sequence

@@ -5,7 +5,7 @@ from array import array
 from dataclasses import dataclass
 
 from quire.engine.errors import RequestError
-from quire.engine.request import FinishReason, Int32Array, SamplingParams
+from quire.engine.request import DEFAULT_OPTIONS, FinishReason, Int32Array, RequestOptions, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +24,25 @@ class OpenRequest:
         request_id: the client's name for it, or ours.
         prompt: token ids, int32.
         params: with `seed` and `max_tokens` set, so that a resubmission is the same request.
+        options: priority and cache.
         generated: every token received.
         cached_tokens: tokens of the prompt found in the cache.
         finish: set once no more tokens come.
     """
 
-    def __init__(self, handle: int, request_id: str, prompt: Int32Array, params: SamplingParams) -> None:
+    def __init__(
+        self,
+        handle: int,
+        request_id: str,
+        prompt: Int32Array,
+        params: SamplingParams,
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> None:
         self.handle = handle
         self.request_id = request_id
         self.prompt = prompt
         self.params = params
+        self.options = options
         self.generated = array("i")
         self.cached_tokens: int | None = None
         self.finish: Finish | None = None

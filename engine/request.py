@@ -81,6 +81,22 @@ class CacheParams:
     retention: tuple[Retention, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class RequestOptions:
+    """What a request asks of the scheduler, beyond its tokens.
+
+    Attributes:
+        priority: higher goes first; -100 to 100.
+        cache: how its blocks are shared and kept.
+    """
+
+    priority: int = 0
+    cache: CacheParams = CacheParams()
+
+
+DEFAULT_OPTIONS = RequestOptions()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One validated request as the scheduler sees it: token ids only, every default filled in.
@@ -92,8 +108,7 @@ class Request:
         prompt: token ids, int32, shape (num_prompt,), at least one.
         generated: token ids already delivered before a fault, int32, shape (num_generated,).
         params: with `seed` and `max_tokens` set; `stop` strings are not looked at here.
-        priority: higher goes first; -100 to 100.
-        cache: how its blocks are shared and kept.
+        options: priority and cache.
     """
 
     request_id: str
@@ -102,5 +117,4 @@ class Request:
     prompt: Int32Array
     generated: Int32Array
     params: SamplingParams
-    priority: int = 0
-    cache: CacheParams = CacheParams()
+    options: RequestOptions = DEFAULT_OPTIONS

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quire.engine.errors import InvalidRequest
-from quire.engine.request import DEFAULT_MAX_TOKENS, Int32Array, SamplingParams
+from quire.engine.request import DEFAULT_MAX_TOKENS, Int32Array, RequestOptions, SamplingParams
 
 MAX_TEMPERATURE = 100
 MAX_TOP_K = 2**31 - 1
@@ -21,6 +21,10 @@ MAX_SEED = 2**64 - 1
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 MAX_STOP_TOKENS = 64
+MAX_PRIORITY = 100
+MAX_SALT_BYTES = 128
+MAX_RETENTIONS = 16
+MAX_RETENTION_PRIORITY = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,29 @@ def validate(prompt: Int32Array, params: SamplingParams, limits: ServingLimits, 
             raise InvalidRequest(rule.field, value, rule.limit)
     _check_stops(params, limits)
     _check_room(len(prompt), params, limits)
+
+
+def validate_options(options: RequestOptions) -> None:
+    """Refuses options out of range.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
+        raise InvalidRequest("priority", options.priority, f"must be {-MAX_PRIORITY} to {MAX_PRIORITY}")
+    cache = options.cache
+    if len(cache.salt.encode()) > MAX_SALT_BYTES:
+        raise InvalidRequest("cache.salt", cache.salt, f"must be at most {MAX_SALT_BYTES} bytes")
+    if len(cache.retention) > MAX_RETENTIONS:
+        raise InvalidRequest("cache.retention", len(cache.retention), f"must be at most {MAX_RETENTIONS} ranges")
+    for index, each in enumerate(cache.retention):
+        field = f"cache.retention[{index}]"
+        if not 0 <= each.priority <= MAX_RETENTION_PRIORITY:
+            raise InvalidRequest(f"{field}.priority", each.priority, f"must be 0 to {MAX_RETENTION_PRIORITY}")
+        if each.start < 0 or (each.end is not None and each.end <= each.start):
+            raise InvalidRequest(field, (each.start, each.end), "must be a range [start, end) with 0 <= start < end")
+        if each.duration_ms is not None and each.duration_ms < 0:
+            raise InvalidRequest(f"{field}.duration_ms", each.duration_ms, "must be at least 0")
 
 
 def _check_prompt(prompt: Int32Array, limits: ServingLimits, field: str) -> None:

@@ -71,7 +71,7 @@ class KVCacheManager(ResourceManager):
 
     def match(self, sequence: Sequence) -> list[int]:
         """Blocks of the longest cached prefix; at least one token is left to compute."""
-        if sequence.request.cache.opt_out:
+        if sequence.request.options.cache.opt_out:
             return []
         num_full = (len(sequence.tokens) - 1) // self._block_size
         self._name(sequence, num_full)
@@ -85,7 +85,7 @@ class KVCacheManager(ResourceManager):
 
     def awaits(self, sequence: Sequence, num_matched: int) -> bool:
         """Whether the block behind the `num_matched` cached ones is being computed for another sequence now."""
-        if sequence.request.cache.opt_out or num_matched >= (len(sequence.tokens) - 1) // self._block_size:
+        if sequence.request.options.cache.opt_out or num_matched >= (len(sequence.tokens) - 1) // self._block_size:
             return False
         return sequence.hashes[num_matched] in self._computing
 
@@ -122,7 +122,7 @@ class KVCacheManager(ResourceManager):
 
     def update_resources(self, step: ScheduledStep) -> None:
         for sequence, num_computed in step.filled:
-            if sequence.request.cache.opt_out:
+            if sequence.request.options.cache.opt_out:
                 continue
             num_full = num_computed // self._block_size
             self._name(sequence, num_full)
@@ -136,7 +136,7 @@ class KVCacheManager(ResourceManager):
         if not sequence.blocks:
             return
         self._num_promised -= max(0, sequence.num_reserved - len(sequence.blocks))
-        held = keeps(sequence.request.cache.retention, len(sequence.blocks), self._block_size, unix_ms())
+        held = keeps(sequence.request.options.cache.retention, len(sequence.blocks), self._block_size, unix_ms())
         # Tail first, so that eviction takes the leaves of the prefix tree before their parents.
         self._pool.release(sequence.holder, zip(reversed(sequence.blocks), reversed(held), strict=True))
         sequence.blocks = []
@@ -146,7 +146,7 @@ class KVCacheManager(ResourceManager):
         extend_chain(sequence.hashes, root, sequence.tokens, num_blocks, self._block_size)
 
     def _root(self, sequence: Sequence) -> bytes:
-        return chain_root(self._fingerprint, cache_salt=sequence.request.cache.salt)
+        return chain_root(self._fingerprint, cache_salt=sequence.request.options.cache.salt)
 
     def _copy_partial(self, sequence: Sequence) -> int:
         """Copies the block that agrees with the next tokens in part, if there is one.
@@ -154,7 +154,7 @@ class KVCacheManager(ResourceManager):
         The executor copies before it computes, and nobody writes a published block: the source may be given
         away in the same step.
         """
-        if sequence.request.cache.opt_out:
+        if sequence.request.options.cache.opt_out:
             return 0
         num_matched = len(sequence.blocks)
         parent = sequence.hashes[num_matched - 1] if num_matched else self._root(sequence)
@@ -178,7 +178,7 @@ class KVCacheManager(ResourceManager):
 
     def _announce(self, sequence: Sequence, start: int, end: int) -> None:
         """Others may wait for the blocks that this chunk fills."""
-        if not sequence.request.cache.opt_out:
+        if not sequence.request.options.cache.opt_out:
             for name in sequence.hashes[start // self._block_size : end // self._block_size]:
                 self._computing.setdefault(name, sequence)
 

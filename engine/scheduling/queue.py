@@ -55,7 +55,7 @@ class WaitingQueue:
         if self._entries and num_tokens > self._max_tokens:
             limit = f"at most {self._max_tokens} may"
             raise Overloaded(f"{num_tokens} tokens would wait, {limit}", RETRY_SECONDS)
-        self._insert(self._clock() - sequence.request.priority * self._ageing, sequence)
+        self._insert(self._clock() - sequence.request.options.priority * self._ageing, sequence)
 
     def restore(self, sequence: Sequence) -> None:
         """Puts back a sequence that ran before, ahead of all that did not and whatever the bounds."""

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from quire.engine.request import FinishReason, Int32Array, Request, SamplingParams
+from quire.clients.convert import cache_from_proto, cache_to_proto
+from quire.engine.open_request import OpenRequest
+from quire.engine.request import FinishReason, Int32Array, Request, RequestOptions, SamplingParams
 from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
 from quire.engine.validation import ServingLimits
 from quire.v1 import executor_pb2, inference_pb2, scheduler_pb2
@@ -103,14 +105,13 @@ def info_from_proto(info: executor_pb2.ExecutorInfo) -> ExecutorInfo:
     )
 
 
-def submission_to_proto(
-    handle: int, request_id: str, prompt: Int32Array, generated: Iterable[int], params: SamplingParams
-) -> scheduler_pb2.Submission:
+def submission_to_proto(request: OpenRequest) -> scheduler_pb2.Submission:
+    params = request.params
     return scheduler_pb2.Submission(
-        handle=handle,
-        request_id=request_id,
-        prompt=pack(prompt),
-        generated=pack(generated),
+        handle=request.handle,
+        request_id=request.request_id,
+        prompt=pack(request.prompt),
+        generated=pack(request.generated),
         sampling=inference_pb2.SamplingParams(
             temperature=params.temperature,
             top_k=params.top_k,
@@ -121,6 +122,8 @@ def submission_to_proto(
             stop_token_ids=params.stop_token_ids,
             ignore_eos=params.ignore_eos,
         ),
+        priority=request.options.priority,
+        cache=cache_to_proto(request.options.cache),
     )
 
 
@@ -142,6 +145,7 @@ def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> 
             stop_token_ids=tuple(sampling.stop_token_ids),
             ignore_eos=sampling.ignore_eos,
         ),
+        options=RequestOptions(submission.priority, cache_from_proto(submission.cache)),
     )
 
 

@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Sequence
 from quire.engine.completion import Completion
 from quire.engine.errors import InvalidRequest, Unavailable
 from quire.engine.open_request import OpenRequest
-from quire.engine.request import Int32Array, SamplingParams
+from quire.engine.request import DEFAULT_OPTIONS, Int32Array, RequestOptions, SamplingParams
 from quire.engine.text.pieces import pieces
 from quire.engine.text.tokenizer import Tokenizer
-from quire.engine.validation import ServingLimits, complete, token_array, validate
+from quire.engine.validation import ServingLimits, complete, token_array, validate, validate_options
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.v1 import scheduler_pb2
 
@@ -57,7 +57,13 @@ class Inference:
         self._is_draining = True
 
     async def submit(
-        self, prompt: str | Sequence[int], params: SamplingParams, *, field: str, request_id: str = ""
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        *,
+        field: str,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
     ) -> OpenRequest:
         """Checks a request and opens it; `follow` it, or `close` it.
 
@@ -76,7 +82,8 @@ class Inference:
         token_ids = await self.encode(prompt) if isinstance(prompt, str) else token_array(prompt, limits, field)
         params = complete(params, len(token_ids), limits)
         validate(token_ids, params, limits, field=field)
-        return self._link.submit(request_id or uuid.uuid4().hex, token_ids, params)
+        validate_options(options)
+        return self._link.submit(request_id or uuid.uuid4().hex, token_ids, params, options)
 
     async def follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
         """Its answer in pieces; however the iteration ends, the request is closed.

@@ -11,7 +11,7 @@ from google.rpc import code_pb2
 from quire.clients.errors import RefusedRequest
 from quire.engine.errors import InvalidRequest, Overloaded, RequestError, Unavailable
 from quire.engine.open_request import Finish, OpenRequest
-from quire.engine.request import FinishReason, Int32Array, SamplingParams
+from quire.engine.request import DEFAULT_OPTIONS, FinishReason, Int32Array, RequestOptions, SamplingParams
 from quire.engine.validation import ServingLimits
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
@@ -76,7 +76,13 @@ class SchedulerLink:
         await self._state_changed.wait()
         self._state_changed.clear()
 
-    def submit(self, request_id: str, prompt: Int32Array, params: SamplingParams) -> OpenRequest:
+    def submit(
+        self,
+        request_id: str,
+        prompt: Int32Array,
+        params: SamplingParams,
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> OpenRequest:
         """Opens a validated request; `close` it when it is over or no longer wanted.
 
         Raises:
@@ -89,7 +95,7 @@ class SchedulerLink:
             raise InvalidRequest("request_id", request_id, "must not be that of a running request")
         while self._next_handle in self._requests:
             self._next_handle = (self._next_handle + 1) % 2**31
-        request = OpenRequest(self._next_handle, request_id, prompt, params)
+        request = OpenRequest(self._next_handle, request_id, prompt, params, options)
         self._next_handle = (self._next_handle + 1) % 2**31
         self._requests[request.handle] = self._by_id[request_id] = request
         self._enqueue(request)
@@ -176,11 +182,7 @@ class SchedulerLink:
 
     def _enqueue(self, request: OpenRequest) -> None:
         if self._is_open and not request.is_over:
-            self._submissions.append(
-                wire.submission_to_proto(
-                    request.handle, request.request_id, request.prompt, request.generated, request.params
-                )
-            )
+            self._submissions.append(wire.submission_to_proto(request))
             self._outgoing.set()
 
     def _set_state(self, state: pb.ServingState) -> None:

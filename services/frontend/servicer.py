@@ -5,9 +5,10 @@ from contextlib import aclosing
 
 import grpc
 
-from quire.clients.convert import finish_to_proto, sampling_from_proto
+from quire.clients.convert import cache_from_proto, finish_to_proto, sampling_from_proto
 from quire.engine.completion import Completion, join
 from quire.engine.errors import InvalidRequest
+from quire.engine.request import RequestOptions
 from quire.engine.version import __version__
 from quire.services.frontend.inference import Inference
 from quire.v1 import inference_pb2 as pb
@@ -107,7 +108,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             case _:
                 raise InvalidRequest("input", None, "must be text or token_ids")
         opened = await self._inference.submit(
-            prompt, sampling_from_proto(request.sampling), field=field, request_id=request.request_id
+            prompt,
+            sampling_from_proto(request.sampling),
+            field=field,
+            request_id=request.request_id,
+            options=RequestOptions(request.priority, cache_from_proto(request.cache)),
         )
         async with aclosing(self._inference.follow(opened)) as pieces:
             async for piece in pieces:

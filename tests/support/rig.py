@@ -8,7 +8,7 @@ import numpy as np
 
 from quire.engine.config import SchedulerConfig
 from quire.engine.errors import LedgerLost, Overloaded
-from quire.engine.request import CacheParams, FinishReason, Request, SamplingParams
+from quire.engine.request import CacheParams, FinishReason, Request, RequestOptions, SamplingParams
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity
@@ -78,7 +78,7 @@ class Rig:
         self._num_requests += 1
         params = SamplingParams(seed=0, max_tokens=max_tokens)
         handle = self._num_requests
-        request = Request(str(handle), 0, handle, _int32(prompt), _int32([]), params, priority, cache)
+        request = Request(str(handle), 0, handle, _int32(prompt), _int32([]), params, RequestOptions(priority, cache))
         sequence = Sequence(request, self._info.eos_token_ids)
         try:
             self.scheduler.add(sequence)
