@@ -23,8 +23,14 @@ class ExecutorConfig(EngineConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
 
+    kernels: Literal["auto", "native", "torch"] = "auto"
+    """What computes; native: C++ for CPUs, compiled at first use; auto: the fastest there is."""
+
     attention: Literal["auto", "torch"] = "auto"
-    """Attention backend."""
+    """Attention backend; auto: that of the kernels."""
+
+    num_threads: int | None = Field(None, ge=1)
+    """Threads that compute on a CPU; default: as many as there are cores."""
 
     block_size: int = Field(16, ge=1, le=256)
     """Tokens per KV block."""

@@ -7,15 +7,18 @@ import numpy as np
 import torch
 
 from quire.engine.config import ExecutorConfig
+from quire.engine.errors import StartupError
 from quire.engine.model.batch import Batch
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.decoder import Decoder
 from quire.engine.model.model_engine import ModelEngine
+from quire.engine.model.placement import device_of, dtype_of
 from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
 from quire.engine.request import Int32Array
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
-from quire.kernels.suite import TORCH_SUITE
+from quire.kernels.registry import kernel_suite
+from quire.kernels.suite import KernelSuite
 
 
 class Executor:
@@ -31,8 +34,9 @@ class Executor:
             StartupError: the model or the settings will not do; the message says why.
         """
         checkpoint = read_checkpoint(resolve_model(config.model))
-        self._engine = ModelEngine(config, checkpoint, TORCH_SUITE)
-        self._decoder = Decoder(TORCH_SUITE)
+        kernels = _kernels(config)
+        self._engine = ModelEngine(config, checkpoint, kernels)
+        self._decoder = Decoder(kernels)
         self._slots = Slots(
             num_slots=config.num_slots,
             max_model_len=self._engine.max_model_len,
@@ -75,3 +79,11 @@ class Executor:
         token_ids = self._decoder.decode(logits, batch)
         self._slots.advance(batch, token_ids)
         return token_ids.to("cpu", torch.int32).numpy()
+
+
+def _kernels(config: ExecutorConfig) -> KernelSuite:
+    device = device_of(config)
+    try:
+        return kernel_suite(config.kernels, device, dtype_of(config, device), config.num_threads)
+    except ValueError as error:
+        raise StartupError(str(error)) from error

@@ -66,13 +66,19 @@ class StepLoop:
         self._runner = runner
         self._deliver = deliver
         self._work = asyncio.Event()
+        self._is_closing = False
 
     def wake(self) -> None:
         """Says that a request came or ended."""
         self._work.set()
 
+    def finish(self) -> None:
+        """Makes `run` return once nothing waits or runs any more."""
+        self._is_closing = True
+        self.wake()
+
     async def run(self) -> None:
-        """Runs until cancelled.
+        """Runs until cancelled, or until nothing is left after `finish`.
 
         Raises:
             Unavailable: the executor is gone.
@@ -89,6 +95,8 @@ class StepLoop:
                 self._deliver(self._scheduler.update(await self._runner.receive()))
             elif not in_flight:
                 await self._commit()
+                if self._is_closing and not self._scheduler.num_waiting and not self._scheduler.num_running:
+                    return
                 await self._work.wait()
 
     async def close(self) -> list[Sequence]:

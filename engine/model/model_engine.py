@@ -9,8 +9,10 @@ from quire.engine.errors import StartupError
 from quire.engine.model.batch import Batch
 from quire.engine.model.checkpoint import Checkpoint
 from quire.engine.model.kv_pool import pool_size
+from quire.engine.model.layers import prepare
 from quire.engine.model.loader import load_weights
 from quire.engine.model.model_config import ModelConfig
+from quire.engine.model.placement import device_of, dtype_of
 from quire.engine.model.rotary import cos_sin_table
 from quire.engine.model.transformer import Transformer
 from quire.engine.request import Int32Array
@@ -34,14 +36,14 @@ class ModelEngine:
             StartupError: the device is not there, or the settings do not suit it or the model.
         """
         model = checkpoint.config
-        self.device = _device(config)
-        dtype = _dtype(config, self.device)
+        self.device = device_of(config)
+        dtype = dtype_of(config, self.device)
         self.num_blocks = pool_size(config, model, dtype)
         self.max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
-        self._attention = _attention(config, model, dtype, self.device)
+        self._attention = _attention(config, model, dtype, self.device, kernels)
         self._transformer = Transformer(
             config=model,
-            weights=load_weights(checkpoint, dtype, self.device),
+            layers=prepare(load_weights(checkpoint, dtype, self.device), kernels),
             cos_sin=cos_sin_table(model.inv_freq, model.rope_scale, self.max_model_len, self.device),
             kernels=kernels,
             attention=self._attention,
@@ -50,6 +52,7 @@ class ModelEngine:
         try:
             # Zeros: what no one has written yet must not be NaN, which no mask hides.
             self._kv = torch.zeros((model.num_layers, self.num_blocks, *block), dtype=dtype, device=self.device)
+            self._layer_kv = self._kv.unbind()
         except RuntimeError as error:
             raise StartupError(f"no memory for {self.num_blocks} KV blocks on {self.device}: {error}") from error
 
@@ -63,31 +66,12 @@ class ModelEngine:
         """Compute a batch, which has at least one token; logits [num_sampling, vocab_size], float32."""
         for attention in self._attention.values():
             attention.plan(batch.paged)
-        hidden = self._transformer.hidden(batch.input_ids, batch.paged, self._kv)
-        return self._transformer.logits(hidden[batch.last_tokens])
-
-
-def _device(config: ExecutorConfig) -> torch.device:
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise StartupError("device: 'cuda' was asked for, but there is no usable GPU; must be cpu or auto here")
-    return torch.device("cuda" if available and config.device != "cpu" else "cpu")
-
-
-def _dtype(config: ExecutorConfig, device: torch.device) -> torch.dtype:
-    match config.dtype:
-        case "auto":
-            return torch.float32 if device.type == "cpu" else torch.bfloat16
-        case "float32":
-            return torch.float32
-        case "bfloat16":
-            return torch.bfloat16
-        case "float16":
-            return torch.float16
+        hidden = self._transformer.hidden(batch.input_ids, self._layer_kv)
+        return self._transformer.logits(hidden, batch.last_tokens)
 
 
 def _attention(
-    config: ExecutorConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device
+    config: ExecutorConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device, kernels: KernelSuite
 ) -> dict[int | None, AttentionBackend]:
     try:
         return {
@@ -102,6 +86,7 @@ def _attention(
                     device=device,
                     sliding_window=window,
                 ),
+                kernels.attention,
             )
             for window in set(model.windows)
         }

@@ -161,6 +161,13 @@ class Scheduler:
             sequence.restart()
         return unfinished + waiting
 
+    def withdraw(self) -> list[Sequence]:
+        """Takes back everything that waits, to wait elsewhere."""
+        waiting = list(self._waiting)
+        for sequence in waiting:
+            self._waiting.remove(sequence)
+        return waiting
+
     def schedule(self) -> StepPlan | None:
         """Plans the next step; None if there is nothing to compute."""
         self._capacity.begin_step(self.num_running)

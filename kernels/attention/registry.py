@@ -12,14 +12,16 @@ ATTENTION_BACKENDS: Final[Mapping[str, Callable[[AttentionSpec], AttentionBacken
 )
 
 
-def attention_backend(name: str, spec: AttentionSpec) -> AttentionBackend:
-    """The backend of that name, or with "auto" the fastest that can do what the spec asks.
+def attention_backend(
+    name: str, spec: AttentionSpec, auto: Callable[[AttentionSpec], AttentionBackend] = TorchAttention
+) -> AttentionBackend:
+    """The backend of that name, or with "auto" what the suite of kernels in use prefers for the spec.
 
     Raises:
         ValueError: no such backend; the message lists those there are.
     """
     if name == "auto":
-        return TorchAttention(spec)
+        return auto(spec)
     if name not in ATTENTION_BACKENDS:
         allowed = ", ".join(["auto", *ATTENTION_BACKENDS])
         raise ValueError(f"attention: must be one of {allowed}, got {name!r}")

@@ -22,20 +22,27 @@ class Settings(ProcessSettings, ExecutorConfig):
     listen: str = Field("127.0.0.1:8003", pattern=r".+:\d+$")
     """host:port to listen on; port 0 chooses a free one."""
 
+    drain_seconds: float = Field(5.0, ge=0)
+    """How long the sequences that run here may go on after SIGINT or SIGTERM; the others move at once."""
+
 
 def run(settings: Settings) -> int:
     """Runs until SIGINT or SIGTERM; returns the exit code."""
     config = ExecutorConfig(**settings.model_dump(include=set(ExecutorConfig.model_fields)))
     executor = Executor(config)
-    asyncio.run(_serve(settings.listen, executor))
+    asyncio.run(_serve(settings, executor))
     return 0
 
 
-async def _serve(listen: str, executor: Executor) -> None:
+async def _serve(settings: Settings, executor: Executor) -> None:
+    servicer = ExecutorServicer(executor)
+
     def register(server: grpc.aio.Server) -> None:
-        executor_pb2_grpc.add_ExecutorServiceServicer_to_server(ExecutorServicer(executor), server)
+        executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
 
     # The step that runs may end; the scheduler then finds the stream closed and moves the sequences.
-    async with serving(listen, ["quire.v1.ExecutorService"], register, grace=0.5) as health:
+    async with serving(settings.listen, ["quire.v1.ExecutorService"], register, grace=0.5) as health:
         await health.set(True)
         await until_signal()
+        await health.set(False)
+        await servicer.drain(settings.drain_seconds)

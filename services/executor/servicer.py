@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -20,7 +21,9 @@ from quire.v1 import executor_pb2_grpc
 logger = logging.getLogger(__name__)
 
 _Context = grpc.aio.ServicerContext[pb.ExecuteRequest, pb.ExecuteResponse]
-_Results: TypeAlias = asyncio.Queue[asyncio.Future[StepResult] | None]
+_DRAINING = pb.ExecuteResponse(draining=pb.Draining())
+# None ends the stream.
+_Results: TypeAlias = asyncio.Queue["asyncio.Future[StepResult] | pb.ExecuteResponse | None"]
 
 
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
@@ -32,6 +35,8 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._epoch = 0
         self._committed = 0
         self._stream: asyncio.Task[None] | None = None
+        self._results: _Results = asyncio.Queue()
+        self._ended = asyncio.Event()
 
     async def Execute(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.ExecuteRequest], context: _Context
@@ -45,10 +50,13 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         yield pb.ExecuteResponse(info=wire.info_to_proto(info))
         results: _Results = asyncio.Queue()
         reader = asyncio.create_task(self._read(request_iterator, results))
-        self._stream = reader
+        self._stream, self._results = reader, results
         try:
             while (result := await results.get()) is not None:
-                yield pb.ExecuteResponse(result=wire.result_to_proto(await result))
+                if isinstance(result, pb.ExecuteResponse):
+                    yield result
+                else:
+                    yield pb.ExecuteResponse(result=wire.result_to_proto(await result))
             await reader
         except asyncio.CancelledError:
             if not reader.cancelled():
@@ -56,6 +64,18 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
             await self._refuse(context, grpc.StatusCode.ABORTED, "displaced")
         finally:
             reader.cancel()
+            if self._stream is reader:
+                self._stream = None
+                self._ended.set()
+
+    async def drain(self, timeout: float) -> None:
+        """Tells the scheduler that this executor is about to stop; returns when it has let go, or after `timeout`."""
+        if self._stream is not None:
+            self._ended.clear()
+            self._results.put_nowait(_DRAINING)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._ended.wait()
 
     async def _attach(self, epoch: int, context: _Context) -> None:
         if epoch < self._epoch:

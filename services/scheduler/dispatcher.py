@@ -35,7 +35,7 @@ class Dispatcher:
 
     @property
     def is_serving(self) -> bool:
-        return bool(self._pools)
+        return bool(self._open_pools())
 
     async def changed(self) -> None:
         """Returns when an executor has come or gone since the last call."""
@@ -104,6 +104,15 @@ class Dispatcher:
         self._rehome(orphans)
         self._announce()
 
+    def drain(self, pool: Pool) -> None:
+        """An executor is about to go: what waits there waits elsewhere, what runs may finish."""
+        if not pool.is_draining:
+            logger.info("executor %s drains: %d sequences run", pool.name, pool.scheduler.num_running)
+            pool.is_draining = True
+            self._rehome(pool.scheduler.withdraw())
+            pool.loop.finish()
+            self._announce()
+
     def detach(self, pool: Pool, sequences: list[Sequence]) -> None:
         """An executor is gone; its unfinished sequences go on elsewhere with the tokens they have."""
         self._pools.pop(pool.name, None)
@@ -157,13 +166,13 @@ class Dispatcher:
             stream.set_state(self._state())
 
     def _state(self) -> pb.ServingState:
-        largest = max(self._pools.values(), key=lambda pool: pool.info.num_blocks, default=None)
+        largest = max(self._open_pools(), key=lambda pool: pool.info.num_blocks, default=None)
         if largest is None:
             return pb.ServingState(epoch=self._epoch)
         info = largest.info
         return pb.ServingState(
             epoch=self._epoch,
-            num_executors=len(self._pools),
+            num_executors=len(self._open_pools()),
             fingerprint=info.fingerprint,
             vocab_size=info.vocab_size,
             max_model_len=info.max_model_len,

@@ -1,6 +1,7 @@
 """The scheduler's end of one executor's stream."""
 
 import asyncio
+from collections.abc import Callable
 from typing import NoReturn
 
 import grpc
@@ -27,6 +28,7 @@ class ExecutorLink(StepRunner):
         self._address = address
         self._channel = open_channel(address)
         self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute()  # type: ignore[call-arg]
+        self._results: asyncio.Queue[StepResult] = asyncio.Queue()
 
     async def attach(self, epoch: int) -> ExecutorInfo:
         """Takes the executor over for this epoch; its slots are empty then.
@@ -52,7 +54,23 @@ class ExecutorLink(StepRunner):
             await self._raise(error)
 
     async def receive(self) -> StepResult:
-        return wire.result_from_proto((await self._read()).result)
+        return await self._results.get()
+
+    async def watch(self, on_draining: Callable[[], None]) -> NoReturn:
+        """Passes on what comes, also while nothing is asked for, so that a loss is seen at once.
+
+        Args:
+            on_draining: called when the executor says that it is about to stop.
+
+        Raises:
+            StaleEpoch, Unavailable: the stream has ended.
+        """
+        while True:
+            response = await self._read()
+            if response.HasField("draining"):
+                on_draining()
+            else:
+                self._results.put_nowait(wire.result_from_proto(response.result))
 
     async def close(self) -> None:
         self._call.cancel()

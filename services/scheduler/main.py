@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
 
 import grpc
 from pydantic import Field
@@ -15,6 +16,7 @@ from quire.engine.resources.ledger.redis import RedisLedger
 from quire.services.common.server import Health, serving, until_signal
 from quire.services.common.settings import ProcessSettings
 from quire.services.scheduler.dispatcher import Dispatcher
+from quire.services.scheduler.fleet import Fleet
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
 from quire.v1 import scheduler_pb2_grpc
@@ -34,7 +36,8 @@ class Settings(ProcessSettings, SchedulerConfig):
     """URL of the Redis that holds the ledger: redis, rediss, unix, redis+sentinel or redis+cluster."""
 
     executors: str = Field("127.0.0.1:8003", pattern=r"^[^,]+:\d+(,[^,]+:\d+)*$")
-    """Executors' host:port, separated by commas."""
+    """Executors' host:port, separated by commas; dns:name:port stands for every address that the name has, now
+    and later."""
 
 
 def run(settings: Settings) -> int:
@@ -71,7 +74,11 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     logger.info("epoch %d", epoch)
     config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
     dispatcher = Dispatcher(epoch)
-    supervisors = [Supervisor(address, config, ledger, epoch, dispatcher) for address in settings.executors.split(",")]
+
+    def supervise(address: str) -> Supervisor:
+        return Supervisor(address, config, ledger, epoch, dispatcher)
+
+    fleet = Fleet(settings.executors.split(","), supervise)
 
     def register(server: grpc.aio.Server) -> None:
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(dispatcher), server)
@@ -79,17 +86,16 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     stale: list[StaleEpoch] = []
     try:
         async with serving(settings.listen, ["quire.v1.SchedulerService"], register, grace=0.5) as health:
-            await _drive(supervisors, dispatcher, health)
+            await _drive(fleet, dispatcher, health)
     except* StaleEpoch as group:
-        stale.extend(error for error in group.exceptions if isinstance(error, StaleEpoch))
+        stale.extend(_leaves(group))
     return max(stale, key=lambda error: error.owner, default=None)
 
 
-async def _drive(supervisors: list[Supervisor], dispatcher: Dispatcher, health: Health) -> None:
-    """Runs the supervisors until a signal comes."""
+async def _drive(fleet: Fleet, dispatcher: Dispatcher, health: Health) -> None:
+    """Runs the fleet until a signal comes."""
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(supervisor.run()) for supervisor in supervisors]
-        running.append(tasks.create_task(_watch(dispatcher, health)))
+        running = [tasks.create_task(fleet.run()), tasks.create_task(_watch(dispatcher, health))]
         await until_signal()
         for task in running:
             task.cancel()
@@ -100,3 +106,11 @@ async def _watch(dispatcher: Dispatcher, health: Health) -> None:
     while True:
         await health.set(dispatcher.is_serving)
         await dispatcher.changed()
+
+
+def _leaves(group: BaseExceptionGroup[StaleEpoch]) -> Iterator[StaleEpoch]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

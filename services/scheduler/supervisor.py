@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 
 from quire.engine.config import SchedulerConfig
 from quire.engine.errors import LedgerUnreachable, Unavailable
@@ -35,15 +36,23 @@ class Supervisor:
         self._ledger = ledger
         self._epoch = epoch
         self._dispatcher = dispatcher
+        self._pool: Pool | None = None
+        self._is_leaving = False
+
+    def leave(self) -> None:
+        """Lets what runs on the executor finish, gives it nothing new, and makes `run` return."""
+        self._is_leaving = True
+        if self._pool is not None:
+            self._dispatcher.drain(self._pool)
 
     async def run(self) -> None:
-        """Runs until cancelled.
+        """Runs until cancelled, or until the executor is empty after `leave`.
 
         Raises:
             StaleEpoch: another scheduler leads.
         """
         complaint = ""
-        while True:
+        while not self._is_leaving:
             link = ExecutorLink(self._address)
             try:
                 await self._drive(link)
@@ -70,9 +79,20 @@ class Supervisor:
             scheduler.pool.num_cached,
         )
         self._dispatcher.attach(pool)
+        running = asyncio.create_task(loop.run())
+        watching = asyncio.create_task(link.watch(partial(self._dispatcher.drain, pool)))
+        self._pool = pool
+        if self._is_leaving:
+            self._dispatcher.drain(pool)
         try:
-            await loop.run()
+            done, _ = await asyncio.wait((running, watching), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
+            self._pool = None
+            for task in (running, watching):
+                task.cancel()
+            await asyncio.gather(running, watching, return_exceptions=True)
             self._dispatcher.detach(pool, await loop.close())
 
     async def _open(self, identity: PoolIdentity, committed: int) -> PoolState:

@@ -17,6 +17,7 @@ from quire.services.common.settings import to_flags
 from quire.services.up.process import Child
 from quire.services.up.redis_server import redis_command
 from quire.services.up.settings import UpSettings
+from quire.v1 import inference_pb2, inference_pb2_grpc
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.05
@@ -63,6 +64,7 @@ class Stack:
         self.children.insert(0, await self.start_frontend())
         for address in (*self.executors, self.scheduler, self.frontend):
             await self._until(is_serving(address))
+        await self._until(has_executors(self.frontend, len(self.executors)))
 
     async def stop(self) -> list[int]:
         """Stops what runs, the frontend first; exit codes in the order of `children`."""
@@ -131,6 +133,14 @@ async def is_serving(address: str) -> None:
                 answer = await stub.Check(health_pb2.HealthCheckRequest())
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return
+            await asyncio.sleep(POLL_SECONDS)
+
+
+async def has_executors(frontend: str, count: int) -> None:
+    """Returns when the frontend knows of so many executors."""
+    async with open_channel(frontend) as channel:
+        stub = inference_pb2_grpc.InferenceServiceStub(channel)
+        while (await stub.GetServer(inference_pb2.GetServerRequest())).num_executors < count:
             await asyncio.sleep(POLL_SECONDS)
 
 

@@ -1,0 +1,48 @@
+"""The `KernelSuite` of C++ kernels for CPUs."""
+
+import logging
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from quire.kernels.attention.base import AttentionBackend, AttentionSpec
+from quire.kernels.attention.native import NativeAttention, unsuited
+from quire.kernels.attention.torch import TorchAttention
+from quire.kernels.linear.base import Linear
+from quire.kernels.linear.native import NativeLinear
+from quire.kernels.linear.torch import TorchLinear
+from quire.kernels.native.library import NativeLibrary
+from quire.kernels.rms_norm.native import NativeRmsNorm
+from quire.kernels.silu_mul.native import NativeSiluMul
+from quire.kernels.suite import TORCH_SUITE, KernelSuite
+from quire.kernels.take_rows.native import NativeTakeRows
+
+logger = logging.getLogger(__name__)
+
+
+def native_suite(library: NativeLibrary) -> KernelSuite:
+    """For tensors on the CPU, float32 or bfloat16; what is not written in C++ is the reference."""
+
+    def attention(spec: AttentionSpec) -> AttentionBackend:
+        if reason := unsuited(spec):
+            logger.info("attention in PyTorch: the C++ kernels' %s", reason)
+            return TorchAttention(spec)
+        return NativeAttention(spec, library)
+
+    def linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
+        if weight.shape[1] % 2:
+            return TorchLinear(weight, bias, out_dtype)
+        return NativeLinear.pack(library, weight, bias, out_dtype)
+
+    norm = NativeRmsNorm(library)
+    return replace(
+        TORCH_SUITE,
+        name="native",
+        attention=attention,
+        linear=linear,
+        take_rows=NativeTakeRows(library),
+        rms_norm=norm.norm,
+        add_rms_norm=norm.add_norm,
+        silu_mul=NativeSiluMul(library),
+    )

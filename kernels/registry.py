@@ -1,0 +1,55 @@
+"""Which `KernelSuite` computes on a device."""
+
+import logging
+from typing import Final
+
+import torch
+
+from quire.kernels.native.compiler import CompileError, compiled_library, supported_levels
+from quire.kernels.native.library import DTYPES, NativeLibrary, available_cores
+from quire.kernels.native.suite import native_suite
+from quire.kernels.suite import TORCH_SUITE, KernelSuite
+
+logger = logging.getLogger(__name__)
+
+KERNEL_SUITES: Final = ("auto", "native", "torch")
+
+
+def kernel_suite(name: str, device: torch.device, dtype: torch.dtype, num_threads: int | None) -> KernelSuite:
+    """The suite of that name, or with "auto" the fastest that there is for a device and a compute type.
+
+    Args:
+        name: one of `KERNEL_SUITES`.
+        num_threads: of a suite that computes on the CPU; None: as many as there are cores.
+
+    Raises:
+        ValueError: no such suite, or "native" cannot be had here; the message says why.
+    """
+    if name not in KERNEL_SUITES:
+        raise ValueError(f"kernels: must be one of {', '.join(KERNEL_SUITES)}, got {name!r}")
+    threads = num_threads or available_cores()
+    if name != "torch":
+        try:
+            return _native(device, dtype, threads)
+        except ValueError as error:
+            if name == "native":
+                raise
+            if device.type == "cpu":
+                logger.warning("computing with PyTorch, several times slower: %s", error)
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    return TORCH_SUITE
+
+
+def _native(device: torch.device, dtype: torch.dtype, num_threads: int) -> KernelSuite:
+    levels = supported_levels()
+    if device.type != "cpu" or dtype not in DTYPES:
+        raise ValueError(f"kernels: 'native' needs the CPU and float32 or bfloat16, got {device} and {dtype}")
+    if not levels:
+        raise ValueError("kernels: 'native' needs an x86-64 processor with AVX2 under Linux")
+    try:
+        library = NativeLibrary(compiled_library(levels[0]), num_threads)
+    except (CompileError, OSError) as error:
+        raise ValueError(f"kernels: 'native': {error}") from error
+    logger.info("computing with C++ kernels for %s on %d threads", levels[0], num_threads)
+    return native_suite(library)

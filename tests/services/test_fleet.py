@@ -1,0 +1,135 @@
+"""Several executors under one scheduler: requests go where they cost least; executors drain, leave and come back."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from quire.clients.async_client import AsyncClient
+from quire.engine.demo_model import DEMO_MODEL
+from quire.engine.request import SamplingParams
+from quire.engine.resources.ledger.redis import RedisLedger
+from quire.services.scheduler.fleet import Fleet
+from quire.services.scheduler.supervisor import Supervisor
+from support.prompts import random_prompts
+from support.stacks import RunningStack, launch
+
+PROMPTS = random_prompts(8, 120, 2048, seed=11)
+BLOCK_SIZE = 16
+LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+SHORT = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[RunningStack]:
+    with launch(DEMO_MODEL, executor={"num_blocks": 400}, num_executors=2) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(fleet: RunningStack) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(fleet.frontend) as connected:
+        yield connected
+
+
+async def num_holders(fleet: RunningStack) -> list[int]:
+    """Sequences that hold blocks, per executor."""
+    ledger = RedisLedger.connect(fleet.stack.redis)
+    found = [await ledger.snapshot(name) for name in fleet.stack.executors]
+    await ledger.close()
+    return [len(each[1].holds) if each else 0 for each in found]
+
+
+async def until_spread(fleet: RunningStack) -> None:
+    while 0 in await num_holders(fleet):
+        await asyncio.sleep(0.02)
+
+
+async def test_load_is_spread(fleet: RunningStack, client: AsyncClient) -> None:
+    assert (await client.server()).num_executors == 2
+    running = [asyncio.create_task(client.generate(prompt, LONG)) for prompt in PROMPTS]
+    async with asyncio.timeout(20):
+        await until_spread(fleet)
+    held = await num_holders(fleet)
+    await asyncio.gather(*running)
+    assert max(held) - min(held) <= 2
+
+
+async def test_a_prefix_is_found_again(client: AsyncClient) -> None:
+    """Whichever executor has the prefix gets the request, though the other is as idle."""
+    for prompt in random_prompts(6, 320, 2048, seed=12):
+        first = await client.generate(prompt, SHORT)
+        second = await client.generate(prompt, SHORT)
+        assert second.usage is not None
+        assert second.usage.cached_tokens >= (len(prompt) - 1) // BLOCK_SIZE * BLOCK_SIZE
+        assert first.token_ids == second.token_ids
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_one_executor_goes_and_comes_back(
+    fleet: RunningStack, client: AsyncClient, number: signal.Signals
+) -> None:
+    """Its sequences finish there or go on at the other; nothing is lost or different."""
+    expected = [(await client.generate(prompt, LONG)).token_ids for prompt in PROMPTS]
+    running = [asyncio.create_task(client.generate(prompt, LONG)) for prompt in PROMPTS]
+    async with asyncio.timeout(20):
+        await until_spread(fleet)
+    code = await asyncio.to_thread(fleet.signal, "executor1", number)
+    assert code == (0 if number is signal.SIGTERM else -signal.SIGKILL)
+    assert [answer.token_ids for answer in await asyncio.gather(*running)] == expected
+    assert (await client.server()).num_executors == 1
+    child = await asyncio.to_thread(fleet.call, fleet.stack.start_executor("executor1", fleet.stack.executors[1]))
+    fleet.stack.children.insert(0, child)
+    async with asyncio.timeout(30):
+        while (await client.server()).num_executors < 2:
+            await asyncio.sleep(0.05)
+
+
+class Recorded(Supervisor):
+    """A supervisor that only says when it was asked to leave."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.left = asyncio.Event()
+
+    def leave(self) -> None:
+        self.left.set()
+
+    async def run(self) -> None:
+        await self.left.wait()
+
+
+async def test_names_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Addresses of a DNS name join and leave; while the name server fails, nobody is sent away."""
+    monkeypatch.setattr("quire.services.scheduler.fleet.RESOLVE_SECONDS", 0.01)
+    answers: list[list[str] | OSError] = []
+    made: dict[str, Recorded] = {}
+
+    async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        assert (host, port) == ("executors", 8003)
+        answer = answers[0] if len(answers) == 1 else answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return [(0, 0, 0, "", (address, port)) for address in answer]
+
+    def supervise(address: str) -> Supervisor:
+        made[address] = Recorded(address)
+        return made[address]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    answers += [["10.0.0.1"], ["10.0.0.1", "10.0.0.2"], socket_error(), ["10.0.0.2"]]
+    task = asyncio.create_task(Fleet(["dns:executors:8003", "fixed:1"], supervise).run())
+    async with asyncio.timeout(5):
+        while "10.0.0.1:8003" not in made or not made["10.0.0.1:8003"].left.is_set():
+            await asyncio.sleep(0.01)
+    assert set(made) == {"10.0.0.1:8003", "10.0.0.2:8003", "fixed:1"}
+    assert not made["10.0.0.2:8003"].left.is_set()
+    assert not made["fixed:1"].left.is_set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def socket_error() -> OSError:
+    return socket.gaierror("no answer")
