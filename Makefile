@@ -45,8 +45,8 @@ format: $(STAMP) ## format and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## measure throughput and latency
-	$(BIN)/quire bench
+bench: $(STAMP) ## load every service on free ports, write bench-report/
+	$(BIN)/python tools/bench.py bench-report
 
 clean: ## remove .venv, stubs, builds and caches
 	rm -rf .venv .editable build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -37,10 +37,10 @@ class Settings(WorkloadSettings):
     model: str | None = None
     """Name of the model to ask an HTTP server for; default: the first that it lists."""
 
-    concurrency: list[int] = []
+    concurrency: list[int] = Field(default_factory=list)
     """Requests at once; several, such as 1,4,16, are run one after the other. Default: 8."""
 
-    rate: list[float] = []
+    rate: list[float] = Field(default_factory=list)
     """Requests per second of an open loop; several are run one after the other."""
 
     burstiness: float = Field(1.0, gt=0)
@@ -55,7 +55,7 @@ class Settings(WorkloadSettings):
     timeout: float = Field(600.0, gt=0)
     """Seconds for one request."""
 
-    slo: list[str] = []
+    slo: list[str] = Field(default_factory=list)
     """A service level objective for goodput, such as ttft:200 or itl:50 (ms; ttft, tpot, itl, e2e); repeatable."""
 
     json_file: Path | None = Field(None, alias="json")

@@ -43,7 +43,7 @@ class KVCacheManager(ResourceManager):
         self._block_size = block_size
         self._fingerprint = fingerprint
         self._num_promised = 0
-        # Hash of a block that a planned step computes → who computes it.
+        # Hash of a block of a started context, until it is published → who computes it.
         self._computing: dict[bytes, Sequence] = {}
         self._copies: list[tuple[int, int]] = []
         self.statistics = CacheStatistics()
@@ -84,7 +84,7 @@ class KVCacheManager(ResourceManager):
         return found
 
     def awaits(self, sequence: Sequence, num_matched: int) -> bool:
-        """Whether the block behind the `num_matched` cached ones is being computed for another sequence now."""
+        """Whether the block behind the `num_matched` cached ones is being computed for another sequence."""
         if sequence.request.options.cache.opt_out or num_matched >= (len(sequence.tokens) - 1) // self._block_size:
             return False
         return sequence.hashes[num_matched] in self._computing
@@ -103,6 +103,7 @@ class KVCacheManager(ResourceManager):
         sequence.num_scheduled = num_reused + num_copied
         if not sequence.was_started:
             sequence.num_cached = min(sequence.num_scheduled, sequence.num_prompt)
+        self._announce(sequence)
         self._num_promised += max(0, sequence.num_reserved - len(sequence.blocks))
         self.statistics.num_context_tokens += sequence.num_context
         self.statistics.num_reused_tokens += num_reused
@@ -115,7 +116,6 @@ class KVCacheManager(ResourceManager):
             blocks = self._grow(chunk.sequence, self.num_blocks(chunk.end))
             if chunk.sequence not in starting:
                 step.appended.extend((chunk.sequence.slot, block) for block in blocks)
-            self._announce(chunk.sequence, chunk.start, chunk.end)
         for sequence in step.growing:
             blocks = self._grow(sequence, len(sequence.blocks) + 1)
             step.appended.extend((sequence.slot, block) for block in blocks)
@@ -176,10 +176,10 @@ class KVCacheManager(ResourceManager):
         self._num_promised += max(0, left - len(sequence.blocks)) - max(0, left - before)
         return taken
 
-    def _announce(self, sequence: Sequence, start: int, end: int) -> None:
-        """Others may wait for the blocks that this chunk fills."""
+    def _announce(self, sequence: Sequence) -> None:
+        """Others that need the blocks of this context wait for them rather than compute them too."""
         if not sequence.request.options.cache.opt_out:
-            for name in sequence.hashes[start // self._block_size : end // self._block_size]:
+            for name in sequence.hashes[sequence.num_published :]:
                 self._computing.setdefault(name, sequence)
 
     def _withdraw(self, sequence: Sequence, name: bytes) -> None:

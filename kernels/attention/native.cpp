@@ -21,6 +21,7 @@ namespace {
 constexpr long kSplit = 256;
 constexpr long kKeys = 16;       // keys of one panel
 constexpr long kMostRows = 48;   // rows (query tokens times heads of a group) of one item
+constexpr long kAhead = 2 * kKeys;  // distance of prefetching
 constexpr long kMostDim = 512;
 constexpr int kNoWindow = 0;
 
@@ -99,8 +100,18 @@ struct Worker {
 
   const Shape& shape() const { return plan.shape; }
 
-  const T* block(const Item& item, long index) const {
-    return cache + plan.kv_indices[plan.starts[item.row] + index] * shape().block();
+  // The keys of the item's head at a position that kKeys divides, and the values there.
+  const T* keys(const Item& item, long position) const {
+    const long size = shape().block_size, block = plan.kv_indices[plan.starts[item.row] + position / size];
+    return cache + block * shape().block() + item.kv_head * shape().head() + position % size * shape().head_dim;
+  }
+
+  const T* values(const Item& item, long position) const { return keys(item, position) + shape().side(); }
+
+  // Blocks lie anywhere, and the hardware does not guess where the next one is.
+  void prefetch(const T* panel) const {
+    constexpr long kLine = 64 / sizeof(T);
+    for (long i = 0; i < kKeys * shape().head_dim; i += kLine) __builtin_prefetch(panel + i, 0, 2);
   }
 
   // Positions that token `t` of the item sees.
@@ -136,9 +147,11 @@ struct Worker {
   }
 
   void score(const Item& item, long begin, long end, long rows) {
-    const long dim = shape().head_dim, size = shape().block_size;
+    const long dim = shape().head_dim;
     for (long key = begin; key < end; key += kKeys) {
-      const T* panel = block(item, key / size) + item.kv_head * shape().head() + key % size * dim;
+      const T* panel = keys(item, key);
+      if (key + kAhead < end) prefetch(keys(item, key + kAhead));
+      prefetch(values(item, key));
       for (long r = 0; r < rows; r += kTileRows) {
         any_tile<T, kKeys>(static_cast<int>(std::min<long>(kTileRows, rows - r)), queries.data() + r * dim, dim,
                            Segments<T>{&panel, 1, dim / kPack<T>}, kKeys * kPack<T>, scores.data() + r * kSplit + key - begin,
@@ -170,14 +183,13 @@ struct Worker {
   }
 
   void weigh(const Item& item, long begin, long end, long rows, float* output) {
-    const long dim = shape().head_dim, size = shape().block_size;
+    const long dim = shape().head_dim;
     const T* panels[kSplit / kKeys];
     const long count = round_up(end - begin) / kKeys;
     for (long d = 0; d < dim;) {
       const bool wide = dim - d >= kPanel;
       for (long i = 0; i < count; ++i) {
-        long key = begin + i * kKeys;
-        panels[i] = block(item, key / size) + shape().side() + item.kv_head * shape().head() + key % size * dim + d * kPack<T>;
+        panels[i] = values(item, begin + i * kKeys) + d * kPack<T>;
       }
       for (long r = 0; r < rows; r += kTileRows) {
         const int height = static_cast<int>(std::min<long>(kTileRows, rows - r));

@@ -63,6 +63,7 @@ struct Product {
   }
 
   void run(Pool& pool) const {
+    if (rows == 0) return;
     long most = std::max<long>(kTileRows, kRowBytes / (depth * static_cast<long>(sizeof(T))));
     long row_parts = (rows + most - 1) / most;
     long panels = num_panels(columns);

@@ -38,10 +38,29 @@ class Client:
         limit = len(expected) + (self.request.params.max_tokens or 0)
         while True:
             expected.append(next_token(expected))
-            if expected[-1] == EOS or len(expected) == limit:
+            is_stopped = expected[-1] == EOS and not self.request.params.ignore_eos
+            if is_stopped or len(expected) == limit:
                 break
         assert self.request.prompt.tolist() + self.tokens == expected
-        assert reason is (FinishReason.STOP if expected[-1] == EOS else FinishReason.LENGTH)
+        assert reason is (FinishReason.STOP if is_stopped else FinishReason.LENGTH)
+
+
+def new_request(
+    handle: int,
+    prompt: list[int],
+    max_tokens: int = 1,
+    priority: int = 0,
+    cache: CacheParams = SHARED,
+    ignore_eos: bool = False,
+) -> Request:
+    """A validated request."""
+    params = SamplingParams(seed=0, max_tokens=max_tokens, ignore_eos=ignore_eos)
+    return Request(str(handle), 0, handle, _int32(prompt), _int32([]), params, RequestOptions(priority, cache))
+
+
+def new_sequence(handle: int, length: int = 1, priority: int = 0) -> Sequence:
+    """A sequence that waits."""
+    return Sequence(new_request(handle, [1] * length, priority=priority), (EOS,))
 
 
 class Rig:
@@ -60,6 +79,8 @@ class Rig:
         self._info = info
         self._num_requests = 0
         self.clients: dict[int, Client] = {}
+        # Off: the books are checked after steps and results, but not after arrivals and cancellations.
+        self.is_thorough = True
         self._plans: deque[StepPlan] = deque()
         self._writes: deque[dict[int, str]] = deque()
         self.restart_executor()
@@ -74,18 +95,24 @@ class Rig:
 
     # ── actions ──
 
-    def arrive(self, prompt: list[int], max_tokens: int, priority: int = 0, cache: CacheParams = SHARED) -> None:
+    def arrive(
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        priority: int = 0,
+        cache: CacheParams = SHARED,
+        ignore_eos: bool = False,
+    ) -> None:
         self._num_requests += 1
-        params = SamplingParams(seed=0, max_tokens=max_tokens)
-        handle = self._num_requests
-        request = Request(str(handle), 0, handle, _int32(prompt), _int32([]), params, RequestOptions(priority, cache))
+        request = new_request(self._num_requests, prompt, max_tokens, priority, cache, ignore_eos)
         sequence = Sequence(request, self._info.eos_token_ids)
         try:
             self.scheduler.add(sequence)
         except Overloaded:
             return
         self.clients[request.handle] = Client(request, sequence)
-        self._check()
+        if self.is_thorough:
+            self._check()
 
     def cancel(self, index: int) -> None:
         if self.clients:
@@ -93,7 +120,8 @@ class Rig:
             client.is_cancelled = True
             del self.clients[client.request.handle]
             self.scheduler.cancel(client.sequence)
-            self._check()
+            if self.is_thorough:
+                self._check()
 
     def step(self) -> None:
         """Plans and commits one step if fewer than two are in flight."""

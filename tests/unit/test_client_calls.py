@@ -352,6 +352,8 @@ def test_generate_says_in_one_line_what_went_wrong(
 @pytest.mark.parametrize("as_json", [False, True])
 def test_interrupt_exits_130_and_cancels_on_the_server(server: EchoServer, as_json: bool) -> None:
     code = (
+        # Where the tests themselves run in the background, the shell has made their children deaf to Ctrl-C.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "import sys; from quire.clients.generate import Settings, run; "
         f"sys.exit(run(Settings(prompt='forever', address='{server.address}', json={as_json})))"
     )

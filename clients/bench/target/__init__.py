@@ -1,1 +1,1 @@
-"""Servers under load. Nothing is parsed while others wait for their tokens: bytes and times are kept till later."""
+"""Servers under load. Bytes and times are kept as they come, and read when no one waits for tokens any more."""

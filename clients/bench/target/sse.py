@@ -9,7 +9,7 @@ def events(parts: Iterable[tuple[float, bytes]]) -> Iterator[tuple[float, Any]]:
     """The JSON of every event with the time at which its last byte came; "[DONE]" is None."""
     rest = b""
     for moment, part in parts:
-        *blocks, rest = (rest + part.replace(b"\r\n", b"\n")).split(b"\n\n")
+        *blocks, rest = (rest + part).replace(b"\r\n", b"\n").split(b"\n\n")
         for block in blocks:
             lines = [line[5:].strip() for line in block.split(b"\n") if line.startswith(b"data:")]
             if lines:

@@ -1,6 +1,6 @@
 """Recorded traces.
 
-    jsonl     one object a line: `prompt` (text) or `input_ids`, `output_tokens`, and if wanted `timestamp` (seconds)
+    jsonl     an object a line: `prompt` (text) or `input_ids`, `output_tokens`, if wanted `timestamp` (seconds)
     azure     the public Azure LLM inference traces: CSV with TIMESTAMP, ContextTokens, GeneratedTokens
     mooncake  the public Mooncake traces: JSONL with timestamp (ms), input_length, output_length, hash_ids; equal
               hash ids stand for equal blocks of 512 tokens

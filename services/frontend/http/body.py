@@ -56,7 +56,8 @@ def _invalid(error: ValidationError) -> InvalidRequest:
     problem: dict[str, Any] = dict(error.errors(include_url=False)[0])
     if problem["type"] == "json_invalid":
         return InvalidRequest("body", problem["input"], f"must be valid JSON ({problem['ctx']['error']})")
-    field = ".".join(str(part) for part in problem["loc"]) or "body"
+    # Behind the name stands which type of a union it was tried as, or the entry.
+    field = str(problem["loc"][0]) if problem["loc"] else "body"
     if problem["type"] == "missing":
         return InvalidRequest(field, None, "is required")
     return InvalidRequest(field, problem["input"], problem["msg"][0].lower() + problem["msg"][1:])
