@@ -201,25 +201,31 @@ class Scheduler:
             self._resources.update_resources(step)
             self._admission.look_again()
         output = StepOutput(started=_complete(step))
-        by_slot = self._slots.by_slot
-        for slot, token in zip(result.slots.tolist(), result.token_ids.tolist(), strict=True):
-            sequence = by_slot[slot]
-            # A row planned before its sequence's end was known is dropped.
-            if sequence is None or sequence.is_finished:
-                continue
-            state = sequence.state
-            sequence.append(token)
-            output.sequences.append(sequence)
-            output.token_ids.append(token)
-            if sequence.is_finished:
-                self._retire(sequence, state)
-                output.finished.append(sequence)
+        self._take_tokens(result, output)
         self._free_retired()
         return output
 
     def take_transaction(self) -> LedgerTransaction:
         """What the ledger must have before the plan just made may leave."""
         return self._kv.pool.take_transaction(self._num_steps)
+
+    def _take_tokens(self, result: StepResult, output: StepOutput) -> None:
+        """Gives every row's token to its sequence. This loop runs once per token served: no calls in it."""
+        by_slot, finished = self._slots.by_slot, SequenceState.FINISHED
+        sequences, token_ids = output.sequences, output.token_ids
+        for slot, token in zip(result.slots.tolist(), result.token_ids.tolist(), strict=True):
+            sequence = by_slot[slot]
+            # A row planned before its sequence's end was known is dropped.
+            if sequence is None or sequence.state is finished:
+                continue
+            tokens = sequence.tokens
+            tokens.append(token)
+            sequences.append(sequence)
+            token_ids.append(token)
+            if token in sequence.stop_ids or len(tokens) >= sequence.max_len:
+                self._retire(sequence)
+                sequence.finish_if_complete()
+                output.finished.append(sequence)
 
     def _admit(self, room: int) -> list[Sequence]:
         """Starts waiting sequences as long as the step has room for their context."""
@@ -274,13 +280,9 @@ class Scheduler:
         self._retire(sequence)
         sequence.state = SequenceState.PAUSING
 
-    def _retire(self, sequence: Sequence, state: SequenceState | None = None) -> None:
-        """Takes a sequence out of the steps to come; it is freed when those in flight are over.
-
-        Args:
-            state: the one that it was in, if that is no longer its state.
-        """
-        state = state or sequence.state
+    def _retire(self, sequence: Sequence) -> None:
+        """Takes a sequence out of the steps to come; it is freed when those in flight are over."""
+        state = sequence.state
         if state is SequenceState.PAUSING:  # it has retired already
             return
         if state is SequenceState.CONTEXT:

@@ -88,7 +88,8 @@ class Sequence:
         self.state = SequenceState.WAITING
         self.finish_reason: FinishReason | None = None
         self.stop_token_id: int | None = None
-        self._finish_if_complete()
+        # A request submitted again after a fault may come with all its tokens.
+        self.finish_if_complete()
 
     @property
     def num_prompt(self) -> int:
@@ -102,14 +103,6 @@ class Sequence:
     @property
     def is_finished(self) -> bool:
         return self.state is SequenceState.FINISHED
-
-    def append(self, token: int) -> None:
-        """A new token; it may be the last."""
-        self.tokens.append(token)
-        if token in self.stop_ids:
-            self.finish(FinishReason.STOP, token)
-        elif len(self.tokens) >= self.max_len:
-            self.finish(FinishReason.LENGTH)
 
     def finish(self, reason: FinishReason, stop_token_id: int | None = None) -> None:
         """Ends it; what it holds is freed later, when no step in flight can write it."""
@@ -126,9 +119,9 @@ class Sequence:
         self.num_reserved = 0
         self.num_passed = 0
 
-    def _finish_if_complete(self) -> None:
-        """A request submitted again after a fault may come with all its tokens."""
-        if len(self.request.generated) and self.tokens[-1] in self.stop_ids:
+    def finish_if_complete(self) -> None:
+        """Ends it if its last generated token ends it: a stop, or the last of its length."""
+        if len(self.tokens) > self.num_prompt and self.tokens[-1] in self.stop_ids:
             self.finish(FinishReason.STOP, self.tokens[-1])
         elif len(self.tokens) >= self.max_len:
             self.finish(FinishReason.LENGTH)

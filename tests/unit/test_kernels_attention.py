@@ -1,20 +1,27 @@
-"""Paged attention against a dense reference that never saw a block."""
+"""Paged attention, reference and C++, against a dense reference that never saw a block."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from quire.kernels.attention.base import AttentionSpec, PagedBatch
+from quire.kernels.attention.native import NativeAttention, unsuited
 from quire.kernels.attention.registry import attention_backend
 from quire.kernels.kv_append.torch import kv_append
 from quire.kernels.kv_copy.torch import kv_copy
+from quire.kernels.native.compiler import compiled_library, supported_levels
+from quire.kernels.native.library import NativeLibrary
 
 BLOCK_SIZE = 16
 NUM_BLOCKS = 64
+MANY_BLOCKS = 900
 CPU = torch.device("cpu")
 # (queries, tokens in the cache with them): fresh prompts, chunks in the middle, single tokens, exact blocks.
 MIXED = ((5, 5), (1, 1), (7, 40), (1, 37), (16, 32), (1, 16), (1, 100), (33, 33), (1, 17))
@@ -33,10 +40,17 @@ class Case:
         return torch.cat([q for q, _, _ in self.rows])
 
 
-def make_case(lengths: Sequence[tuple[int, int]], num_qo: int, num_kv: int, head_dim: int, seed: int = 0) -> Case:
+def make_case(
+    lengths: Sequence[tuple[int, int]],
+    num_qo: int,
+    num_kv: int,
+    head_dim: int,
+    seed: int = 0,
+    num_blocks: int = NUM_BLOCKS,
+) -> Case:
     generator = torch.Generator().manual_seed(seed)
-    layer_kv = torch.full((NUM_BLOCKS, 2, BLOCK_SIZE, num_kv, head_dim), torch.nan)
-    free = torch.randperm(NUM_BLOCKS, generator=generator).tolist()
+    layer_kv = torch.full((num_blocks, 2, BLOCK_SIZE, num_kv, head_dim), torch.nan)
+    free = torch.randperm(num_blocks, generator=generator).tolist()
     rows, tables, slots, positions = [], [], [], []
     for num_queries, kv_len in lengths:
         q = torch.randn(num_queries, num_qo, head_dim, generator=generator)
@@ -123,6 +137,169 @@ def test_queries_may_be_a_strided_view() -> None:
     backend.plan(case.batch)
     out = backend.run(case.layer_kv, merged[:, :4])
     torch.testing.assert_close(out, expected(case, None), rtol=1e-5, atol=1e-5)
+
+
+def rotated(x: Tensor, angles: Tensor) -> Tensor:
+    """Pairs (d, d + half) as complex numbers."""
+    half = x.shape[-1] // 2
+    turned = torch.complex(x[..., :half].double(), x[..., half:].double()) * torch.polar(
+        torch.ones_like(angles).double(), angles.double()
+    ).unsqueeze(1)
+    return torch.cat((turned.real, turned.imag), dim=-1).to(x.dtype)
+
+
+def whole_batch(batch: PagedBatch) -> PagedBatch:
+    """Every token of the rows is new."""
+    tables = np.split(batch.kv_indices, batch.kv_indptr[1:-1])
+    where = [np.arange(length) for length in batch.kv_lens]
+    slots = [
+        table[position // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + position % BLOCK_SIZE
+        for table, position in zip(tables, where, strict=True)
+    ]
+    return PagedBatch(
+        qo_indptr=np.cumsum([0, *batch.kv_lens], dtype=np.int32),
+        kv_indptr=batch.kv_indptr,
+        kv_indices=batch.kv_indices,
+        kv_lens=batch.kv_lens,
+        positions=torch.from_numpy(np.concatenate(where)),
+        slot_mapping=torch.from_numpy(np.concatenate(slots)),
+    )
+
+
+@dataclass(frozen=True)
+class Native:
+    """A case in the native layout: the history appended in one step, the queries computed in the next."""
+
+    case: Case
+    backend: NativeAttention
+    layer_kv: Tensor
+    angles: Tensor
+    dtype: torch.dtype
+
+    def run(self) -> Tensor:
+        self.backend.plan(self.case.batch)
+        return self.backend.run(self.layer_kv, self.q)
+
+    @property
+    def q(self) -> Tensor:
+        return self.case.q.to(self.dtype)
+
+    def expected(self, window: int | None) -> Tensor:
+        rows = []
+        for q, k, v in self.case.rows:
+            turned = rotated(k.to(self.dtype), self.angles[: len(k)])
+            rows.append(dense(q.to(self.dtype), turned, v.to(self.dtype), window))
+        return torch.cat(rows)
+
+
+def native_case(library: NativeLibrary, case: Case, dtype: torch.dtype, window: int | None = None) -> Native:
+    num_kv, head_dim = case.layer_kv.shape[-2:]
+    spec = AttentionSpec(case.q.shape[1], num_kv, head_dim, BLOCK_SIZE, dtype, CPU, window)
+    backend = NativeAttention(spec, library)
+    layer_kv = torch.full(case.layer_kv.shape, torch.nan, dtype=dtype)
+    angles = torch.rand(int(case.batch.kv_lens.max()), head_dim // 2, generator=torch.Generator().manual_seed(1)) * 6
+    backend.plan(whole_batch(case.batch))
+    k, v = (torch.cat(side).to(dtype) for side in list(zip(*case.rows, strict=True))[1:])
+    q = torch.zeros(len(k), case.q.shape[1], head_dim, dtype=dtype)
+    backend.append(layer_kv, q, k, v, torch.cat((angles.cos(), angles.sin()), dim=-1))
+    return Native(case, backend, layer_kv, angles, dtype)
+
+
+native = pytest.mark.skipif(not supported_levels(), reason="needs an x86-64 processor with AVX2")
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+LONG = (*MIXED, (1, 300), (70, 333), (1, 1000), (3, 515), (1, 4093), (30, 2050))
+
+
+@pytest.fixture(scope="module", params=supported_levels())
+def library(request: pytest.FixtureRequest) -> NativeLibrary:
+    return NativeLibrary(compiled_library(request.param), num_threads=2)
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("groups", [1, 3, 8])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 128])
+def test_native_equals_dense(library: NativeLibrary, dtype: torch.dtype, head_dim: int, groups: int) -> None:
+    case = make_case(LONG, groups, 1, head_dim, num_blocks=MANY_BLOCKS)
+    found = native_case(library, case, dtype)
+    torch.testing.assert_close(found.run().float(), found.expected(None), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@native
+@pytest.mark.parametrize("window", [1, 15, 16, 17, 20, 257, 300, 5000])
+def test_native_windows_equal_dense(library: NativeLibrary, window: int) -> None:
+    found = native_case(library, make_case(LONG, 4, 2, 64, num_blocks=MANY_BLOCKS), torch.float32, window)
+    torch.testing.assert_close(found.run(), found.expected(window), rtol=1e-5, atol=1e-5)
+
+
+@native
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(
+        st.tuples(st.integers(1, 130), st.integers(0, 600)).map(lambda row: (row[0], sum(row))), max_size=6, min_size=1
+    ),
+    groups=st.integers(1, 8),
+    num_kv=st.integers(1, 3),
+    head_dim=st.sampled_from([32, 64, 80, 96, 128]),
+    window=st.none() | st.integers(1, 700),
+)
+def test_native_equals_dense_for_any_batch(
+    library: NativeLibrary, lengths: list[tuple[int, int]], groups: int, num_kv: int, head_dim: int, window: int | None
+) -> None:
+    case = make_case(lengths, groups * num_kv, num_kv, head_dim, num_blocks=MANY_BLOCKS)
+    found = native_case(library, case, torch.float32, window)
+    torch.testing.assert_close(found.run(), found.expected(window), rtol=2e-5, atol=2e-5)
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("window", [None, 100])
+def test_native_rows_are_the_same_to_the_bit_in_any_batch_and_chunk(
+    library: NativeLibrary, dtype: torch.dtype, window: int | None
+) -> None:
+    whole = native_case(library, make_case(((900, 900),), 6, 2, 64, num_blocks=MANY_BLOCKS), dtype, window)
+    together, q = whole.run(), whole.q
+    for start, stop in ((0, 1), (511, 512), (899, 900), (250, 300), (1, 850)):
+        num_blocks = -(-stop // BLOCK_SIZE)
+        whole.backend.plan(
+            PagedBatch(
+                qo_indptr=np.array([0, stop - start], np.int32),
+                kv_indptr=np.array([0, num_blocks], np.int32),
+                kv_indices=whole.case.batch.kv_indices[:num_blocks],
+                kv_lens=np.array([stop], np.int32),
+                positions=torch.arange(start, stop),
+                slot_mapping=torch.zeros(0, dtype=torch.int64),
+            )
+        )
+        assert torch.equal(whole.backend.run(whole.layer_kv, q[start:stop]), together[start:stop])
+
+
+@native
+def test_native_append_rotates_queries_in_place(library: NativeLibrary) -> None:
+    found = native_case(library, make_case(((5, 5), (1, 40)), 4, 2, 80), torch.float32)
+    merged = torch.randn(6, 8, 80)
+    q, k, v = torch.split(merged.clone(), [4, 2, 2], dim=1)
+    cos_sin = torch.cat((found.angles.cos(), found.angles.sin()), dim=-1)
+    found.backend.plan(found.case.batch)
+    found.backend.append(found.layer_kv, q, k, v, cos_sin)
+    wanted = rotated(merged[:, :4], found.angles[found.case.batch.positions])
+    torch.testing.assert_close(q, wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(v, merged[:, 6:])
+
+
+@native
+def test_native_says_what_it_cannot_do(library: NativeLibrary) -> None:
+    spec = AttentionSpec(4, 2, 64, BLOCK_SIZE, torch.float32, CPU)
+    assert unsuited(spec) is None
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"block_size": 8}, "block size that 16 divides, got 8"),
+        ({"head_dim": 72}, "heads of 32 to 512 in steps of 16, got 72"),
+        ({"dtype": torch.float16}, "got torch.float16"),
+        ({"device": torch.device("meta")}, "needs the CPU, got meta"),
+    )
+    for change, complaint in changes:
+        with pytest.raises(ValueError, match=complaint):
+            NativeAttention(replace(spec, **change), library)
 
 
 def test_unknown_backend_lists_the_known() -> None:

@@ -1,0 +1,196 @@
+"""The C++ kernels, at every level of instructions that this processor has, against the references in float32."""
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from quire.kernels.linear.native import NativeLinear
+from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, supported_levels
+from quire.kernels.native.library import NativeLibrary
+from quire.kernels.native.suite import native_suite
+from quire.kernels.registry import kernel_suite
+from quire.kernels.rms_norm.native import NativeRmsNorm
+from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
+from quire.kernels.silu_mul.native import NativeSiluMul
+from quire.kernels.silu_mul.torch import silu_mul
+from quire.kernels.take_rows.native import NativeTakeRows
+
+CPU = torch.device("cpu")
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2}
+dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+
+pytestmark = pytest.mark.skipif(not supported_levels(), reason="needs an x86-64 processor with AVX2")
+
+
+@pytest.fixture(scope="module", params=supported_levels())
+def library(request: pytest.FixtureRequest) -> NativeLibrary:
+    return NativeLibrary(compiled_library(request.param), num_threads=2)
+
+
+def close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
+    torch.testing.assert_close(found.float(), wanted.float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@dtypes
+@pytest.mark.parametrize(("columns", "depth"), [(1, 2), (31, 64), (32, 576), (97, 100), (960, 578)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear(library: NativeLibrary, dtype: torch.dtype, columns: int, depth: int, biased: bool) -> None:
+    weight = (torch.randn(columns, depth) / depth**0.5).to(dtype)
+    bias = torch.randn(columns).to(dtype) if biased else None
+    linear = NativeLinear.pack(library, weight, bias, dtype)
+    wide = NativeLinear.pack(library, weight, bias, torch.float32)
+    for num_tokens in (0, 1, 2, 11, 12, 13, 100, 700):
+        x = torch.randn(num_tokens, depth).to(dtype)
+        wanted = torch.nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
+        close(linear(x), wanted, dtype)
+        # Sums are float32 inside, whatever goes in.
+        close(wide(x), wanted, torch.float32)
+
+
+@dtypes
+def test_a_row_of_a_product_does_not_depend_on_the_others(library: NativeLibrary, dtype: torch.dtype) -> None:
+    linear = NativeLinear.pack(library, torch.randn(200, 96).to(dtype), None, dtype)
+    x = torch.randn(530, 96).to(dtype)
+    together = linear(x)
+    for count in (1, 3, 12, 64, 529):
+        assert torch.equal(linear(x[:count].contiguous()), together[:count])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    tokens=st.integers(1, 40),
+    columns=st.integers(1, 150),
+    pairs=st.integers(1, 90),
+    wide=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_linear_of_any_shape(
+    library: NativeLibrary, tokens: int, columns: int, pairs: int, wide: bool, seed: int
+) -> None:
+    dtype = torch.float32 if wide else torch.bfloat16
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, 2 * pairs, generator=generator).to(dtype)
+    weight = torch.randn(columns, 2 * pairs, generator=generator).to(dtype) / (2 * pairs) ** 0.5
+    found = NativeLinear.pack(library, weight, None, dtype)(x)
+    close(found, x.float() @ weight.float().T, dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("size", [1, 15, 16, 64, 576, 1000])
+def test_rms_norm(library: NativeLibrary, dtype: torch.dtype, size: int) -> None:
+    norm = NativeRmsNorm(library)
+    for num_tokens in (1, 7, 700):
+        x, residual, weight = torch.randn(num_tokens, size), torch.randn(num_tokens, size), torch.randn(size)
+        x, residual, weight = x.to(dtype), residual.to(dtype), weight.to(dtype)
+        close(norm.norm(x, weight, 1e-5), rms_norm(x.float(), weight.float(), 1e-5), dtype)
+        normed, total = norm.add_norm(x, residual, weight, 1e-5)
+        assert torch.equal(total, x + residual)
+        close(normed, add_rms_norm(x.float(), residual.float(), weight.float(), 1e-5)[0], dtype)
+
+
+@dtypes
+def test_rms_norm_of_heads_inside_a_merged_projection(library: NativeLibrary, dtype: torch.dtype) -> None:
+    merged, weight = torch.randn(9, 7, 32).to(dtype), torch.randn(32).to(dtype)
+    heads = merged[:, 2:5]
+    close(NativeRmsNorm(library).norm(heads, weight, 1e-6), rms_norm(heads.float(), weight.float(), 1e-6), dtype)
+
+
+@dtypes
+@pytest.mark.parametrize("size", [1, 8, 16, 23, 1536])
+def test_silu_mul(library: NativeLibrary, dtype: torch.dtype, size: int) -> None:
+    for num_tokens in (1, 5, 300):
+        gate_up = (torch.randn(num_tokens, 2 * size) * 3).to(dtype)
+        close(NativeSiluMul(library)(gate_up), silu_mul(gate_up.float()), dtype)
+    extreme = torch.tensor([[-1e4, 1e4, -88.0, 0.0, 1.0, 1.0, 1.0, 1.0]]).to(dtype)
+    close(NativeSiluMul(library)(extreme), silu_mul(extreme.float()), dtype)
+
+
+@dtypes
+def test_take_rows(library: NativeLibrary, dtype: torch.dtype) -> None:
+    matrix, rows = torch.randn(50, 33).to(dtype), torch.randint(50, (2000,))
+    assert torch.equal(NativeTakeRows(library)(matrix, rows), matrix[rows])
+    assert NativeTakeRows(library)(matrix, rows[:0]).shape == (0, 33)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 5])
+def test_products_are_the_same_on_any_number_of_threads(num_threads: int) -> None:
+    path = compiled_library(supported_levels()[0])
+    weight, x = torch.randn(300, 64), torch.randn(40, 64)
+    wanted = NativeLinear.pack(NativeLibrary(path, 1), weight, None, torch.float32)(x)
+    linear = NativeLinear.pack(NativeLibrary(path, num_threads), weight, None, torch.float32)
+    # Many jobs in a row: a helper that claimed from a job gone by would leave a result unwritten.
+    for _ in range(300):
+        assert torch.equal(linear(x), wanted)
+
+
+def test_two_that_compile_at_once_get_one_library(tmp_path: Path) -> None:
+    level = supported_levels()[-1]
+    found: list[Path] = []
+    threads = [threading.Thread(target=lambda: found.append(compiled_library(level, tmp_path))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] == found[1]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".so"]
+    before = found[0].stat().st_mtime_ns
+    assert compiled_library(level, tmp_path).stat().st_mtime_ns == before
+
+
+def test_without_a_compiler_the_reference_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(CompileError, match="none of no-such-compiler is on the path"):
+        compiled_library("avx2", tmp_path)
+    threads = torch.get_num_threads()
+    try:
+        assert kernel_suite("auto", CPU, torch.float32, 1).name == "torch"
+    finally:
+        torch.set_num_threads(threads)
+    assert [record.getMessage() for record in caplog.records if record.name == "quire.kernels.registry"] == [
+        "computing with PyTorch, several times slower: kernels: 'native': no C++ compiler: none of no-such-compiler "
+        "is on the path"
+    ]
+    with pytest.raises(ValueError, match="no C\\+\\+ compiler"):
+        kernel_suite("native", CPU, torch.float32, 1)
+
+
+def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'fatal: out of tin' >&2\nexit 3\n")
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(CompileError, match="failed with status 3: fatal: out of tin"):
+        compiled_library("avx2", tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.so"))
+
+
+def test_suites_are_refused_where_they_cannot_compute() -> None:
+    with pytest.raises(ValueError, match="must be one of auto, native, torch, got 'fast'"):
+        kernel_suite("fast", CPU, torch.float32, None)
+    with pytest.raises(ValueError, match=r"needs the CPU and float32 or bfloat16, got cpu and torch\.float16"):
+        kernel_suite("native", CPU, torch.float16, None)
+
+
+def test_odd_depths_are_left_to_the_reference(library: NativeLibrary) -> None:
+    weight, x = torch.randn(5, 7), torch.randn(3, 7)
+    torch.testing.assert_close(native_suite(library).linear(weight, None, torch.float32)(x), x @ weight.T)
+
+
+def test_levels_are_read_from_the_processor(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text("processor : 0\nflags\t\t: fpu avx2 fma f16c bmi2 sse\n")
+    assert supported_levels(cpuinfo) == ("avx2",)
+    cpuinfo.write_text("Features : asimd\n")
+    assert supported_levels(cpuinfo) == ()
+    assert supported_levels(tmp_path / "none") == ()
+    assert set(supported_levels()) <= set(LEVELS)
+    assert os.access(compiled_library(supported_levels()[0]), os.R_OK)
