@@ -7,6 +7,7 @@ from torch import Tensor
 
 from quire.kernels.attention.base import AttentionBackend, AttentionSpec
 from quire.kernels.attention.torch import TorchAttention
+from quire.kernels.decoder_blocks.base import BlockFuser
 from quire.kernels.kv_copy.torch import kv_copy
 from quire.kernels.linear.base import LinearMaker
 from quire.kernels.linear.torch import TorchLinear
@@ -31,6 +32,7 @@ class KernelSuite:
         kv_copy: (kv, sources, destinations) -> None, in place.
         silu_mul: (gate_up) -> silu(gate) * up.
         sample: (logits, rows) -> token ids.
+        fuse_blocks: (shape, blocks) -> all decoder blocks in one call, or None to compose them of the others.
     """
 
     name: str
@@ -42,6 +44,7 @@ class KernelSuite:
     kv_copy: Callable[[Tensor, Tensor, Tensor], None]
     silu_mul: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, SamplingRows], Tensor]
+    fuse_blocks: BlockFuser
 
 
 TORCH_SUITE = KernelSuite(
@@ -54,5 +57,6 @@ TORCH_SUITE = KernelSuite(
     kv_copy=kv_copy,
     silu_mul=silu_mul,
     sample=sample,
+    fuse_blocks=lambda shape, blocks: None,
 )
 """The references: any device, any dtype."""

@@ -18,6 +18,7 @@ from quire.engine.model.transformer import Transformer
 from quire.engine.request import Int32Array
 from quire.kernels.attention.base import AttentionBackend, AttentionSpec
 from quire.kernels.attention.registry import attention_backend
+from quire.kernels.decoder_blocks.base import BlockShape
 from quire.kernels.suite import KernelSuite
 
 
@@ -41,33 +42,36 @@ class ModelEngine:
         self.num_blocks = pool_size(config, model, dtype)
         self.max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
         self._attention = _attention(config, model, dtype, self.device, kernels)
-        self._transformer = Transformer(
-            config=model,
-            layers=prepare(load_weights(checkpoint, dtype, self.device), kernels),
-            cos_sin=cos_sin_table(model.inv_freq, model.rope_scale, self.max_model_len, self.device),
-            kernels=kernels,
-            attention=self._attention,
-        )
-        block = (2, config.block_size, model.num_kv_heads, model.head_dim)
-        try:
-            # Zeros: what no one has written yet must not be NaN, which no mask hides.
-            self._kv = torch.zeros((model.num_layers, self.num_blocks, *block), dtype=dtype, device=self.device)
-            self._layer_kv = self._kv.unbind()
-        except RuntimeError as error:
-            raise StartupError(f"no memory for {self.num_blocks} KV blocks on {self.device}: {error}") from error
+        self._kernels = kernels
+        self._kv = self._allocate_kv(model, config.block_size, dtype)
+        cos_sin = cos_sin_table(model.inv_freq, model.rope_scale, self.max_model_len, self.device)
+        shape = BlockShape(model.num_qo_heads, model.num_kv_heads, model.head_dim, model.rms_norm_eps, cos_sin)
+        weights = load_weights(checkpoint, dtype, self.device)
+        per_layer = [self._attention[window] for window in model.windows]
+        layers = prepare(weights, shape, per_layer, self._kv, kernels)
+        self._transformer = Transformer(shape, layers, kernels)
 
     def copy_blocks(self, copies: Int32Array) -> None:
         """Copy block copies[i, 0] over block copies[i, 1] in every layer, for all i at once."""
         if len(copies):
             pairs = torch.from_numpy(copies.astype(np.int64)).to(self.device)
-            self._transformer.kernels.kv_copy(self._kv, pairs[:, 0], pairs[:, 1])
+            self._kernels.kv_copy(self._kv, pairs[:, 0], pairs[:, 1])
 
     def forward(self, batch: Batch) -> Tensor:
         """Compute a batch, which has at least one token; logits [num_sampling, vocab_size], float32."""
         for attention in self._attention.values():
             attention.plan(batch.paged)
-        hidden = self._transformer.hidden(batch.input_ids, self._layer_kv)
+        hidden = self._transformer.hidden(batch.input_ids)
         return self._transformer.logits(hidden, batch.last_tokens)
+
+    def _allocate_kv(self, model: ModelConfig, block_size: int, dtype: torch.dtype) -> Tensor:
+        """[num_layers, num_blocks, 2, block_size, num_kv_heads, head_dim]."""
+        shape = (model.num_layers, self.num_blocks, 2, block_size, model.num_kv_heads, model.head_dim)
+        try:
+            # Zeros: what no one has written yet must not be NaN, which no mask hides.
+            return torch.zeros(shape, dtype=dtype, device=self.device)
+        except RuntimeError as error:
+            raise StartupError(f"no memory for {self.num_blocks} KV blocks on {self.device}: {error}") from error
 
 
 def _attention(

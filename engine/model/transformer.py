@@ -1,14 +1,12 @@
-"""The decoder that all families share: a function of weights, tokens and the paged cache."""
+"""The decoder that all families share: from tokens to hidden states to logits."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from quire.engine.model.layers import Layer, Layers
-from quire.engine.model.model_config import ModelConfig
-from quire.kernels.attention.base import AttentionBackend
+from quire.engine.model.layers import Layers
+from quire.kernels.decoder_blocks.base import Block, BlockShape
 from quire.kernels.suite import KernelSuite
 
 
@@ -17,49 +15,47 @@ class Transformer:
     """Everything that stays the same from step to step.
 
     Attributes:
-        config, layers: the model.
-        cos_sin: the rotary table, [max_model_len, head_dim] float32.
+        shape: sizes and the rotary table, [max_model_len, head_dim] float32.
+        layers: parameters, attention and cache of every block; the caller plans the attention.
         kernels: what computes.
-        attention: a backend per distinct sliding window of `config.windows`, planned by the caller.
     """
 
-    config: ModelConfig
+    shape: BlockShape
     layers: Layers
-    cos_sin: Tensor
     kernels: KernelSuite
-    attention: Mapping[int | None, AttentionBackend]
 
-    def hidden(self, input_ids: Tensor, kv: Sequence[Tensor]) -> Tensor:
+    def hidden(self, input_ids: Tensor) -> Tensor:
         """Compute new tokens and write their keys and values.
 
         Args:
             input_ids: int64 [num_tokens]; the attention backends are planned for their places.
-            kv: per layer, [num_blocks, 2, block_size, num_kv_heads, head_dim].
 
         Returns:
             Normed hidden states, [num_tokens, hidden_size].
         """
-        kernels, eps, layers = self.kernels, self.config.rms_norm_eps, self.layers
+        kernels, eps, layers = self.kernels, self.shape.rms_norm_eps, self.layers
         residual = kernels.take_rows(layers.embedding, input_ids)
         x = kernels.rms_norm(residual, layers.first_norm, eps)
-        for layer, window, layer_kv in zip(layers.blocks, self.config.windows, kv, strict=True):
-            x = self._attend(layer, x, layer_kv, self.attention[window])
-            x, residual = kernels.add_rms_norm(x, residual, layer.mlp_norm, eps)
-            x = layer.down(kernels.silu_mul(layer.gate_up(x)))
-            x, residual = kernels.add_rms_norm(x, residual, layer.next_norm, eps)
+        if layers.fused is not None:
+            return layers.fused(x, residual)
+        for block in layers.blocks:
+            x = self._attend(block, x)
+            x, residual = kernels.add_rms_norm(x, residual, block.mlp_norm, eps)
+            x = block.down(kernels.silu_mul(block.gate_up(x)))
+            x, residual = kernels.add_rms_norm(x, residual, block.next_norm, eps)
         return x
 
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Float32 [num_rows, vocab_size] of some rows of hidden states."""
         return self.layers.lm_head(self.kernels.take_rows(hidden, rows))
 
-    def _attend(self, layer: Layer, x: Tensor, layer_kv: Tensor, attention: AttentionBackend) -> Tensor:
-        config, kernels = self.config, self.kernels
-        num_heads = [config.num_qo_heads, config.num_kv_heads, config.num_kv_heads]
-        merged = layer.qkv(x).view(-1, sum(num_heads), config.head_dim)
+    def _attend(self, block: Block, x: Tensor) -> Tensor:
+        shape, kernels = self.shape, self.kernels
+        num_heads = [shape.num_qo_heads, shape.num_kv_heads, shape.num_kv_heads]
+        merged = block.qkv(x).view(-1, sum(num_heads), shape.head_dim)
         q, k, v = torch.split(merged, num_heads, dim=1)
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q = kernels.rms_norm(q, layer.q_norm, config.rms_norm_eps)
-            k = kernels.rms_norm(k, layer.k_norm, config.rms_norm_eps)
-        attention.append(layer_kv, q, k, v, self.cos_sin)
-        return layer.output(attention.run(layer_kv, q).flatten(1))
+        if block.q_norm is not None and block.k_norm is not None:
+            q = kernels.rms_norm(q, block.q_norm, shape.rms_norm_eps)
+            k = kernels.rms_norm(k, block.k_norm, shape.rms_norm_eps)
+        block.attention.append(block.layer_kv, q, k, v, shape.cos_sin)
+        return block.output(block.attention.run(block.layer_kv, q).flatten(1))

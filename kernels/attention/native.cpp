@@ -12,6 +12,7 @@
 #include <cmath>
 #include <vector>
 
+#include "../native/api.h"
 #include "../native/pool.h"
 #include "../native/tile.h"
 

@@ -15,7 +15,11 @@ _HEAD_DIMS: Final = range(32, 513, 16)
 
 
 class NativeAttention:
-    """Implements `AttentionBackend`. A token's result does not depend on the batch or the chunk it is in."""
+    """Implements `AttentionBackend`. A token's result does not depend on the batch or the chunk it is in.
+
+    Attributes:
+        handle: the C++ side of it.
+    """
 
     def __init__(self, spec: AttentionSpec, library: NativeLibrary) -> None:
         """
@@ -27,16 +31,27 @@ class NativeAttention:
         self._spec = spec
         self._library = library
         self._is_bf16 = spec.dtype == torch.bfloat16
-        self._plan: int = library.attention_new(
+        self.handle: int = library.attention_new(
             spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.block_size, spec.sliding_window or 0
         )
-        weakref.finalize(self, library.attention_delete, self._plan)
+        weakref.finalize(self, library.attention_delete, self.handle)
         self._batch: PagedBatch | None = None
+
+    @property
+    def batch(self) -> PagedBatch:
+        """The batch that is planned.
+
+        Raises:
+            RuntimeError: none is.
+        """
+        if self._batch is None:
+            raise RuntimeError("attention has no plan yet")
+        return self._batch
 
     def plan(self, batch: PagedBatch) -> None:
         self._batch = batch
         self._library.attention_plan(
-            self._plan,
+            self.handle,
             self._library.num_threads,
             len(batch.kv_lens),
             batch.qo_indptr.ctypes.data,
@@ -46,10 +61,8 @@ class NativeAttention:
         )
 
     def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
-        if self._batch is None:
-            raise RuntimeError("append before plan")
         self._library.attention_append(
-            self._plan,
+            self.handle,
             self._library.pool,
             self._is_bf16,
             layer_kv.data_ptr(),
@@ -60,15 +73,15 @@ class NativeAttention:
             k.stride(0),
             v.stride(0),
             cos_sin.data_ptr(),
-            self._batch.positions.data_ptr(),
-            self._batch.slot_mapping.data_ptr(),
+            self.batch.positions.data_ptr(),
+            self.batch.slot_mapping.data_ptr(),
             q.shape[0],
         )
 
     def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
         out = torch.empty(q.shape, dtype=q.dtype)
         self._library.attention_run(
-            self._plan,
+            self.handle,
             self._library.pool,
             self._is_bf16,
             layer_kv.data_ptr(),

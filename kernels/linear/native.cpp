@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "../native/api.h"
 #include "../native/pool.h"
 #include "../native/tile.h"
 

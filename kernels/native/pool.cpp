@@ -1,5 +1,7 @@
 #include "pool.h"
 
+#include "api.h"
+
 #include <chrono>
 
 namespace quire {

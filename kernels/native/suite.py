@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from quire.kernels.attention.base import AttentionBackend, AttentionSpec
 from quire.kernels.attention.native import NativeAttention, unsuited
 from quire.kernels.attention.torch import TorchAttention
+from quire.kernels.decoder_blocks.native import fuse
 from quire.kernels.linear.base import Linear
 from quire.kernels.linear.native import NativeLinear
 from quire.kernels.linear.torch import TorchLinear
@@ -42,6 +44,7 @@ def native_suite(library: NativeLibrary) -> KernelSuite:
         attention=attention,
         linear=linear,
         take_rows=NativeTakeRows(library),
+        fuse_blocks=partial(fuse, library),
         rms_norm=norm.norm,
         add_rms_norm=norm.add_norm,
         silu_mul=NativeSiluMul(library),

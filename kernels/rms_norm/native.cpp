@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "../native/api.h"
 #include "../native/pool.h"
 #include "../native/simd.h"
 

@@ -1,5 +1,6 @@
 // silu(gate) * up = gate / (1 + exp(-gate)) * up, in float32.
 
+#include "../native/api.h"
 #include "../native/pool.h"
 #include "../native/simd.h"
 

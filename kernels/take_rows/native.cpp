@@ -1,6 +1,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../native/api.h"
 #include "../native/pool.h"
 
 extern "C" void quire_take_rows(quire::Pool* pool, const char* matrix, const int64_t* rows, char* out, long count,

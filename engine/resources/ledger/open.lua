@@ -7,13 +7,14 @@ local pool, stale = owner(ARGV[2])
 if stale then return stale end
 if pool[1] ~= ARGV[1] then redis.call('UNLINK', unpack(KEYS)) end
 redis.call('HSET', META, 'identity', ARGV[1], 'epoch', ARGV[2], 'num_blocks', ARGV[3])
+mark()
 
 -- Held and published blocks become cached, at the default priority behind all others, by number.
 local ranks, tick = redis.call('ZRANGE', CACHED, 0, -1, 'WITHSCORES'), 0
 for i = 2, #ranks, 2 do tick = math.max(tick, tonumber(ranks[i]) % tonumber(ARGV[4])) end
 local found, dropped, freed = redis.call('HGETALL', BLOCKS), {}, {}
 for i = 1, #found, 2 do
-  local holders, name = split(found[i + 1])
+  local holders, name = split(found[i] == '' and '|' or found[i + 1])
   if holders ~= '' and name ~= '' then
     dropped[#dropped + 1] = {tonumber(found[i]), '|' .. name}
   elseif holders ~= '' then

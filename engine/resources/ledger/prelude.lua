@@ -27,6 +27,13 @@ local function owner(epoch)
   return pool, pool[2] and tonumber(pool[2]) > tonumber(epoch) and {'STALE', pool[2]}
 end
 
+-- Redis keeps a small hash as a list that every look-up walks. One long value makes it a table from the start.
+local MARK = 'Written by the KV-block ledger of Quire. Every other field is described in prelude.lua.'
+local function mark()
+  redis.call('HSET', BLOCKS, '', MARK)
+  redis.call('HSET', INDEX, '', MARK)
+end
+
 -- The whole pool, each key as a flat list of fields and values.
 local function everything()
   return {

@@ -42,6 +42,8 @@ def decode(name: str, parts: Sequence[Sequence[bytes]]) -> tuple[PoolIdentity, P
     try:
         tables = [dict(zip(part[::2], part[1::2], strict=True)) for part in parts]
         meta, blocks, index, cached, expires = tables
+        for marked in (blocks, index):
+            marked.pop(b"", None)
         state = PoolState(
             num_blocks=int(meta[b"num_blocks"]),
             index={key: int(block) for key, block in index.items()},

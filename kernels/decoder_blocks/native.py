@@ -1,0 +1,104 @@
+"""In C++, one call per step; works in buffers that stay."""
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from quire.kernels.attention.native import NativeAttention
+from quire.kernels.decoder_blocks.base import Block, BlockShape, FusedBlocks
+from quire.kernels.linear.native import NativeLinear
+from quire.kernels.native.library import NativeLibrary
+
+_POINTER: Final = ctypes.c_void_p
+_LINEARS: Final = ("qkv", "output", "gate_up", "down")
+_NORMS: Final = ("q_norm", "k_norm", "mlp_norm", "next_norm")
+
+
+def _pointers(*names: str) -> list[tuple[str, Any]]:
+    return [(name, _POINTER) for name in names]
+
+
+class _Block(ctypes.Structure):
+    _fields_ = _pointers(*_LINEARS, *(f"{name}_bias" for name in _LINEARS), *_NORMS, "attention", "layer_kv")
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012 - ctypes asks for a list
+        *[(name, ctypes.c_long) for name in (
+            "num_blocks", "hidden", "intermediate", "num_qo_heads", "num_kv_heads", "head_dim",
+        )],
+        ("is_bf16", ctypes.c_int),
+        ("eps", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class _Buffers(ctypes.Structure):
+    _fields_ = _pointers("x", "residual", "qkv", "q", "k", "attended", "gate_up", "gated")
+
+
+class NativeDecoderBlocks:
+    """Implements `FusedBlocks`."""
+
+    def __init__(self, library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> None:
+        """Every linear layer must be a `NativeLinear` and every attention a `NativeAttention`, as `fuse` checks."""
+        first = blocks[0]
+        self._library = library
+        self._keep_alive = tuple(blocks)
+        self._shape = shape
+        self._attention = [block.attention for block in blocks if isinstance(block.attention, NativeAttention)][0]
+        self._dtype = first.mlp_norm.dtype
+        linears = [layer for layer in (first.qkv, first.gate_up, first.down) if isinstance(layer, NativeLinear)]
+        qkv, gate_up, down = linears
+        q_size, k_size = shape.num_qo_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+        self._sizes = _Sizes(
+            len(blocks), qkv.in_features, down.in_features, shape.num_qo_heads, shape.num_kv_heads, shape.head_dim,
+            self._dtype == torch.bfloat16, shape.rms_norm_eps,
+        )  # fmt: skip
+        self._widths = (qkv.out_features, q_size, k_size, q_size, gate_up.out_features, down.in_features)
+        self._blocks = (_Block * len(blocks))(*(_Block(**_fields(block)) for block in blocks))
+        self._room = [torch.empty(0)] * len(self._widths)
+        self._capacity = 0
+
+    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
+        num_tokens = x.shape[0]
+        if num_tokens > self._capacity:
+            self._room = [torch.empty(num_tokens * width, dtype=self._dtype) for width in self._widths]
+            self._capacity = num_tokens
+        buffers = _Buffers(x.data_ptr(), residual.data_ptr(), *(room.data_ptr() for room in self._room))
+        batch = self._attention.batch
+        self._library.decoder_blocks(
+            self._library.pool,
+            ctypes.byref(self._blocks),
+            ctypes.byref(self._sizes),
+            ctypes.byref(buffers),
+            self._shape.cos_sin.data_ptr(),
+            batch.positions.data_ptr(),
+            batch.slot_mapping.data_ptr(),
+            num_tokens,
+        )
+        return x
+
+
+def fuse(library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> FusedBlocks | None:
+    """A `BlockFuser`: None unless everything in the blocks is native."""
+    linears = [getattr(block, name) for block in blocks for name in _LINEARS]
+    if not all(isinstance(linear, NativeLinear) for linear in linears):
+        return None
+    if not all(isinstance(block.attention, NativeAttention) for block in blocks):
+        return None
+    return NativeDecoderBlocks(library, shape, blocks)
+
+
+def _fields(block: Block) -> dict[str, int | None]:
+    linears = {name: getattr(block, name) for name in _LINEARS}
+    tensors: dict[str, Tensor | None] = {
+        **{name: linear.packed for name, linear in linears.items()},
+        **{f"{name}_bias": linear.bias for name, linear in linears.items()},
+        **{name: getattr(block, name) for name in _NORMS},
+        "layer_kv": block.layer_kv,
+    }
+    pointers = {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
+    return pointers | {"attention": block.attention.handle}  # type: ignore[attr-defined]

@@ -1,0 +1,35 @@
+// The C interface, as Python calls it and as fused kernels do. Pointers to void are float32 or bf16 by `is_bf16`;
+// what the arguments are stands where the functions are defined.
+#pragma once
+
+#include <cstdint>
+
+namespace quire {
+class Pool;
+struct Plan;
+}  // namespace quire
+
+extern "C" {
+
+quire::Pool* quire_pool_new(int num_threads);
+void quire_pool_delete(quire::Pool* pool);
+
+void quire_linear_pack(int is_bf16, const void* weight, void* packed, long columns, long depth);
+void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x, const void* packed, const float* bias,
+                  void* y, long rows, long columns, long depth);
+
+void quire_rms_norm(quire::Pool* pool, int is_bf16, const void* x, const void* residual, const void* weight, void* out,
+                    void* total, long tokens, long heads, long size, long x_stride, float eps);
+void quire_silu_mul(quire::Pool* pool, int is_bf16, const void* gate_up, void* out, long tokens, long size);
+void quire_take_rows(quire::Pool* pool, const char* matrix, const int64_t* rows, char* out, long count, long row_bytes);
+
+quire::Plan* quire_attention_new(int num_qo_heads, int num_kv_heads, int head_dim, int block_size, int window);
+void quire_attention_delete(quire::Plan* plan);
+void quire_attention_plan(quire::Plan* plan, int num_threads, int num_rows, const int32_t* qo_indptr,
+                          const int32_t* kv_indptr, const int32_t* kv_indices, const int32_t* kv_lens);
+void quire_attention_append(const quire::Plan* plan, quire::Pool* pool, int is_bf16, void* cache, void* q, void* k,
+                            const void* v, long q_stride, long k_stride, long v_stride, const float* cos_sin,
+                            const int64_t* positions, const int64_t* slots, long num_tokens);
+void quire_attention_run(quire::Plan* plan, quire::Pool* pool, int is_bf16, const void* cache, const void* q,
+                         long q_stride, void* out);
+}
