@@ -1,0 +1,6 @@
+"""Clients of a running Quire, for Python and for the command line."""
+
+from quire.clients.async_client import AsyncClient
+from quire.clients.client import Client
+
+__all__ = ["AsyncClient", "Client"]
