@@ -158,6 +158,7 @@ class Scheduler:
             self._resources.free_resources(sequence)
         unfinished = [sequence for sequence in running if not sequence.is_finished]
         for sequence in unfinished:
+            sequence.num_faults += 1
             sequence.restart()
         return unfinished + waiting
 

@@ -37,6 +37,7 @@ class Sequence:
         num_scheduled: context tokens computed or in flight, those found in the cache included.
         num_cached: tokens of the prompt found in the cache at the first start.
         was_started: it held resources before, so it goes before those that never did.
+        num_faults: executors that were lost while it ran.
         num_passed: sequences that came later and started before it.
         holder: its name in the pool's ledger, a number that grows from start to start.
         slot: the executor's slot, or -1.
@@ -53,6 +54,7 @@ class Sequence:
         "max_len",
         "num_cached",
         "num_context",
+        "num_faults",
         "num_passed",
         "num_published",
         "num_reserved",
@@ -78,6 +80,7 @@ class Sequence:
         self.num_scheduled = 0
         self.num_cached = 0
         self.was_started = False
+        self.num_faults = 0
         self.num_passed = 0
         self.holder = ""
         self.slot = -1

@@ -26,7 +26,7 @@ class _Block(ctypes.Structure):
 
 
 class _Sizes(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012 - ctypes asks for a list
+    _fields_ = [
         *[(name, ctypes.c_long) for name in (
             "num_blocks", "hidden", "intermediate", "num_qo_heads", "num_kv_heads", "head_dim",
         )],
@@ -48,7 +48,7 @@ class NativeDecoderBlocks:
         self._library = library
         self._keep_alive = tuple(blocks)
         self._shape = shape
-        self._attention = [block.attention for block in blocks if isinstance(block.attention, NativeAttention)][0]
+        self._attention = next(block.attention for block in blocks if isinstance(block.attention, NativeAttention))
         self._dtype = first.mlp_norm.dtype
         linears = [layer for layer in (first.qkv, first.gate_up, first.down) if isinstance(layer, NativeLinear)]
         qkv, gate_up, down = linears

@@ -15,6 +15,9 @@ from quire.v1 import scheduler_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
+# A request is tried again so often after the executor that it ran on was lost.
+MAX_FAULTS = 3
+
 
 class Dispatcher:
     """Knows every frontend's stream, every attached pool, and where each open sequence is.
@@ -122,8 +125,14 @@ class Dispatcher:
         self._announce()
 
     def _rehome(self, sequences: list[Sequence]) -> None:
-        """Sequences that ran, or waited, elsewhere go on where that costs least."""
+        """Sequences that ran, or waited, elsewhere go on where that costs least.
+
+        One that ran on every executor that was lost lately may be what kills them: it goes nowhere any more.
+        """
         for sequence in sequences:
+            if sequence.num_faults > MAX_FAULTS:
+                self._fail(sequence, RequestError(f"{sequence.num_faults} executors were lost while this ran"))
+                continue
             pool = self._cheapest(sequence, self._open_pools())
             if pool is None:
                 self._orphans.append(sequence)
@@ -131,6 +140,11 @@ class Dispatcher:
                 pool.scheduler.restore(sequence)
                 self._homes[sequence] = pool
                 pool.loop.wake()
+
+    def _fail(self, sequence: Sequence, error: RequestError) -> None:
+        logger.error("request %r: %s", sequence.request.request_id, error)
+        if stream := self._streams.get(sequence.request.client):
+            stream.fail(sequence.request.handle, error)
 
     def _choose(self, request: Request) -> tuple[Sequence, Pool]:
         """The request as a sequence, and the pool where it costs least of those that can hold it.

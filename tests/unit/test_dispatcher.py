@@ -1,0 +1,72 @@
+"""The dispatcher without processes: who gets a request, and what becomes of one that kills its executors."""
+
+import numpy as np
+from google.rpc import code_pb2
+
+from quire.engine.config import SchedulerConfig
+from quire.engine.loop import StepLoop
+from quire.engine.request import Request, SamplingParams
+from quire.engine.resources.ledger.memory import MemoryLedger
+from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
+from quire.engine.scheduling.scheduler import Scheduler
+from quire.services.scheduler.dispatcher import MAX_FAULTS, Dispatcher
+from quire.services.scheduler.executor_link import ExecutorLink
+from quire.services.scheduler.pool import Pool
+from support.simulated_executor import SimulatedExecutor, executor_info
+
+
+async def make_pool(dispatcher: Dispatcher, name: str) -> Pool:
+    info = executor_info(num_blocks=64)
+    scheduler = Scheduler(SchedulerConfig(), info, PoolState(info.num_blocks))
+    identity = PoolIdentity(name, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
+    link = ExecutorLink("127.0.0.1:1")
+    loop = StepLoop(scheduler, MemoryLedger(), identity, 1, link, dispatcher.deliver)
+    await link.close()
+    return Pool(name, info, scheduler, loop)
+
+
+def request(handle: int, client: int, prompt: list[int]) -> Request:
+    params = SamplingParams(seed=0, max_tokens=4, ignore_eos=True)
+    return Request(str(handle), client, handle, np.array(prompt, np.int32), np.empty(0, np.int32), params)
+
+
+async def test_a_request_that_kills_executors_ends() -> None:
+    dispatcher = Dispatcher(epoch=1)
+    stream = dispatcher.connect()
+    pool = await make_pool(dispatcher, "first")
+    dispatcher.attach(pool)
+    dispatcher.submit(stream, request(1, stream.client, [1, 2, 3]))
+    for attempt in range(MAX_FAULTS + 1):
+        assert stream.sequences, f"given up after {attempt} faults"
+        assert pool.scheduler.schedule() is not None
+        dispatcher.detach(pool, pool.scheduler.evacuate())
+        pool = await make_pool(dispatcher, "next")
+        dispatcher.attach(pool)
+    assert not stream.sequences
+    failed = [each for message in await stream.next() for each in message.output.failed]
+    assert [(each.handle, each.code, each.retryable) for each in failed] == [(1, code_pb2.INTERNAL, False)]
+    assert pool.scheduler.schedule() is None
+
+
+async def test_cost_is_prefill_left_and_load() -> None:
+    dispatcher = Dispatcher(epoch=1)
+    stream = dispatcher.connect()
+    pools = [await make_pool(dispatcher, name) for name in ("a", "b")]
+    for pool in pools:
+        dispatcher.attach(pool)
+    prompt = [1, 2, 3] * 5
+    dispatcher.submit(stream, request(1, stream.client, prompt))
+    first, other = sorted(pools, key=lambda pool: pool.scheduler.num_waiting, reverse=True)
+    assert (first.scheduler.num_waiting, other.scheduler.num_waiting) == (1, 0)
+    dispatcher.submit(stream, request(2, stream.client, [4, 5, 6]))
+    assert other.scheduler.num_waiting == 1, "the load counts"
+    for pool in pools:
+        executor = SimulatedExecutor(pool.info)
+        while (plan := pool.scheduler.schedule()) is not None:
+            dispatcher.deliver(pool.scheduler.update(executor.execute(plan)))
+    dispatcher.submit(stream, request(3, stream.client, [*prompt, 6]))
+    assert first.scheduler.num_waiting == 1, "the prefix is there"
+    dispatcher.drain(first)
+    assert (first.scheduler.num_waiting, other.scheduler.num_waiting) == (0, 1), "what waits goes elsewhere"
+    dispatcher.submit(stream, request(4, stream.client, [*prompt, 6]))
+    assert other.scheduler.num_waiting == 2
