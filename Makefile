@@ -6,7 +6,7 @@ PROTOS := $(shell find protos -name '*.proto')
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-long test-gpu test-compose test-chaos lint format bench clean
+.PHONY: help demo setup test test-long test-gpu test-compose test-chaos lint format bench simulate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ format: $(STAMP) ## format and fix what ruff can fix
 
 bench: $(STAMP) ## load every service on free ports, write bench-report/
 	$(BIN)/python tools/bench.py bench-report
+
+simulate: $(STAMP) ## judge scheduling policies in virtual time
+	$(BIN)/python benchmarks/simulate.py
 
 clean: ## remove .venv, stubs, builds and caches
 	rm -rf .venv .editable build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

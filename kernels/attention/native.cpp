@@ -17,14 +17,6 @@
 #include "../native/tile.h"
 
 namespace quire {
-namespace {
-
-constexpr long kSplit = 256;
-constexpr long kKeys = 16;       // keys of one panel
-constexpr long kMostRows = 48;   // rows (query tokens times heads of a group) of one item
-constexpr long kAhead = 2 * kKeys;  // distance of prefetching
-constexpr long kMostDim = 512;
-constexpr int kNoWindow = 0;
 
 struct Shape {
   int num_qo_heads, num_kv_heads, head_dim, block_size, window;
@@ -44,8 +36,6 @@ struct Item {
   long partial;                  // where its result goes if others share its queries, else -1
 };
 
-long round_up(long keys) { return (keys + kKeys - 1) / kKeys * kKeys; }
-
 struct Group {  // items of the same queries, one split each, to be merged
   long first_item, num_items;
 };
@@ -60,6 +50,17 @@ struct Plan {
 
   long rows_of(const Item& item) const { return item.num_tokens * shape.groups(); }
 };
+
+namespace {
+
+constexpr long kSplit = 256;
+constexpr long kKeys = 16;       // keys of one panel
+constexpr long kMostRows = 48;   // rows (query tokens times heads of a group) of one item
+constexpr long kAhead = 2 * kKeys;  // distance of prefetching
+constexpr long kMostDim = 512;
+constexpr int kNoWindow = 0;
+
+long round_up(long keys) { return (keys + kKeys - 1) / kKeys * kKeys; }
 
 // Running softmax of some rows: output is not yet divided by the sum.
 struct State {

@@ -2,7 +2,7 @@
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from quire.kernels.decoder_blocks.base import Block, BlockShape, FusedBlocks
 from quire.kernels.linear.native import NativeLinear
 from quire.kernels.native.library import NativeLibrary
 
+_Part = TypeVar("_Part")
 _POINTER: Final = ctypes.c_void_p
 _LINEARS: Final = ("qkv", "output", "gate_up", "down")
 _NORMS: Final = ("q_norm", "k_norm", "mlp_norm", "next_norm")
@@ -43,7 +44,10 @@ class NativeDecoderBlocks:
     """Implements `FusedBlocks`."""
 
     def __init__(self, library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> None:
-        """Every linear layer must be a `NativeLinear` and every attention a `NativeAttention`, as `fuse` checks."""
+        """
+        Raises:
+            TypeError: a linear layer is not a `NativeLinear`, or an attention not a `NativeAttention`.
+        """
         first = blocks[0]
         self._library = library
         self._keep_alive = tuple(blocks)
@@ -92,8 +96,14 @@ def fuse(library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> 
     return NativeDecoderBlocks(library, shape, blocks)
 
 
+def _native(part: object, kind: type[_Part]) -> _Part:
+    if not isinstance(part, kind):
+        raise TypeError(f"must be a {kind.__name__}, got {type(part).__name__}")
+    return part
+
+
 def _fields(block: Block) -> dict[str, int | None]:
-    linears = {name: getattr(block, name) for name in _LINEARS}
+    linears = {name: _native(getattr(block, name), NativeLinear) for name in _LINEARS}
     tensors: dict[str, Tensor | None] = {
         **{name: linear.packed for name, linear in linears.items()},
         **{f"{name}_bias": linear.bias for name, linear in linears.items()},
@@ -101,4 +111,4 @@ def _fields(block: Block) -> dict[str, int | None]:
         "layer_kv": block.layer_kv,
     }
     pointers = {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
-    return pointers | {"attention": block.attention.handle}  # type: ignore[attr-defined]
+    return pointers | {"attention": _native(block.attention, NativeAttention).handle}

@@ -15,14 +15,14 @@ from quire.engine.errors import InvalidRequest, Overloaded, RequestError, Unavai
 from quire.services.common.utf8 import find_broken_utf8
 
 
-class RefusalInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+class RefusalInterceptor(grpc.aio.ServerInterceptor):
     """Every refusal leaves as a status that says why; other exceptions stay gRPC's UNKNOWN and are logged."""
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any]"]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> "grpc.RpcMethodHandler[Any, Any]":
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler

@@ -38,7 +38,7 @@ class Health:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = ("", *names)
-        self.servicer = health.aio.HealthServicer()  # type: ignore[attr-defined]
+        self.servicer = health.aio.HealthServicer()
         self._serving: bool | None = None
 
     async def set(self, serving: bool) -> None:

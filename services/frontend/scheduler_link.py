@@ -134,7 +134,7 @@ class SchedulerLink:
         complaint = ""
         async with open_channel(self._address) as channel:
             while True:
-                call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Connect()  # type: ignore[call-arg]
+                call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Connect()
                 try:
                     await self._converse(call)
                 except grpc.aio.AioRpcError as error:

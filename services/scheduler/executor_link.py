@@ -27,7 +27,7 @@ class ExecutorLink(StepRunner):
     def __init__(self, address: str) -> None:
         self._address = address
         self._channel = open_channel(address)
-        self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute()  # type: ignore[call-arg]
+        self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute()
         self._results: asyncio.Queue[StepResult] = asyncio.Queue()
 
     async def attach(self, epoch: int) -> ExecutorInfo:

@@ -32,7 +32,7 @@ class GrpcTarget:
         self._timeout = timeout
         self._channel = grpc.aio.insecure_channel(address)
         # Without serializers: bytes go and come as they are.
-        self._call = self._channel.unary_stream(_METHOD, None, None)
+        self._call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(_METHOD, None, None)
 
     async def info(self) -> ServerInfo:
         stub = inference_pb2_grpc.InferenceServiceStub(self._channel)

@@ -11,6 +11,8 @@ from quire.engine.scheduling.sequence import Sequence
 STEPS_AHEAD = 2
 # Tokens of growth kept free per sequence: doubled by every pause, shrinking by this share with every step.
 DECAY = 1 / 256
+# Steps between two doublings: pauses of one shortage count once, as losses of one round trip do.
+COOLDOWN = 16
 
 
 class MaxUtilization(CapacityScheduler):
@@ -28,6 +30,8 @@ class MaxUtilization(CapacityScheduler):
     def __init__(self, kv: KVCacheManager, generation: GenerationBatch) -> None:
         super().__init__(kv, generation)
         self._growth_tokens = float(kv.block_size)
+        self._num_steps = 0
+        self._next_doubling = 0
 
     def reservation(self, sequence: Sequence) -> int:
         return min(self.kv.num_blocks(sequence.num_context + 1), self.kv.num_to_completion(sequence))
@@ -40,6 +44,7 @@ class MaxUtilization(CapacityScheduler):
     def begin_step(self, num_running: int) -> None:
         super().begin_step(num_running)
         smallest = float(self.kv.block_size)
+        self._num_steps += 1
         self._growth_tokens = max(smallest, self._growth_tokens * (1 - DECAY))
 
     def victims(self, running: Callable[[], list[Sequence]], num_retiring: int) -> list[Sequence]:
@@ -56,8 +61,9 @@ class MaxUtilization(CapacityScheduler):
                 break
             chosen.append(sequence)
             missing -= self._released_by(sequence)
-        if chosen:
+        if chosen and self._num_steps >= self._next_doubling:
             self._growth_tokens *= 2
+            self._next_doubling = self._num_steps + COOLDOWN
         return chosen
 
     def _released_by(self, sequence: Sequence) -> int:

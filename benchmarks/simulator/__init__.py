@@ -1,0 +1,1 @@
+"""The real scheduler against an imagined executor, in virtual time."""
