@@ -13,6 +13,7 @@ from quire.engine.errors import LedgerUnreachable, StaleEpoch, StartupError
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
 from quire.engine.resources.ledger.redis import RedisLedger
+from quire.engine.scheduling.capacity.registry import capacity_policy
 from quire.services.common.server import Health, serving, until_signal
 from quire.services.common.settings import ProcessSettings
 from quire.services.scheduler.dispatcher import Dispatcher
@@ -46,6 +47,8 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> int:
+    # A policy that does not exist is refused now, not when the first executor comes.
+    capacity_policy(settings.capacity_policy)
     ledger = _connect(settings.redis)
     try:
         epoch = await ledger.next_epoch()

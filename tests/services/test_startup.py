@@ -108,3 +108,12 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
 )
 def test_wrong_usage(arguments: list[str], message: str) -> None:
     assert refused(*arguments) == (2, message)
+
+
+def test_an_unknown_capacity_policy() -> None:
+    code, message = refused("scheduler", "--capacity-policy=FAIREST")
+    assert code == 1
+    assert message == (
+        "quire scheduler: error: capacity_policy: must be one of GUARANTEED_NO_EVICT, MAX_UTILIZATION, STATIC_BATCH, "
+        "got 'FAIREST'"
+    )
