@@ -16,7 +16,8 @@ from quire.services.scheduler.supervisor import Supervisor
 from support.prompts import random_prompts
 from support.stacks import RunningStack, launch
 
-PROMPTS = random_prompts(8, 120, 2048, seed=11)
+# Of one length, so that equal cost means equal numbers.
+PROMPTS = [prompt[:32] for prompt in random_prompts(40, 120, 2048, seed=11) if len(prompt) >= 32][:8]
 BLOCK_SIZE = 16
 LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 SHORT = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
@@ -52,9 +53,12 @@ async def test_load_is_spread(fleet: RunningStack, client: AsyncClient) -> None:
     running = [asyncio.create_task(client.generate(prompt, LONG)) for prompt in PROMPTS]
     async with asyncio.timeout(20):
         await until_spread(fleet)
-    held = await num_holders(fleet)
+    most = await num_holders(fleet)
+    while not all(task.done() for task in running):
+        most = [max(pair) for pair in zip(most, await num_holders(fleet), strict=True)]
+        await asyncio.sleep(0.02)
     await asyncio.gather(*running)
-    assert max(held) - min(held) <= 2
+    assert min(most) >= 3
 
 
 async def test_a_prefix_is_found_again(client: AsyncClient) -> None:
