@@ -72,7 +72,8 @@ class Stack:
 
     async def start_executor(self, name: str, address: str) -> Child:
         flags = self._settings.executor.model_dump(exclude_unset=True)
-        return await self._service(name, "executor", {"listen": address, **flags})
+        places = {"listen": address, "drain_seconds": self._settings.drain_seconds}
+        return await self._service(name, "executor", {**places, **flags})
 
     async def start_scheduler(self) -> Child:
         flags = self._settings.scheduler.model_dump(exclude_unset=True)

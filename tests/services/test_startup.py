@@ -76,7 +76,13 @@ def test_a_port_in_use(taken: str, tiny_model: Path) -> None:
 
 def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken: str) -> None:
     port = taken.rpartition(":")[2]
-    arguments = [f"--frontend-port={port}", "--scheduler-port=0", "--executor-port=0", f"--model={tiny_model}"]
+    arguments = [
+        f"--frontend-port={port}",
+        "--http-port=0",
+        "--scheduler-port=0",
+        "--executor-port=0",
+        f"--model={tiny_model}",
+    ]
     command = [sys.executable, "-m", "quire.services.cli", "up", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=QUICK_SECONDS, check=False)
     assert done.returncode == 1
