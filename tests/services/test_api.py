@@ -231,7 +231,8 @@ async def test_a_full_waiting_queue_refuses(stack: RunningStack, client: AsyncCl
 async def narrow_frontend(stack: RunningStack) -> AsyncIterator[str]:
     """One more frontend of the same scheduler, which takes two requests at once."""
     place = f"{LOOPBACK}:{free_port()}"
-    flags = {"listen": place, "scheduler": stack.stack.scheduler, "max_requests": 2, "drain_seconds": 0, "http_listen": ""}
+    places = {"listen": place, "http_listen": "", "scheduler": stack.stack.scheduler}
+    flags = {**places, "max_requests": 2, "drain_seconds": 0}
     child: Child = stack.call(stack.stack._service("narrow", "frontend", flags))
     await is_serving(place)
     yield place
