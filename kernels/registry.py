@@ -51,5 +51,7 @@ def _native(device: torch.device, dtype: torch.dtype, num_threads: int) -> Kerne
         library = NativeLibrary(compiled_library(levels[0]), num_threads)
     except (CompileError, OSError) as error:
         raise ValueError(f"kernels: 'native': {error}") from error
+    # The few operations left to PyTorch are small; its own threads would spin beside those of the library.
+    torch.set_num_threads(1)
     logger.info("computing with C++ kernels for %s on %d threads", levels[0], num_threads)
     return native_suite(library)

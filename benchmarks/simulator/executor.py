@@ -1,25 +1,30 @@
 """An executor without a model: it knows how long a step takes and when each sequence ends."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence as List
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.request import Int32Array
 from quire.engine.step import StepPlan, StepResult
+from simulator.job import Job
 
 EOS = 0
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Microseconds of a step; the defaults are near an 8B model in bf16 on an H100.
+    """Microseconds of a step, a sum over what it does.
+
+    The defaults are near an 8B model in bf16 on an H100: 16 GB of weights and 128 KiB of KV per token read at about
+    2.8 TB/s, 16 GFLOP per context token at about 550 TFLOP/s.
 
     Attributes:
-        base_us: reading the weights.
-        context_us: computing one context token.
-        row_us: one generating sequence, beside the weights.
-        kv_us: reading the KV of one token.
+        base_us: reading the weights, launching.
+        context_us: per context token.
+        row_us: per generating sequence.
+        kv_us: per token whose KV is read: everything that a row attends to, once.
     """
 
     base_us: float = 6_000.0
@@ -32,49 +37,50 @@ class StepTime:
 
 
 class ImaginedExecutor:
-    """Runs plans: how long each takes, and the tokens it samples.
+    """Runs plans: how long each takes, and the tokens it samples. A sequence's `seed` is the number of its job.
 
     Args:
-        output_lens: handle → tokens after which the sequence says that it is finished.
+        step_time: see there.
+        jobs: by number.
+        num_slots: of the executor.
     """
 
-    def __init__(self, step_time: StepTime, output_lens: Mapping[int, int]) -> None:
+    def __init__(self, step_time: StepTime, jobs: List[Job], num_slots: int) -> None:
         self._step_time = step_time
-        self._output_lens = output_lens
-        # Slot → [sequence, tokens known, tokens computed].
-        self._slots: dict[int, tuple[Sequence, list[int]]] = {}
-        self.num_context_tokens = 0
+        self._prompt_lens = np.array([len(job.prompt) for job in jobs], np.int64)
+        self._output_lens = np.array([job.output_len for job in jobs], np.int64)
+        self._jobs: NDArray[np.int64] = np.zeros(num_slots, np.int64)  # by slot
+        # By job: tokens known, tokens with KV in the blocks that it has now, and the most of these that it ever had.
+        self._known: NDArray[np.int64] = np.zeros(len(jobs), np.int64)
+        self._computed: NDArray[np.int64] = np.zeros(len(jobs), np.int64)
+        self._furthest: NDArray[np.int64] = np.zeros(len(jobs), np.int64)
+        self.num_recomputed = 0
 
-    def run(self, plan: StepPlan, running: list[Sequence]) -> tuple[StepResult, float]:
+    def run(self, plan: StepPlan) -> tuple[StepResult, float]:
         """The result, and how many microseconds it took."""
-        by_slot = {sequence.slot: sequence for sequence in running} if plan.starts else {}
         for start in plan.starts:
-            self._slots[start.slot] = by_slot[start.slot], [len(start.token_ids), start.num_computed]
-        sampled = [row for row in map(self._context, *self._pairs(plan)) if row is not None]
-        num_kv = 0
-        for slot in plan.generation_slots.tolist():
-            sequence, counts = self._slots[slot]
-            counts[1] += 1
-            num_kv += counts[1]
-            sampled.append((slot, self._sample(sequence, counts)))
-        num_context = int(plan.context_tokens.sum())
-        self.num_context_tokens += num_context
-        slots, tokens = np.array(sampled, np.int32).reshape(-1, 2).T
-        took = self._step_time.of(num_context, len(plan.generation_slots), num_kv)
+            self._jobs[start.slot] = start.seed
+            self._known[start.seed] = len(start.token_ids)
+            self._computed[start.seed] = start.num_computed
+        context, generation = self._jobs[plan.context_slots], self._jobs[plan.generation_slots]
+        self._compute(context, plan.context_tokens)
+        self._compute(generation, 1)
+        complete = self._computed[context] == self._known[context]
+        slots = np.concatenate((plan.context_slots[complete], plan.generation_slots))
+        tokens = self._sample(self._jobs[slots])
+        num_kv = int(self._computed[context].sum() + self._computed[generation].sum())
+        took = self._step_time.of(int(plan.context_tokens.sum()), len(generation), num_kv)
         return StepResult(plan.step, slots, tokens, int(took)), took
 
-    @staticmethod
-    def _pairs(plan: StepPlan) -> tuple[list[int], list[int]]:
-        return plan.context_slots.tolist(), plan.context_tokens.tolist()
+    def _compute(self, jobs: NDArray[np.int64], counts: Int32Array | int) -> None:
+        before = self._computed[jobs]
+        after = self._computed[jobs] = before + counts
+        self.num_recomputed += int(np.maximum(0, np.minimum(after, self._furthest[jobs]) - before).sum())
+        self._furthest[jobs] = np.maximum(after, self._furthest[jobs])
 
-    def _context(self, slot: int, count: int) -> tuple[int, int] | None:
-        sequence, counts = self._slots[slot]
-        counts[1] += count
-        return (slot, self._sample(sequence, counts)) if counts[1] == counts[0] else None
-
-    def _sample(self, sequence: Sequence, counts: list[int]) -> int:
-        counts[0] += 1
-        generated = counts[0] - sequence.num_prompt
-        if generated >= self._output_lens[sequence.request.handle]:
-            return EOS
-        return 1 + (sequence.request.handle * 7919 + generated * 104_729) % 30_000
+    def _sample(self, jobs: NDArray[np.int64]) -> Int32Array:
+        """Tokens that differ from sequence to sequence, so that none finds its text in the cache by chance."""
+        self._known[jobs] += 1
+        generated = self._known[jobs] - self._prompt_lens[jobs]
+        tokens = 1 + (jobs * 7919 + generated * 104_729) % 30_011
+        return np.where(generated >= self._output_lens[jobs], EOS, tokens).astype(np.int32)

@@ -1,116 +1,121 @@
-"""Time passes only here: arrivals, steps and results of one run, in order."""
+"""Time passes only here: arrivals, steps and results of one run, in their order, without sleeping."""
 
 from collections import deque
 from collections.abc import Sequence as List
-from dataclasses import dataclass, field
-
-import numpy as np
 
 from quire.engine.config import SchedulerConfig
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
 from quire.engine.request import Request, SamplingParams
+from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.pool_state import PoolState
-from quire.engine.scheduling.scheduler import Scheduler
+from quire.engine.scheduling.scheduler import Scheduler, StepOutput
 from quire.engine.scheduling.sequence import Sequence
-from quire.engine.step import ExecutorInfo, StepResult
+from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from simulator.executor import EOS, ImaginedExecutor, StepTime
+from simulator.job import Job
+from simulator.outcome import Outcome
+from simulator.trace import VOCAB_SIZE
 
 BLOCK_SIZE = 16
 
 
-@dataclass(frozen=True)
-class Job:
-    """One request of a trace: when it comes (µs), how long it is, and how long it may and will become."""
+class Simulation:
+    """The scheduler's loop in virtual time.
 
-    arrival: float
-    prompt_len: int
-    output_len: int
-    max_tokens: int
-
-
-@dataclass
-class Outcome:
-    """What a run showed; times in microseconds.
-
-    Attributes:
-        ttft: one per request.
-        itl: one per token but the first of each request.
-        num_recomputed: context tokens computed beyond one pass over every prompt.
-        usage: share of the pool held, one per step.
+    Args:
+        jobs: what comes.
+        config: of the scheduler; its bounds on what waits must admit every job.
+        num_blocks: of the pool.
+        step_time: of the executor.
+        check: apply every transaction to books of their own and compare, as a ledger would.
     """
 
-    duration: float = 0.0
-    num_requests: int = 0
-    num_tokens: int = 0
-    num_pauses: int = 0
-    num_recomputed: int = 0
-    ttft: list[float] = field(default_factory=list)
-    itl: list[float] = field(default_factory=list)
-    usage: list[float] = field(default_factory=list)
+    def __init__(
+        self, jobs: List[Job], config: SchedulerConfig, num_blocks: int, step_time: StepTime, check: bool = False
+    ) -> None:
+        num_slots = config.max_batch_size
+        info = ExecutorInfo("1", "model", VOCAB_SIZE, 2**31 - 1, num_blocks, BLOCK_SIZE, num_slots, (EOS,))
+        self._now = 0.0
+        self._jobs = jobs
+        self._coming = deque(sorted(range(len(jobs)), key=lambda number: jobs[number].arrival_us))
+        self._scheduler = Scheduler(config, info, PoolState(num_blocks), clock=lambda: self._now / 1e6)
+        self._executor = ImaginedExecutor(step_time, jobs, num_slots)
+        self._in_flight: deque[tuple[float, StepResult]] = deque()
+        self._books = PoolState(num_blocks) if check else None
+        self._last_us: dict[int, float] = {}  # job → time of its newest token
+        self._outcome = Outcome(num_blocks)
 
-    @property
-    def tokens_per_second(self) -> float:
-        return self.num_tokens / self.duration * 1e6
+    def run(self) -> Outcome:
+        """Serves every job; deterministic.
 
-
-def simulate(jobs: List[Job], config: SchedulerConfig, num_blocks: int, step_time: StepTime) -> Outcome:
-    """Serves every job and says how it went."""
-    return _Run(jobs, config, num_blocks, step_time).finish()
-
-
-class _Run:
-    def __init__(self, jobs: List[Job], config: SchedulerConfig, num_blocks: int, step_time: StepTime) -> None:
-        self.now = 0.0
-        self.jobs = deque(sorted(enumerate(jobs, 1), key=lambda item: item[1].arrival))
-        info = ExecutorInfo("x", "m", 32_000, 10**7, num_blocks, BLOCK_SIZE, config.max_batch_size, (EOS,))
-        self.scheduler = Scheduler(config, info, PoolState(num_blocks), clock=lambda: self.now / 1e6)
-        self.executor = ImaginedExecutor(step_time, {handle: job.output_len for handle, job in self.jobs})
-        self.last: dict[int, float] = {}
-        self.arrivals = {handle: job.arrival for handle, job in self.jobs}
-        self.outcome = Outcome(num_requests=len(jobs))
-        self.prompt_tokens = sum(job.prompt_len for job in jobs)
-        self.in_flight: deque[tuple[float, StepResult]] = deque()
-        self.num_starts = 0
-
-    def finish(self) -> Outcome:
-        while self.jobs or self.scheduler.num_waiting or self.scheduler.num_running or self.in_flight:
+        Raises:
+            LedgerConflict, AssertionError: with `check`, the books do not agree.
+        """
+        while True:
             self._arrive()
-            plan = self.scheduler.schedule() if len(self.in_flight) < MAX_STEPS_IN_FLIGHT else None
-            self.scheduler.take_transaction()
+            plan = self._scheduler.schedule()
+            self._commit()
             if plan is not None:
-                self.num_starts += len(plan.starts)
-                result, took = self.executor.run(plan, self.scheduler.running)
-                begin = max(self.now, self.in_flight[-1][0] if self.in_flight else 0.0)
-                self.in_flight.append((begin + took, result))
-                pool = self.scheduler.pool
-                self.outcome.usage.append(len(pool.state.refs) / pool.num_blocks)
-            if len(self.in_flight) == MAX_STEPS_IN_FLIGHT or (self.in_flight and plan is None):
-                self._complete()
-            elif not self.in_flight and self.jobs:
-                self.now = max(self.now, self.jobs[0][1].arrival)
-        statistics = self.scheduler.statistics
-        reused = statistics.num_reused_tokens + statistics.num_copied_tokens
-        self.outcome.duration = self.now
-        self.outcome.num_pauses = self.num_starts - self.outcome.num_requests
-        self.outcome.num_recomputed = self.executor.num_context_tokens + reused - self.prompt_tokens
-        return self.outcome
+                self._send(plan)
+            if len(self._in_flight) == MAX_STEPS_IN_FLIGHT or (self._in_flight and plan is None):
+                self._receive()
+            elif not self._in_flight:
+                if not self._coming:
+                    break
+                self._now = self._jobs[self._coming[0]].arrival_us
+        self._outcome.num_recomputed = self._executor.num_recomputed
+        return self._outcome
 
     def _arrive(self) -> None:
-        while self.jobs and self.jobs[0][1].arrival <= self.now:
-            handle, job = self.jobs.popleft()
-            # No two prompts are alike.
-            prompt = np.random.default_rng(handle).integers(1, 30_000, job.prompt_len).astype(np.int32)
-            params = SamplingParams(seed=0, max_tokens=job.max_tokens)
-            request = Request(str(handle), 0, handle, prompt, prompt[:0], params)
-            self.scheduler.add(Sequence(request, (EOS,)))
+        while self._coming and self._jobs[self._coming[0]].arrival_us <= self._now:
+            number = self._coming.popleft()
+            job = self._jobs[number]
+            params = SamplingParams(seed=number, max_tokens=job.max_tokens)
+            self._scheduler.add(Sequence(Request(str(number), 0, number, job.prompt, job.prompt[:0], params), (EOS,)))
 
-    def _complete(self) -> None:
-        self.now, result = self.in_flight.popleft()
-        for sequence in self.scheduler.update(result).sequences:
-            handle = sequence.request.handle
-            if handle in self.last:
-                self.outcome.itl.append(self.now - self.last[handle])
+    def _commit(self) -> None:
+        transaction = self._scheduler.take_transaction()
+        if self._books is not None and transaction:
+            self._books.apply(transaction)
+            if self._books.refs != self._scheduler.pool.state.refs or (faults := audit(self._books)):
+                raise AssertionError(f"the books do not agree at {self._now:.0f} us: {faults}")
+
+    def _send(self, plan: StepPlan) -> None:
+        result, took = self._executor.run(plan)
+        begin = self._in_flight[-1][0] if self._in_flight else self._now
+        self._in_flight.append((begin + took, result))
+        num_held = len(self._scheduler.pool.state.refs)
+        self._outcome.num_starts += len(plan.starts)
+        self._outcome.held_us += num_held * took
+        self._outcome.peak_blocks = max(self._outcome.peak_blocks, num_held)
+
+    def _receive(self) -> None:
+        self._now, result = self._in_flight.popleft()
+        self._record(self._scheduler.update(result))
+
+    def _record(self, output: StepOutput) -> None:
+        outcome = self._outcome
+        for sequence in output.sequences:
+            number = sequence.request.handle
+            last = self._last_us.get(number)
+            if last is None:
+                outcome.ttft_us.append(self._now - self._jobs[number].arrival_us)
             else:
-                self.outcome.ttft.append(self.now - self.arrivals[handle])
-            self.last[handle] = self.now
-            self.outcome.num_tokens += 1
+                outcome.itl_us.append(self._now - last)
+            self._last_us[number] = self._now
+        if output.sequences:
+            outcome.num_tokens += len(output.sequences)
+            outcome.duration_us = self._now
+        outcome.num_requests += len(output.finished)
+
+
+def num_to_completion(job: Job) -> int:
+    """Blocks that the job may take at most."""
+    return -(-(len(job.prompt) + job.max_tokens - 1) // BLOCK_SIZE)
+
+
+def peak_demand(jobs: List[Job], config: SchedulerConfig, step_time: StepTime) -> int:
+    """The most blocks that the jobs hold at once where the pool sets no bound: what over-subscription is told of."""
+    most = sorted(map(num_to_completion, jobs))[-config.max_batch_size :]
+    unbounded = config.model_copy(update={"capacity_policy": "GUARANTEED_NO_EVICT"})
+    return Simulation(jobs, unbounded, sum(most), step_time).run().peak_blocks

@@ -50,6 +50,8 @@ class Slots:
         self._min_p = np.zeros(num_slots, np.float32)
         self._seed = np.zeros(num_slots, np.uint64)
         self._newest = torch.zeros(num_slots, dtype=torch.int64, device=device)
+        whole, real = (torch.empty(0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
+        self._all_greedy = SamplingRows(whole, real, whole, whole, real, real, whole, whole)
 
     def reset(self) -> None:
         """Empty every slot."""
@@ -128,16 +130,17 @@ class Slots:
 
     def _check_rows(self, plan: StepPlan, slots: Int32Array, num_tokens: Int32Array) -> None:
         self._check_slots(slots)
-        self._check(len(np.unique(slots)) == len(slots), f"step {plan.step}: a slot is scheduled twice")
+        distinct = not len(slots) or np.bincount(slots).max() == 1
+        self._check(distinct, f"step {plan.step}: a slot is scheduled twice")
         context, generation = plan.context_slots, plan.generation_slots
         end = self._num_computed[slots] + num_tokens
         holds = end <= self._num_table[slots] * self._block_size
         self._check(holds.all(), f"step {plan.step}: slots {slots[~holds]} lack blocks for their tokens")
-        holds = (plan.context_tokens > 0) & (end[: len(context)] <= self._num_known[context])
-        self._check(holds.all(), f"step {plan.step}: slots {context[~holds]} do not know the tokens to compute")
-        holds = (self._num_computed[generation] + 1 == self._num_tokens[generation]) & (
-            self._num_tokens[generation] <= self._max_model_len
-        )
+        if len(context):
+            holds = (plan.context_tokens > 0) & (end[: len(context)] <= self._num_known[context])
+            self._check(holds.all(), f"step {plan.step}: slots {context[~holds]} do not know the tokens to compute")
+        num_tokens = self._num_tokens[generation]
+        holds = (self._num_computed[generation] + 1 == num_tokens) & (num_tokens <= self._max_model_len)
         self._check(holds.all(), f"step {plan.step}: slots {generation[~holds]} cannot generate now")
 
     def _check_slots(self, slots: Int32Array) -> None:
@@ -145,31 +148,39 @@ class Slots:
         self._check(holds.all(), f"slots must be from 0 to {len(self._known) - 1}, got {slots[~holds]}")
 
     def _input_ids(self, plan: StepPlan) -> Tensor:
+        newest = self._newest[self._to_device(plan.generation_slots.astype(np.int64))]
+        if not len(plan.context_slots):
+            return newest
         first = self._num_computed[plan.context_slots]
         spans = zip(plan.context_slots.tolist(), first.tolist(), (first + plan.context_tokens).tolist(), strict=True)
         context = [self._known[slot][start:stop] for slot, start, stop in spans]
-        known = np.concatenate((*context, np.empty(0, np.int32))).astype(np.int64)
-        newest = self._newest[self._to_device(plan.generation_slots.astype(np.int64))]
+        known = np.concatenate(context).astype(np.int64)
         return torch.cat((self._to_device(known), newest))
 
     def _paged(self, slots: Int32Array, qo_indptr: Int32Array, kv_lens: Int32Array) -> PagedBatch:
         num_blocks = -(-kv_lens // self._block_size)
         table = self._block_table[slots, : num_blocks.max(initial=0)]
-        num_tokens = np.diff(qo_indptr)
-        row = np.repeat(np.arange(len(slots)), num_tokens)
-        positions = np.arange(qo_indptr[-1]) + np.repeat(kv_lens - qo_indptr[1:], num_tokens)
-        blocks = table[row, positions // self._block_size].astype(np.int64)
+        positions = kv_lens.astype(np.int64) - 1
+        row = np.arange(len(slots))
+        if qo_indptr[-1] != len(slots):
+            num_tokens = np.diff(qo_indptr)
+            row = np.repeat(row, num_tokens)
+            positions = np.arange(qo_indptr[-1]) + np.repeat(kv_lens - qo_indptr[1:], num_tokens)
+        column, offset = np.divmod(positions, self._block_size)
+        slot_mapping = table[row, column] * np.int64(self._block_size) + offset
         return PagedBatch(
             qo_indptr=qo_indptr,
             kv_indptr=_indptr(num_blocks),
             kv_indices=table[np.arange(table.shape[1]) < num_blocks[:, None]],
             kv_lens=kv_lens,
             positions=self._to_device(positions),
-            slot_mapping=self._to_device(blocks * self._block_size + positions % self._block_size),
+            slot_mapping=self._to_device(slot_mapping),
         )
 
     def _sampling(self, slots: Int32Array) -> SamplingRows:
         drawn = np.flatnonzero(self._temperature[slots] > 0)
+        if not len(drawn):
+            return self._all_greedy
         slots = slots[drawn]
         filters = (self._top_k[slots] > 0) | (self._top_p[slots] < 1) | (self._min_p[slots] > 0)
         filtered = np.flatnonzero(filters)

@@ -22,6 +22,10 @@ void quire_rms_norm(quire::Pool* pool, int is_bf16, const void* x, const void* r
                     void* total, long tokens, long heads, long size, long x_stride, float eps);
 void quire_silu_mul(quire::Pool* pool, int is_bf16, const void* gate_up, void* out, long tokens, long size);
 void quire_take_rows(quire::Pool* pool, const char* matrix, const int64_t* rows, char* out, long count, long row_bytes);
+void quire_sample(quire::Pool* pool, const float* logits, long num_rows, long size, long num_drawn,
+                  const int64_t* drawn, const float* temperature, const int64_t* seed, const int64_t* position,
+                  long num_filtered, const int64_t* filtered, const int64_t* top_k, const float* top_p,
+                  const float* min_p, int64_t* tokens);
 
 quire::Plan* quire_attention_new(int num_qo_heads, int num_kv_heads, int head_dim, int block_size, int window);
 void quire_attention_delete(quire::Plan* plan);

@@ -7,12 +7,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
 KERNELS: Final = Path(__file__).parent.parent
-_COMMON_FLAGS: Final = ("-std=c++20", "-O3", "-fPIC", "-shared", "-pthread", "-mtune=native")
+_COMMON_FLAGS: Final = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-mtune=native")
 
 # From the widest down; what /proc/cpuinfo must list, and what the compiler is told.
 LEVELS: Final[Mapping[str, tuple[frozenset[str], tuple[str, ...]]]] = MappingProxyType(
@@ -56,15 +57,15 @@ def compiled_library(level: str, cache: Path | None = None) -> Path:
     """
     compiler = _compiler()
     sources = sorted(KERNELS.rglob("*.cpp"))
-    command = [compiler, *_COMMON_FLAGS, *LEVELS[level][1], *map(str, sources)]
+    flags = (*_COMMON_FLAGS, *LEVELS[level][1])
     folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quire" / "native"
-    library = folder / f"{level}-{_digest(compiler, sources, level)}.so"
+    library = folder / f"{level}-{_digest(compiler, sources, flags)}.so"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{level}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not library.is_file():
-                _compile(command, library)
+                _compile(compiler, flags, sources, library)
     except OSError as error:
         raise CompileError(f"cannot keep compiled kernels in {folder}: {error}") from error
     return library
@@ -79,22 +80,35 @@ def _compiler() -> str:
     raise CompileError(f"no C++ compiler: none of {', '.join(candidates)} is on the path")
 
 
-def _digest(compiler: str, sources: list[Path], level: str) -> str:
-    """Over all that the library depends on: sources, headers, flags, the compiler and, by -mtune, the processor."""
+def _digest(compiler: str, sources: list[Path], flags: tuple[str, ...]) -> str:
+    """Over all that the library depends on: the compiler, its flags, sources and headers."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256("\n".join((compiler, version, level, *_COMMON_FLAGS, *LEVELS[level][1])).encode())
+    digest = hashlib.sha256("\n".join((compiler, version, *flags)).encode())
     for path in [*sources, *sorted(KERNELS.rglob("*.h"))]:
         digest.update(str(path.relative_to(KERNELS)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:24]
 
 
-def _compile(command: list[str], library: Path) -> None:
+def _compile(compiler: str, flags: tuple[str, ...], sources: list[Path], library: Path) -> None:
     """To a file beside it first, so that an interrupted compilation leaves nothing that looks whole."""
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+    with (
+        tempfile.TemporaryDirectory(dir=library.parent) as folder,
+        ThreadPoolExecutor(os.cpu_count() or 1) as pool,
+    ):
+        objects = [str(Path(folder) / f"{index}.o") for index in range(len(sources))]
         unfinished = Path(folder) / library.name
-        done = subprocess.run([*command, "-o", str(unfinished)], capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            last = "\n".join(done.stderr.strip().splitlines()[-5:])
-            raise CompileError(f"{command[0]} failed with status {done.returncode}: {last}")
+        commands = [
+            [compiler, *flags, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)
+        ]
+        # Whatever failed is raised here.
+        list(pool.map(_run, commands))
+        _run([compiler, *flags, "-shared", *objects, "-o", str(unfinished)])
         unfinished.replace(library)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        last = "\n".join(done.stderr.strip().splitlines()[-5:])
+        raise CompileError(f"{command[0]} failed with status {done.returncode}: {last}")

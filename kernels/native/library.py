@@ -48,6 +48,9 @@ class NativeLibrary:
         self.attention_append = self._declare(
             "quire_attention_append", _POINTER, _POINTER, _INT, *[_POINTER] * 4, *[_LONG] * 3, *[_POINTER] * 3, _LONG
         )
+        self.sample = self._declare(
+            "quire_sample", *[_POINTER] * 2, *[_LONG] * 3, *[_POINTER] * 4, _LONG, *[_POINTER] * 5
+        )
         self.decoder_blocks = self._declare("quire_decoder_blocks", *[_POINTER] * 7, _LONG)
 
     def _declare(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:

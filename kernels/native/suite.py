@@ -16,6 +16,7 @@ from quire.kernels.linear.native import NativeLinear
 from quire.kernels.linear.torch import TorchLinear
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.rms_norm.native import NativeRmsNorm
+from quire.kernels.sampling.native import NativeSample
 from quire.kernels.silu_mul.native import NativeSiluMul
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
 from quire.kernels.take_rows.native import NativeTakeRows
@@ -44,6 +45,7 @@ def native_suite(library: NativeLibrary) -> KernelSuite:
         attention=attention,
         linear=linear,
         take_rows=NativeTakeRows(library),
+        sample=NativeSample(library),
         fuse_blocks=partial(fuse, library),
         rms_norm=norm.norm,
         add_rms_norm=norm.add_norm,

@@ -130,18 +130,29 @@ def test_products_are_the_same_on_any_number_of_threads(num_threads: int) -> Non
         assert torch.equal(linear(x), wanted)
 
 
-def test_two_that_compile_at_once_get_one_library(tmp_path: Path) -> None:
-    level = supported_levels()[-1]
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(compiled_library(level, tmp_path))) for _ in range(2)]
+def write_compiler(folder: Path, body: str) -> Path:
+    compiler = folder / "c++"
+    compiler.write_text(f"#!/bin/sh\n{body}\n")
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    return compiler
+
+
+def test_two_that_compile_at_once_compile_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler that writes down its calls and makes empty files."""
+    find_output = 'while [ "$1" != -o ]; do [ "$1" ] || exit 0; shift; done'
+    body = f'echo "$@" >> {tmp_path}/calls; {find_output}; sleep 0.05; : > "$2"'
+    monkeypatch.setenv("CXX", str(write_compiler(tmp_path, body)))
+    cache, found = tmp_path / "cache", list[Path]()
+    threads = [threading.Thread(target=lambda: found.append(compiled_library("avx2", cache))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found[0] == found[1]
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".lock", ".so"]
-    before = found[0].stat().st_mtime_ns
-    assert compiled_library(level, tmp_path).stat().st_mtime_ns == before
+    assert len(set(found)) == 1
+    assert sorted(path.suffix for path in cache.iterdir()) == [".lock", ".so"]
+    links = [call for call in (tmp_path / "calls").read_text().splitlines() if "-shared" in call]
+    assert len(links) == 1
+    assert compiled_library("avx512", cache) != found[0]
 
 
 def test_without_a_compiler_the_reference_computes(
@@ -164,9 +175,7 @@ def test_without_a_compiler_the_reference_computes(
 
 
 def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiler = tmp_path / "c++"
-    compiler.write_text("#!/bin/sh\necho 'fatal: out of tin' >&2\nexit 3\n")
-    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    compiler = write_compiler(tmp_path, "echo 'fatal: out of tin' >&2\nexit 3")
     monkeypatch.setenv("CXX", str(compiler))
     with pytest.raises(CompileError, match="failed with status 3: fatal: out of tin"):
         compiled_library("avx2", tmp_path / "cache")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -16,7 +16,10 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from quire.kernels.native.compiler import compiled_library, supported_levels
+from quire.kernels.native.library import NativeLibrary
 from quire.kernels.sampling.base import SamplingRows
+from quire.kernels.sampling.native import NativeSample
 from quire.kernels.sampling.philox import philox4x32, uniform
 from quire.kernels.sampling.torch import keep_likely, sample, scale
 
@@ -170,6 +173,72 @@ def test_the_same_seed_draws_the_same_and_another_does_not() -> None:
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+native = pytest.mark.skipif(not supported_levels(), reason="needs an x86-64 processor with AVX2")
+
+
+@pytest.fixture(scope="module", params=supported_levels())
+def native_sample(request: pytest.FixtureRequest) -> NativeSample:
+    return NativeSample(NativeLibrary(compiled_library(request.param), num_threads=2))
+
+
+@native
+@pytest.mark.parametrize("vocab", [1, 15, 16, 50, 1003])
+def test_native_tokens_are_those_of_the_reference(native_sample: NativeSample, vocab: int) -> None:
+    generator = torch.Generator().manual_seed(vocab)
+    count = 600
+    logits = torch.randn(count, vocab, generator=generator) * 3
+    settings = [
+        Row(temperature=0), Row(), Row(0.3), Row(1.5, top_k=1), Row(top_k=7), Row(top_k=vocab + 3), Row(top_p=0.3),
+        Row(1.3, top_p=0.95), Row(top_p=1e-6), Row(min_p=0.05), Row(min_p=1.0), Row(0.8, 40, 0.9, 0.02),
+    ]  # fmt: skip
+    rows = [replace(settings[i % len(settings)], seed=i * 7919, position=i) for i in range(count)]
+    wanted, found = sample(logits, sampling_rows(rows)), native_sample(logits, sampling_rows(rows))
+    # They round differently, which shows only where u falls within a rounding error of a token's edge.
+    assert (wanted == found).float().mean() > 0.998
+
+
+@native
+def test_native_breaks_ties_by_token_id(native_sample: NativeSample) -> None:
+    logits = torch.zeros(64, VOCAB)
+    rows = [Row(top_k=2, position=position) for position in range(63)] + [Row(temperature=0)]
+    tokens = native_sample(logits, sampling_rows(rows))
+    assert set(tokens[:-1].tolist()) == {0, 1}
+    assert tokens[-1] == 0
+
+
+@native
+@pytest.mark.parametrize("row", [Row(), Row(temperature=1.5, top_p=0.9), Row(top_k=10), Row(min_p=0.02)])
+def test_native_tokens_follow_the_distribution(native_sample: NativeSample, row: Row) -> None:
+    count = 20_000
+    logits = logits_of(1)
+    rows = sampling_rows([replace(row, seed=7, position=position) for position in range(count)])
+    tokens = native_sample(logits.repeat(count, 1), rows)
+    parameters = (torch.tensor([value]) for value in (row.top_k, row.top_p, row.min_p))
+    probs = keep_likely(scale(logits, torch.tensor([row.temperature])), *parameters).softmax(-1)[0].double()
+    observed = torch.bincount(tokens, minlength=VOCAB)
+    assert observed[probs == 0].sum() == 0
+    common = probs * count >= 5
+    chi_square = ((observed - count * probs)[common] ** 2 / (count * probs[common])).sum().item()
+    freedom = int(common.sum()) - 1
+    assert chi_square < freedom + 5 * math.sqrt(2 * freedom)
+
+
+@native
+def test_native_survives_broken_rows(native_sample: NativeSample) -> None:
+    logits = logits_of(6)
+    logits[2] = torch.nan
+    logits[3, 1:] = -torch.inf
+    logits[4, 17] = torch.nan
+    logits[5] = -torch.inf
+    rows = [Row(temperature=1e-40), Row(temperature=100), Row(top_p=0.5), Row(), Row(temperature=0), Row(top_k=3)]
+    tokens = native_sample(logits, sampling_rows(rows))
+    assert tokens[0] == logits[0].argmax()
+    assert tokens[3] == 0
+    assert tokens[4] == 17
+    assert 0 <= tokens.min() <= tokens.max() < VOCAB
+    assert native_sample(logits[:0], sampling_rows([])).shape == (0,)
 
 
 def test_extreme_temperatures_and_broken_rows_stay_inside_the_vocabulary() -> None:

@@ -1,69 +1,116 @@
 """The simulator that judges policies, and what it must show of MAX_UTILIZATION."""
 
+import json
+from argparse import ArgumentTypeError
 from pathlib import Path
 
+import numpy as np
 import pytest
 from simulator.executor import StepTime
-from simulator.simulation import Outcome, simulate
-from simulator.trace import lognormal, pool_size, recorded
+from simulator.job import Job
+from simulator.outcome import Outcome
+from simulator.simulation import Simulation, num_to_completion, peak_demand
+from simulator.trace import Slack, drawn, parse_slack, recorded
 
+from quire.clients.bench.workload.lengths import LogNormal
 from quire.engine.config import SchedulerConfig
+from quire.engine.errors import StartupError
 
-BATCH = 64
-
-
-def run(policy: str, seed: int, factor: float = 2.0, slack: float = 3.0, num_jobs: int = 150) -> Outcome:
-    jobs = lognormal(num_jobs, 0.0, slack, seed)
-    config = SchedulerConfig(
-        capacity_policy=policy, max_batch_size=BATCH, max_waiting_requests=num_jobs, max_waiting_tokens=10**9
-    )
-    return simulate(jobs, config, pool_size(jobs, BATCH, factor), StepTime())
+CONFIG = SchedulerConfig(max_batch_size=32, max_waiting_requests=200, max_waiting_tokens=10**9)
+AT_ONCE = float("inf")
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("slack", [1.0, 3.0])
-def test_max_utilization_is_at_least_as_fast_when_the_pool_is_half_as_large(seed: int, slack: float) -> None:
-    guaranteed = run("GUARANTEED_NO_EVICT", seed, slack=slack)
-    utilized = run("MAX_UTILIZATION", seed, slack=slack)
-    assert utilized.tokens_per_second >= guaranteed.tokens_per_second
+def jobs_of(seed: int, slack: Slack, count: int = 80, rate: float = AT_ONCE) -> list[Job]:
+    return drawn(count, rate, LogNormal(300, 0.9), LogNormal(160, 0.7), slack, seed)
+
+
+def run(jobs: list[Job], policy: str, num_blocks: int, check: bool = False) -> Outcome:
+    config = CONFIG.model_copy(update={"capacity_policy": policy})
+    return Simulation(jobs, config, num_blocks, StepTime(), check).run()
+
+
+@pytest.fixture(scope="module", params=range(3))
+def seed(request: pytest.FixtureRequest) -> int:
+    value: int = request.param
+    return value
+
+
+@pytest.mark.parametrize(("slack", "least"), [(Slack(2, 4), 1.0), (Slack(1, 1), 0.98)])
+def test_max_utilization_is_not_slower_with_half_the_pool(seed: int, slack: Slack, least: float) -> None:
+    """Where clients know their output lengths, nothing is reserved in vain, and the policies may be even."""
+    jobs = jobs_of(seed, slack)
+    num_blocks = max(peak_demand(jobs, CONFIG, StepTime()) // 2, *map(num_to_completion, jobs))
+    guaranteed = run(jobs, "GUARANTEED_NO_EVICT", num_blocks)
+    utilized = run(jobs, "MAX_UTILIZATION", num_blocks)
+    assert utilized.tokens_per_second >= least * guaranteed.tokens_per_second
+    assert guaranteed.num_pauses == guaranteed.num_recomputed == 0
+    assert 0 < utilized.num_pauses < len(jobs)
     assert utilized.num_recomputed < 0.1 * utilized.num_tokens, "it thrashes"
 
 
-def test_what_a_run_counts() -> None:
-    outcome = run("GUARANTEED_NO_EVICT", seed=0)
-    jobs = lognormal(150, 0.0, 3.0, 0)
-    assert outcome.num_tokens == sum(job.output_len for job in jobs)
-    assert len(outcome.ttft) == 150
-    assert len(outcome.itl) == outcome.num_tokens - 150
-    assert outcome.num_pauses == outcome.num_recomputed == 0
-    assert max(outcome.usage) <= 1
-    again = run("GUARANTEED_NO_EVICT", seed=0)
-    assert (again.duration, again.itl) == (outcome.duration, outcome.itl)
+@pytest.mark.parametrize("policy", ["GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH"])
+def test_a_run_serves_everything_with_sound_books_and_repeats_itself(policy: str) -> None:
+    jobs = jobs_of(0, Slack(1, 3), count=24, rate=20.0)
+    num_blocks = max(map(num_to_completion, jobs)) + 20
+    outcome = run(jobs, policy, num_blocks, check=True)
+    assert outcome.num_requests == len(outcome.ttft_us) == 24
+    assert outcome.num_tokens == sum(job.output_len for job in jobs) == len(outcome.itl_us) + 24
+    assert min(outcome.ttft_us) >= StepTime().base_us
+    assert 0 < outcome.usage < outcome.peak_blocks / num_blocks <= 1
+    assert run(jobs_of(0, Slack(1, 3), count=24, rate=20.0), policy, num_blocks) == outcome
 
 
 def test_a_step_takes_what_its_parts_take() -> None:
-    """One request alone: a step for its context, then one for each further token."""
-    jobs = lognormal(1, 0.0, 1.0, seed=4)
-    config = SchedulerConfig(max_num_tokens=8192)
-    step_time = StepTime(base_us=1000, context_us=2, row_us=3, kv_us=0)
-    outcome = simulate(jobs, config, 1000, step_time)
-    assert outcome.ttft == [1000 + 2 * jobs[0].prompt_len]
-    assert outcome.itl == pytest.approx([1003] * (jobs[0].output_len - 1))
+    """One request alone, which comes after a while: a step for its context, then one for each further token."""
+    job = Job(5_000_000.0, np.arange(1, 101, dtype=np.int32), output_len=4, max_tokens=9)
+    step_time = StepTime(base_us=1000, context_us=2, row_us=30, kv_us=0.5)
+    outcome = Simulation([job], CONFIG, 10, step_time).run()
+    assert outcome.ttft_us == [1000 + 2 * 100 + 0.5 * 100]
+    assert outcome.itl_us == [1030 + 0.5 * num_kv for num_kv in (101, 102, 103)]
+    # The end is known a step after it was sampled; the step planned meanwhile counts for nobody.
+    assert (outcome.num_tokens, outcome.num_recomputed) == (4, 0)
 
 
-def test_static_batches_are_batches() -> None:
-    outcome = run("STATIC_BATCH", seed=0, factor=1.0)
-    alone = run("STATIC_BATCH", seed=0, factor=1.0, num_jobs=1)
-    assert outcome.tokens_per_second > 2 * alone.tokens_per_second
+def test_static_batches_wait_for_their_last() -> None:
+    """Three sequences, two at a time: a static batch leaves the place of the one that ends first empty."""
+    prompt = np.arange(1, 11, dtype=np.int32)
+    jobs = [Job(0.0, prompt + i, output_len, output_len) for i, output_len in enumerate((100, 10, 50))]
+    config = CONFIG.model_copy(update={"max_batch_size": 2})
+    durations = {}
+    for policy in ("GUARANTEED_NO_EVICT", "STATIC_BATCH"):
+        chosen = config.model_copy(update={"capacity_policy": policy})
+        durations[policy] = Simulation(jobs, chosen, 100, StepTime(1000, 0, 0, 0)).run().duration_us
+    assert durations["GUARANTEED_NO_EVICT"] == 100_000
+    assert 150_000 <= durations["STATIC_BATCH"] <= 152_000
 
 
-def test_recorded_traces(tmp_path: Path) -> None:
-    path = tmp_path / "azure.csv"
-    path.write_text(
+def test_public_traces(tmp_path: Path) -> None:
+    azure, mooncake = tmp_path / "azure.csv", tmp_path / "mooncake.jsonl"
+    azure.write_text(
         "TIMESTAMP,ContextTokens,GeneratedTokens\n"
         "2023-11-16 18:15:46.6805900,374,44\n"
         "2023-11-16 18:15:50.9951690,396,109\n"
     )
-    jobs = recorded(path, "azure", slack=2.0, limit=10)
-    assert [(job.prompt_len, job.output_len, job.max_tokens) for job in jobs] == [(374, 44, 88), (396, 109, 218)]
-    assert jobs[1].arrival - jobs[0].arrival == pytest.approx(4_314_579, abs=1)
+    jobs = recorded(azure, "azure", 10, Slack(2, 2), seed=0, speed=2.0)
+    assert [(len(job.prompt), job.output_len, job.max_tokens) for job in jobs] == [(374, 44, 88), (396, 109, 218)]
+    assert jobs[1].arrival_us - jobs[0].arrival_us == pytest.approx(4_314_579 / 2, abs=1)
+    rows = [{"timestamp": at, "input_length": 600, "output_length": 5, "hash_ids": [7, 8 + at]} for at in (0, 3000)]
+    mooncake.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    jobs = recorded(mooncake, "mooncake", 10, Slack(1, 1), seed=0, speed=1.0)
+    assert (jobs[0].prompt[:512] == jobs[1].prompt[:512]).all()
+    outcome = Simulation(jobs, CONFIG, 200, StepTime(base_us=0, context_us=1, row_us=0, kv_us=0)).run()
+    assert outcome.ttft_us == [600, 600 - 512], "the shared block was not reused"
+
+
+def test_what_cannot_be_simulated_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"prompt": "Once", "output_tokens": 3}\n')
+    with pytest.raises(StartupError, match="input_ids"):
+        recorded(path, "jsonl", 10, Slack(1, 1), seed=0, speed=1.0)
+    with pytest.raises(ValueError, match="max_tokens=4, got 5"):
+        Job(0.0, np.ones(3, np.int32), output_len=5, max_tokens=4)
+    with pytest.raises(StartupError, match="got 0"):
+        jobs_of(0, Slack(1, 1), rate=0.0)
+    for text in ("0.5", "3:2", "many"):
+        with pytest.raises(ArgumentTypeError, match=f"got '{text}'"):
+            parse_slack(text)

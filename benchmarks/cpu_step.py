@@ -1,0 +1,244 @@
+#!/usr/bin/env python3
+"""Times single steps of the CPU executor against what the machine can do, and says where the time goes.
+
+  python benchmarks/cpu_step.py MODEL_DIR [--dtype bfloat16] [--batches 1,8,32,64] [--context 1024]
+
+Ceilings come first: the rate at which the cores read memory (PyTorch's sum over 512 MiB) and multiply matrices
+(PyTorch's own product at its best shape). A generation step must read all weights but the embedding, and the
+keys and values of its sequences; a context step must do two operations per weight and token. Every line is the
+median of --repeats steps, with the fastest and the slowest. The shares are of steps whose operations are called
+one by one with a clock around each; `host` is what such a step takes beyond them.
+"""
+
+import argparse
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.engine.config import ExecutorConfig
+from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
+from quire.engine.model.decoder import Decoder
+from quire.engine.model.model_config import ModelConfig
+from quire.engine.model.model_engine import ModelEngine
+from quire.engine.model.placement import device_of, dtype_of
+from quire.engine.model.slots import Slots
+from quire.engine.step import SequenceStart, StepPlan
+from quire.kernels.attention.base import AttentionBackend, AttentionSpec, PagedBatch
+from quire.kernels.linear.base import Linear
+from quire.kernels.registry import kernel_suite
+from quire.kernels.suite import KernelSuite
+
+BLOCK_SIZE = 16
+CONTEXT_STEP = 512
+PARTS = ("linears", "attention", "other", "sampling")
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Bytes and operations per second."""
+
+    read: float
+    multiply: float
+
+
+@dataclass
+class Clock:
+    """Seconds by part, summed over calls."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            began = time.perf_counter()
+            result = call(*args)
+            self.seconds[part] += time.perf_counter() - began
+            return result
+
+        return run
+
+
+@dataclass
+class TimedAttention:
+    """An `AttentionBackend` with a clock."""
+
+    backend: AttentionBackend
+    clock: Clock
+
+    def plan(self, batch: PagedBatch) -> None:
+        self.clock.timed("attention", self.backend.plan)(batch)
+
+    def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
+        self.clock.timed("other", self.backend.append)(layer_kv, q, k, v, cos_sin)
+
+    def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
+        result: Tensor = self.clock.timed("attention", self.backend.run)(layer_kv, q)
+        return result
+
+
+def timed_suite(suite: KernelSuite, clock: Clock) -> KernelSuite:
+    def attention(spec: AttentionSpec) -> AttentionBackend:
+        return TimedAttention(suite.attention(spec), clock)
+
+    def linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
+        return clock.timed("linears", suite.linear(weight, bias, out_dtype))
+
+    others = {
+        name: clock.timed("other", getattr(suite, name))
+        for name in ("take_rows", "rms_norm", "add_rms_norm", "silu_mul")
+    }
+    sample = clock.timed("sampling", suite.sample)
+    return replace(
+        suite, attention=attention, linear=linear, sample=sample, fuse_blocks=lambda shape, blocks: None, **others
+    )
+
+
+class Stepper:
+    """What an executor does in a step, from slots to tokens."""
+
+    def __init__(self, config: ExecutorConfig, checkpoint: Checkpoint, suite: KernelSuite) -> None:
+        self._engine = ModelEngine(config, checkpoint, suite)
+        self._decoder = Decoder(suite)
+        self._slots = Slots(
+            num_slots=config.num_slots,
+            max_model_len=self._engine.max_model_len,
+            block_size=config.block_size,
+            num_blocks=self._engine.num_blocks,
+            vocab_size=checkpoint.config.vocab_size,
+            device=self._engine.device,
+        )
+
+    @torch.inference_mode()
+    def step(self, plan: StepPlan) -> float:
+        """Seconds."""
+        began = time.perf_counter()
+        batch = self._slots.apply(plan)
+        self._slots.advance(batch, self._decoder.decode(self._engine.forward(batch), batch))
+        return time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Sequences that generate after `context` tokens, or one that computes CONTEXT_STEP tokens at once."""
+
+    batch: int
+    context: int
+    is_context: bool
+
+    @property
+    def name(self) -> str:
+        return f"context {CONTEXT_STEP}" if self.is_context else f"decode {self.batch}"
+
+    def blocks(self, repeats: int) -> int:
+        return -(-(self.context + 2 * repeats + 8) // BLOCK_SIZE)
+
+    def start(self, slot: int, repeats: int) -> SequenceStart:
+        tokens = np.random.default_rng(slot).integers(3, 300, self.context).astype(np.int32)
+        first = slot * self.blocks(repeats)
+        table = np.arange(first, first + self.blocks(repeats), dtype=np.int32)
+        computed = 0 if self.is_context else self.context - 1
+        return SequenceStart(
+            slot=slot, token_ids=tokens, num_computed=computed, block_table=table, temperature=0.0, top_k=0, top_p=1.0,
+            min_p=0.0, seed=0,
+        )  # fmt: skip
+
+    def plan(self, repeats: int, starts: bool) -> StepPlan:
+        slots = np.arange(self.batch, dtype=np.int32)
+        nothing = np.empty(0, np.int32)
+        count = self.context if self.is_context else 1
+        return StepPlan(
+            step=0,
+            copies=np.empty((0, 2), np.int32),
+            starts=tuple(self.start(int(slot), repeats) for slot in slots) if starts else (),
+            append_slots=nothing,
+            append_blocks=nothing,
+            context_slots=slots if starts else nothing,
+            context_tokens=np.full(self.batch, count, np.int32) if starts else nothing,
+            generation_slots=nothing if starts else slots,
+        )
+
+    def ceiling(self, model: ModelConfig, itemsize: int, ceilings: Ceilings) -> float:
+        """Seconds that a step takes at least: for its bytes, or for its operations if they take longer."""
+        kv_size, q_size = model.num_kv_heads * model.head_dim, model.num_qo_heads * model.head_dim
+        per_layer = model.hidden_size * (2 * q_size + 2 * kv_size + 3 * model.intermediate_size)
+        layers, head = model.num_layers * per_layer, model.vocab_size * model.hidden_size
+        tokens = self.context if self.is_context else self.batch
+        keys = self.context / 2 if self.is_context else self.context
+        attention = 4 * tokens * keys * q_size * model.num_layers
+        operations = 2 * layers * tokens + 2 * head * self.batch + attention
+        kv_bytes = 0 if self.is_context else self.batch * self.context * 2 * kv_size * model.num_layers * itemsize
+        read = (layers + head) * itemsize + kv_bytes
+        return max(read / ceilings.read, operations / ceilings.multiply)
+
+    def times(self, stepper: Stepper, repeats: int, clock: Clock) -> list[float]:
+        stepper.step(self.plan(repeats, starts=True))
+        clock.seconds.clear()
+        return [stepper.step(self.plan(repeats, starts=self.is_context)) for _ in range(repeats)]
+
+
+def fastest(call: Callable[[], object], repeats: int = 15) -> float:
+    call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def measure_ceilings(dtype: torch.dtype, num_threads: int) -> Ceilings:
+    torch.set_num_threads(num_threads)
+    memory = torch.ones(1 << 27)
+    read = memory.nbytes / fastest(memory.sum)
+    rates = []
+    for rows, columns, depth in ((512, 576, 1536), (512, 1024, 1024), (1024, 1024, 1024), (2048, 2048, 2048)):
+        a, b = torch.randn(rows, depth).to(dtype), torch.randn(columns, depth).to(dtype).T
+        rates.append(2 * rows * columns * depth / fastest(lambda a=a, b=b: a @ b))  # type: ignore[misc]
+    return Ceilings(read, max(rates))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--batches", default="1,8,32,64")
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    config = ExecutorConfig(model=str(args.model), dtype=args.dtype, device="cpu", kernels=args.kernels)
+    device = device_of(config)
+    dtype = dtype_of(config, device)
+    ceilings = measure_ceilings(dtype, args.threads)
+    print(f"{args.dtype}, {args.threads} threads: read {ceilings.read / 1e9:.1f} GB/s, "
+          f"multiply {ceilings.multiply / 1e9:.0f} GFLOP/s")  # fmt: skip
+    print(f"{'step':14}{'ms':>9}{'min':>8}{'max':>8}{'ceiling':>9}{'of it':>7}   "
+          + "".join(f"{part:>11}" for part in (*PARTS, "host")))  # fmt: skip
+    suite = kernel_suite(args.kernels, device, dtype, args.threads)
+    checkpoint = read_checkpoint(args.model)
+    workloads = [Workload(int(batch), args.context, False) for batch in args.batches.split(",")]
+    for workload in [*workloads, Workload(1, CONTEXT_STEP, True)]:
+        sized = config.model_copy(
+            update={"num_blocks": workload.batch * workload.blocks(args.repeats), "num_slots": workload.batch}
+        )
+        times = workload.times(Stepper(sized, checkpoint, suite), args.repeats, Clock())
+        clock = Clock()
+        timed = Stepper(sized, checkpoint, timed_suite(suite, clock))
+        composed = sum(workload.times(timed, args.repeats, clock))
+        shares = {part: clock.seconds[part] / composed for part in PARTS}
+        median, least = statistics.median(times), workload.ceiling(checkpoint.config, dtype.itemsize, ceilings)
+        print(f"{workload.name:14}{median * 1e3:9.2f}{min(times) * 1e3:8.2f}{max(times) * 1e3:8.2f}"
+              f"{least * 1e3:9.2f}{least / median:7.0%}   "
+              + "".join(f"{share:11.1%}" for share in (*shares.values(), 1 - sum(shares.values()))))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
