@@ -1,5 +1,6 @@
 """Settings of a process: one definition gives flags, environment variables and a file, in that order."""
 
+import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,9 @@ from pydantic_settings import (
 )
 
 from quire.engine.errors import StartupError
+
+# What stands before the host of a URL is nobody else's business.
+_PASSWORD = re.compile(r"//[^/@]*@")
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -98,5 +102,5 @@ def _flag(location: tuple[int | str, ...]) -> str:
 def _reason(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return "there is no such setting"
-    given = "" if problem["type"] == "missing" else f", got {problem['input']!r}"
+    given = "" if problem["type"] == "missing" else f", got {_PASSWORD.sub('//***@', repr(problem['input']))}"
     return f"{problem['msg'][0].lower()}{problem['msg'][1:]}{given}"

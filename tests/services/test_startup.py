@@ -103,6 +103,10 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
             f"quire scheduler: error: --redis: string should match pattern '{URL_PATTERN}', got 'localhost'",
         ),
         (
+            ["scheduler", "--redis=http://me:secret@host/0"],
+            f"quire scheduler: error: --redis: string should match pattern '{URL_PATTERN}', got 'http://***@host/0'",
+        ),
+        (
             ["up", "--frontend-port=70000"],
             "quire up: error: --frontend-port: input should be less than or equal to 65535, got '70000'",
         ),
