@@ -109,6 +109,7 @@ class Request:
         generated: token ids already delivered before a fault, int32, shape (num_generated,).
         params: with `seed` and `max_tokens` set; `stop` strings are not looked at here.
         options: priority and cache.
+        is_resumed: it was accepted before a fault, so no bound may refuse it now.
     """
 
     request_id: str
@@ -118,3 +119,4 @@ class Request:
     generated: Int32Array
     params: SamplingParams
     options: RequestOptions = DEFAULT_OPTIONS
+    is_resumed: bool = False

@@ -58,7 +58,7 @@ class WaitingQueue:
         self._insert(self._clock() - sequence.request.options.priority * self._ageing, sequence)
 
     def restore(self, sequence: Sequence) -> None:
-        """Puts back a sequence that ran before, ahead of all that did not and whatever the bounds."""
+        """Puts back a sequence that was accepted before, ahead of all that are new and whatever the bounds."""
         self._insert(float("-inf"), sequence)
 
     def remove(self, sequence: Sequence) -> None:

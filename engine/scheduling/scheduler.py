@@ -127,7 +127,10 @@ class Scheduler:
         Raises:
             Overloaded: too many wait.
         """
-        self._waiting.append(sequence)
+        if sequence.request.is_resumed:
+            self._waiting.restore(sequence)
+        else:
+            self._waiting.append(sequence)
         self._admission.look_again()
 
     def restore(self, sequence: Sequence) -> None:

@@ -105,7 +105,7 @@ def info_from_proto(info: executor_pb2.ExecutorInfo) -> ExecutorInfo:
     )
 
 
-def submission_to_proto(request: OpenRequest) -> scheduler_pb2.Submission:
+def submission_to_proto(request: OpenRequest, resumed: bool) -> scheduler_pb2.Submission:
     params = request.params
     return scheduler_pb2.Submission(
         handle=request.handle,
@@ -124,6 +124,7 @@ def submission_to_proto(request: OpenRequest) -> scheduler_pb2.Submission:
         ),
         priority=request.options.priority,
         cache=cache_to_proto(request.options.cache),
+        resumed=resumed,
     )
 
 
@@ -146,6 +147,7 @@ def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> 
             ignore_eos=sampling.ignore_eos,
         ),
         options=RequestOptions(submission.priority, cache_from_proto(submission.cache)),
+        is_resumed=submission.resumed,
     )
 
 

@@ -178,11 +178,11 @@ class SchedulerLink:
         if self._state.num_executors and not self._is_open:
             self._is_open = True
             for request in self._requests.values():
-                self._enqueue(request)
+                self._enqueue(request, resumed=True)
 
-    def _enqueue(self, request: OpenRequest) -> None:
+    def _enqueue(self, request: OpenRequest, resumed: bool = False) -> None:
         if self._is_open and not request.is_over:
-            self._submissions.append(wire.submission_to_proto(request))
+            self._submissions.append(wire.submission_to_proto(request, resumed))
             self._outgoing.set()
 
     def _set_state(self, state: pb.ServingState) -> None:

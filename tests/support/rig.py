@@ -165,7 +165,7 @@ class Rig:
         for client in self.clients.values():
             generated = _int32(client.tokens)
             old = client.request
-            request = replace(old, generated=generated)
+            request = replace(old, generated=generated, is_resumed=True)
             client.sequence = Sequence(request, self._info.eos_token_ids)
             assert not client.sequence.is_finished
             self.scheduler.add(client.sequence)
