@@ -359,3 +359,16 @@ def test_a_burst_with_every_tenth_cancelled(make_rig, policy: str) -> None:
             rig.cancel(draw.randrange(10**6))
     assert len(rig.clients) == 9_000
     rig.settle()
+
+
+def test_what_was_accepted_is_accepted_again(make_rig) -> None:
+    """A new scheduler takes everything that frontends submit again, though more wait than new requests may."""
+    rig = make_rig(num_blocks=32, num_slots=1, max_waiting_requests=2)
+    rig.arrive(unlike(0, 4), 9, ignore_eos=True)
+    turn(rig, 3)
+    for index in (1, 2):
+        rig.arrive(unlike(index, 4), 3)
+    rig.lose_scheduler()
+    assert rig.scheduler.num_waiting == 3
+    rig.arrive(unlike(3, 4), 3)  # a new one is refused
+    assert rig.scheduler.num_waiting == 3
