@@ -12,6 +12,7 @@ from quire.engine.executor import Executor
 from quire.engine.local_engine import LocalEngine
 from quire.engine.model.source import resolve_model
 from quire.engine.request import DEFAULT_OPTIONS, RequestOptions, SamplingParams
+from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.pieces import pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.validation import token_array
@@ -103,6 +104,10 @@ class LLM:
         finally:
             await self._await(stream.aclose())
 
+    def statistics(self) -> SchedulerStatistics:
+        """What waits, runs and is cached now, and what was reused so far."""
+        return self._call(_statistics(self._engine))
+
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
@@ -140,6 +145,10 @@ class LLM:
 
 async def _start(executor: Executor, config: SchedulerConfig) -> LocalEngine:
     return LocalEngine(executor, config)
+
+
+async def _statistics(engine: LocalEngine) -> SchedulerStatistics:
+    return engine.statistics
 
 
 async def _next(stream: AsyncGenerator[Completion, None]) -> Completion | None:

@@ -14,6 +14,7 @@ from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
 from quire.engine.scheduling.sequence import Sequence
+from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.validation import ServingLimits, complete, validate, validate_options
 
 _EPOCH = 1
@@ -65,6 +66,10 @@ class LocalEngine:
         if found := self._open.pop(request.handle, None):
             self._scheduler.cancel(found[1])
             self._loop.wake()
+
+    @property
+    def statistics(self) -> SchedulerStatistics:
+        return self._scheduler.statistics
 
     async def stop(self) -> None:
         """Fails what is open and waits for the step that runs."""

@@ -29,6 +29,7 @@ COMMANDS = {
     "frontend": Command("quire.services.frontend.main", "start one frontend"),
     "scheduler": Command("quire.services.scheduler.main", "start one scheduler"),
     "executor": Command("quire.services.executor.main", "start one executor"),
+    "stats": Command("quire.clients.stats", "what waits, runs and is cached on every executor"),
     "ledger": Command("quire.services.ledger", "audit or show the KV-block ledger"),
 }
 

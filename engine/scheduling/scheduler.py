@@ -9,7 +9,7 @@ from quire.engine.config import SchedulerConfig
 from quire.engine.request import FinishReason
 from quire.engine.resources.block_pool import BlockPool
 from quire.engine.resources.container import ResourceContainer
-from quire.engine.resources.kv_cache import CacheStatistics, KVCacheManager
+from quire.engine.resources.kv_cache import KVCacheManager
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.slots import SlotManager
@@ -22,6 +22,7 @@ from quire.engine.scheduling.plan import make_plan
 from quire.engine.scheduling.queue import WaitingQueue
 from quire.engine.scheduling.scheduled_step import ScheduledStep
 from quire.engine.scheduling.sequence import Sequence, SequenceState
+from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 
 
@@ -63,6 +64,7 @@ class Scheduler:
     ) -> None:
         self._num_steps = state.step
         self._num_starts = 0
+        self._num_pauses = 0
         # The last step whose plan changed blocks.
         self._committed = state.step
         self._in_flight: deque[ScheduledStep] = deque()
@@ -89,8 +91,22 @@ class Scheduler:
         return self._kv.pool
 
     @property
-    def statistics(self) -> CacheStatistics:
-        return self._kv.statistics
+    def statistics(self) -> SchedulerStatistics:
+        pool, cache = self.pool, self._kv.statistics
+        return SchedulerStatistics(
+            num_waiting=self.num_waiting,
+            num_running=self.num_running,
+            num_blocks=pool.num_blocks,
+            num_free=pool.num_free,
+            num_cached=pool.num_cached,
+            num_held=pool.num_blocks - pool.num_available,
+            num_steps=self._num_steps,
+            num_pauses=self._num_pauses,
+            num_context_tokens=cache.num_context_tokens,
+            num_reused_tokens=cache.num_reused_tokens,
+            num_copied_tokens=cache.num_copied_tokens,
+            num_evicted=pool.num_evicted,
+        )
 
     @property
     def num_waiting(self) -> int:
@@ -281,6 +297,7 @@ class Scheduler:
         return [item for item in filled if not item[0].is_finished]
 
     def _pause(self, sequence: Sequence) -> None:
+        self._num_pauses += 1
         self._retire(sequence)
         sequence.state = SequenceState.PAUSING
 

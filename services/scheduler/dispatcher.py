@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+from dataclasses import asdict
 
 from quire.engine.errors import InvalidRequest, RequestError, Unavailable
 from quire.engine.request import Request
@@ -44,6 +45,13 @@ class Dispatcher:
         """Returns when an executor has come or gone since the last call."""
         await self._changed.wait()
         self._changed.clear()
+
+    def statistics(self) -> pb.GetStatisticsResponse:
+        executors = [
+            pb.ExecutorStatistics(name=pool.name, is_draining=pool.is_draining, **asdict(pool.scheduler.statistics))
+            for pool in self._pools.values()
+        ]
+        return pb.GetStatisticsResponse(epoch=self._epoch, executors=executors)
 
     def connect(self) -> FrontendStream:
         """A new frontend's stream; what can be served is its first news."""

@@ -15,10 +15,11 @@ from quire.v1 import scheduler_pb2_grpc
 logger = logging.getLogger(__name__)
 
 _Context = grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]
+_StatisticsContext = grpc.aio.ServicerContext[pb.GetStatisticsRequest, pb.GetStatisticsResponse]
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
-    """One stream per frontend; when it ends, so does everything submitted on it."""
+    """One stream per frontend; when it ends, so does everything submitted on it. Statistics for whoever asks."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -43,6 +44,11 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             news.cancel()
             self._dispatcher.disconnect(stream)
             logger.info("frontend %d disconnected", stream.client)
+
+    async def GetStatistics(  # noqa: N802
+        self, request: pb.GetStatisticsRequest, context: _StatisticsContext
+    ) -> pb.GetStatisticsResponse:
+        return self._dispatcher.statistics()
 
     async def _read(self, requests: AsyncIterator[pb.ConnectRequest], stream: FrontendStream) -> None:
         async for request in requests:

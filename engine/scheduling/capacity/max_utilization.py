@@ -9,7 +9,10 @@ from quire.engine.scheduling.sequence import Sequence
 
 # Steps planned ahead of what is seen: two in flight.
 STEPS_AHEAD = 2
-# Tokens of growth kept free per sequence: doubled by every pause, shrinking by this share with every step.
+# Tokens of growth kept free per sequence. At first, so that not everything starts that waits at the beginning; then
+# doubled by pauses, up to a bound, so that the way back is bounded too; shrinking by a share of itself with every step.
+FIRST_RESERVE = 128.0
+LARGEST_RESERVE = 4096.0
 DECAY = 1 / 256
 # Steps between two doublings: pauses of one shortage count once, as losses of one round trip do.
 COOLDOWN = 16
@@ -18,18 +21,23 @@ COOLDOWN = 16
 class MaxUtilization(CapacityScheduler):
     """Sets aside only the context, so that more sequences run at once; pauses some when blocks run short.
 
-    Starting too much costs more than it gains: what is paused is computed twice. How much growth must stay free
-    for a start therefore follows the pressure: every pause doubles it, every step without one lets it shrink,
-    so that under lasting pressure the policy approaches GUARANTEED_NO_EVICT instead of thrashing. Sequences
-    that were paused start again before any that never ran.
+    Starting too much costs more than it gains: what is paused is computed twice. How many tokens of growth must stay
+    free for each sequence, the new one included, before another starts therefore follows the pressure:
 
-    Source: the name and the aim are TensorRT-LLM's; the control is additive-decrease, multiplicative-increase
-    as in congestion control, on the reserve instead of the window.
+        a pause            reserve x 2, once in `COOLDOWN` steps, at most `LARGEST_RESERVE`
+        every step         reserve x (1 - DECAY), at least one block
+
+    Nothing is kept free beyond a sequence's end, so that under lasting pressure the policy approaches
+    GUARANTEED_NO_EVICT instead of thrashing, and comes back from there within some thousand steps. Sequences that
+    were paused start again before any that never ran.
+
+    Source: the name and the aim are TensorRT-LLM's; the control is that of congestion windows turned round: fast
+    away from trouble, slowly back. The constants are from benchmarks/simulate.py.
     """
 
     def __init__(self, kv: KVCacheManager, generation: GenerationBatch) -> None:
         super().__init__(kv, generation)
-        self._growth_tokens = float(kv.block_size)
+        self._growth_tokens = FIRST_RESERVE
         self._num_steps = 0
         self._next_doubling = 0
 
@@ -62,7 +70,7 @@ class MaxUtilization(CapacityScheduler):
             chosen.append(sequence)
             missing -= self._released_by(sequence)
         if chosen and self._num_steps >= self._next_doubling:
-            self._growth_tokens *= 2
+            self._growth_tokens = min(LARGEST_RESERVE, self._growth_tokens * 2)
             self._next_doubling = self._num_steps + COOLDOWN
         return chosen
 
