@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times single steps of the CPU executor against what the machine can do, and says where the time goes.
 
-  python benchmarks/cpu_step.py MODEL_DIR [--dtype bfloat16] [--batches 1,8,32,64] [--context 1024]
+  python benchmarks/cpu_step.py MODEL_DIR [--dtype bfloat16] [--quantization int8] [--batches 1,64] [--context 1024]
 
 Ceilings come first: the rate at which the cores read memory (PyTorch's sum over 512 MiB) and multiply matrices
 (PyTorch's own product at its best shape). A generation step must read all weights but the embedding, and the
@@ -164,7 +164,7 @@ class Workload:
             generation_slots=nothing if starts else slots,
         )
 
-    def ceiling(self, model: ModelConfig, itemsize: int, ceilings: Ceilings) -> float:
+    def ceiling(self, model: ModelConfig, itemsize: int, weight_size: int, ceilings: Ceilings) -> float:
         """Seconds that a step takes at least: for its bytes, or for its operations if they take longer."""
         kv_size, q_size = model.num_kv_heads * model.head_dim, model.num_qo_heads * model.head_dim
         per_layer = model.hidden_size * (2 * q_size + 2 * kv_size + 3 * model.intermediate_size)
@@ -174,7 +174,7 @@ class Workload:
         attention = 4 * tokens * keys * q_size * model.num_layers
         operations = 2 * layers * tokens + 2 * head * self.batch + attention
         kv_bytes = 0 if self.is_context else self.batch * self.context * 2 * kv_size * model.num_layers * itemsize
-        read = (layers + head) * itemsize + kv_bytes
+        read = (layers + head) * weight_size + kv_bytes
         return max(read / ceilings.read, operations / ceilings.multiply)
 
     def times(self, stepper: Stepper, repeats: int, clock: Clock) -> list[float]:
@@ -208,13 +208,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--quantization", choices=("none", "int8"), default="none")
     parser.add_argument("--batches", default="1,8,32,64")
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--kernels", choices=("auto", "native", "torch"), default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
-    config = ExecutorConfig(model=str(args.model), dtype=args.dtype, device="cpu", kernels=args.kernels)
+    config = ExecutorConfig(
+        model=str(args.model), dtype=args.dtype, device="cpu", kernels=args.kernels, quantization=args.quantization
+    )
     device = device_of(config)
     dtype = dtype_of(config, device)
     ceilings = measure_ceilings(dtype, args.threads)
@@ -222,7 +225,8 @@ def main() -> None:
           f"multiply {ceilings.multiply / 1e9:.0f} GFLOP/s")  # fmt: skip
     print(f"{'step':14}{'ms':>9}{'min':>8}{'max':>8}{'ceiling':>9}{'of it':>7}   "
           + "".join(f"{part:>11}" for part in (*PARTS, "host")))  # fmt: skip
-    suite = kernel_suite(args.kernels, device, dtype, args.threads)
+    int8 = args.quantization == "int8"
+    suite = kernel_suite(args.kernels, device, dtype, args.threads, int8)
     checkpoint = read_checkpoint(args.model)
     workloads = [Workload(int(batch), args.context, False) for batch in args.batches.split(",")]
     for workload in [*workloads, Workload(1, CONTEXT_STEP, True)]:
@@ -234,7 +238,8 @@ def main() -> None:
         timed = Stepper(sized, checkpoint, timed_suite(suite, clock))
         composed = sum(workload.times(timed, args.repeats, clock))
         shares = {part: clock.seconds[part] / composed for part in PARTS}
-        median, least = statistics.median(times), workload.ceiling(checkpoint.config, dtype.itemsize, ceilings)
+        median = statistics.median(times)
+        least = workload.ceiling(checkpoint.config, dtype.itemsize, 1 if int8 else dtype.itemsize, ceilings)
         print(f"{workload.name:14}{median * 1e3:9.2f}{min(times) * 1e3:8.2f}{max(times) * 1e3:8.2f}"
               f"{least * 1e3:9.2f}{least / median:7.0%}   "
               + "".join(f"{share:11.1%}" for share in (*shares.values(), 1 - sum(shares.values()))))  # fmt: skip

@@ -20,6 +20,9 @@ class ExecutorConfig(EngineConfig):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute type; auto: bfloat16 on a GPU, float32 on a CPU."""
 
+    quantization: Literal["none", "int8"] = "none"
+    """Weights of linear layers; int8: 8-bit integers with a scale for each output, half the memory of bfloat16."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
 

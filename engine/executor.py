@@ -1,5 +1,6 @@
 """The `Executor`: a model behind two calls, `reset` and `execute`. Knows neither gRPC nor text nor its peers."""
 
+import hashlib
 import time
 import uuid
 
@@ -47,7 +48,7 @@ class Executor:
         )
         self.info = ExecutorInfo(
             incarnation=uuid.uuid4().hex,
-            fingerprint=checkpoint.fingerprint,
+            fingerprint=_fingerprint(config, checkpoint.fingerprint),
             vocab_size=checkpoint.config.vocab_size,
             max_model_len=self._engine.max_model_len,
             num_blocks=self._engine.num_blocks,
@@ -81,9 +82,16 @@ class Executor:
         return token_ids.to("cpu", torch.int32).numpy()
 
 
+def _fingerprint(config: ExecutorConfig, weights: str) -> str:
+    """Of what decides what a KV block holds: executors of one fleet must agree on it."""
+    dtype = dtype_of(config, device_of(config))
+    return hashlib.sha256(f"{weights} {dtype} {config.quantization}".encode()).hexdigest()
+
+
 def _kernels(config: ExecutorConfig) -> KernelSuite:
     device = device_of(config)
     try:
-        return kernel_suite(config.kernels, device, dtype_of(config, device), config.num_threads)
+        dtype, int8 = dtype_of(config, device), config.quantization == "int8"
+        return kernel_suite(config.kernels, device, dtype, config.num_threads, int8)
     except ValueError as error:
         raise StartupError(str(error)) from error

@@ -1,10 +1,12 @@
 """Which `KernelSuite` computes on a device."""
 
 import logging
+from dataclasses import replace
 from typing import Final
 
 import torch
 
+from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.native.compiler import CompileError, compiled_library, supported_levels
 from quire.kernels.native.library import DTYPES, NativeLibrary, available_cores
 from quire.kernels.native.suite import native_suite
@@ -15,12 +17,15 @@ logger = logging.getLogger(__name__)
 KERNEL_SUITES: Final = ("auto", "native", "torch")
 
 
-def kernel_suite(name: str, device: torch.device, dtype: torch.dtype, num_threads: int | None) -> KernelSuite:
+def kernel_suite(
+    name: str, device: torch.device, dtype: torch.dtype, num_threads: int | None, int8: bool = False
+) -> KernelSuite:
     """The suite of that name, or with "auto" the fastest that there is for a device and a compute type.
 
     Args:
         name: one of `KERNEL_SUITES`.
         num_threads: of a suite that computes on the CPU; None: as many as there are cores.
+        int8: whether linear layers keep their weights in 8-bit integers.
 
     Raises:
         ValueError: no such suite, or "native" cannot be had here; the message says why.
@@ -30,7 +35,7 @@ def kernel_suite(name: str, device: torch.device, dtype: torch.dtype, num_thread
     threads = num_threads or available_cores()
     if name != "torch":
         try:
-            return _native(device, dtype, threads)
+            return _native(device, dtype, threads, int8)
         except ValueError as error:
             if name == "native":
                 raise
@@ -38,10 +43,10 @@ def kernel_suite(name: str, device: torch.device, dtype: torch.dtype, num_thread
                 logger.warning("computing with PyTorch, several times slower: %s", error)
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    return TORCH_SUITE
+    return replace(TORCH_SUITE, linear=Int8Linear.pack) if int8 else TORCH_SUITE
 
 
-def _native(device: torch.device, dtype: torch.dtype, num_threads: int) -> KernelSuite:
+def _native(device: torch.device, dtype: torch.dtype, num_threads: int, int8: bool) -> KernelSuite:
     levels = supported_levels()
     if device.type != "cpu" or dtype not in DTYPES:
         raise ValueError(f"kernels: 'native' needs the CPU and float32 or bfloat16, got {device} and {dtype}")
@@ -54,4 +59,4 @@ def _native(device: torch.device, dtype: torch.dtype, num_threads: int) -> Kerne
     # The few operations left to PyTorch are small; its own threads would spin beside those of the library.
     torch.set_num_threads(1)
     logger.info("computing with C++ kernels for %s on %d threads", levels[0], num_threads)
-    return native_suite(library)
+    return native_suite(library, int8)

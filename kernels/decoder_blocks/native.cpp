@@ -2,10 +2,9 @@
 
 #include "../native/api.h"
 
-// As in native.py. Matrices are packed, biases float32 or null, q_norm and k_norm both there or both null.
+// As in native.py. q_norm and k_norm are both there or both null.
 struct Block {
-  const void *qkv, *output, *gate_up, *down;
-  const float *qkv_bias, *output_bias, *gate_up_bias, *down_bias;
+  quire::Matrix qkv, output, gate_up, down;
   const void *q_norm, *k_norm, *mlp_norm, *next_norm;
   quire::Plan* attention;
   void* layer_kv;
@@ -32,8 +31,8 @@ struct Step {
   const int64_t *positions, *slots;
   long tokens;
 
-  void linear(const void* x, const void* packed, const float* bias, void* y, long columns, long depth) const {
-    quire_linear(pool, sizes.is_bf16, sizes.is_bf16, x, packed, bias, y, tokens, columns, depth);
+  void linear(const void* x, const quire::Matrix& matrix, void* y) const {
+    quire_linear(pool, sizes.is_bf16, sizes.is_bf16, x, &matrix, y, tokens);
   }
 
   void add_norm(const void* x, const void* weight, void* out) const {
@@ -44,7 +43,7 @@ struct Step {
   void attend(const Block& block) const {
     const long dim = sizes.head_dim, width = sizes.is_bf16 ? 2 : 4;
     const long q_size = sizes.num_qo_heads * dim, kv_size = sizes.num_kv_heads * dim, row = q_size + 2 * kv_size;
-    linear(b.x, block.qkv, block.qkv_bias, b.qkv, row, sizes.hidden);
+    linear(b.x, block.qkv, b.qkv);
     char* merged = static_cast<char*>(b.qkv);
     void *q = merged, *k = merged + q_size * width, *v = merged + (q_size + kv_size) * width;
     long q_stride = row, k_stride = row;
@@ -58,13 +57,13 @@ struct Step {
     quire_attention_append(block.attention, pool, sizes.is_bf16, block.layer_kv, q, k, v, q_stride, k_stride, row,
                            cos_sin, positions, slots, tokens);
     quire_attention_run(block.attention, pool, sizes.is_bf16, block.layer_kv, q, q_stride, b.attended);
-    linear(b.attended, block.output, block.output_bias, b.x, sizes.hidden, q_size);
+    linear(b.attended, block.output, b.x);
   }
 
   void feed_forward(const Block& block) const {
-    linear(b.x, block.gate_up, block.gate_up_bias, b.gate_up, 2 * sizes.intermediate, sizes.hidden);
+    linear(b.x, block.gate_up, b.gate_up);
     quire_silu_mul(pool, sizes.is_bf16, b.gate_up, b.gated, tokens, sizes.intermediate);
-    linear(b.gated, block.down, block.down_bias, b.x, sizes.hidden, sizes.intermediate);
+    linear(b.gated, block.down, b.x);
   }
 };
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quire.kernels.attention.native import NativeAttention
 from quire.kernels.decoder_blocks.base import Block, BlockShape, FusedBlocks
-from quire.kernels.linear.native import NativeLinear
+from quire.kernels.linear.native import Matrix, NativeLinear
 from quire.kernels.native.library import NativeLibrary
 
 _Part = TypeVar("_Part")
@@ -23,7 +23,7 @@ def _pointers(*names: str) -> list[tuple[str, Any]]:
 
 
 class _Block(ctypes.Structure):
-    _fields_ = _pointers(*_LINEARS, *(f"{name}_bias" for name in _LINEARS), *_NORMS, "attention", "layer_kv")
+    _fields_ = [*((name, Matrix) for name in _LINEARS), *_pointers(*_NORMS, "attention", "layer_kv")]
 
 
 class _Sizes(ctypes.Structure):
@@ -58,10 +58,10 @@ class NativeDecoderBlocks:
         qkv, gate_up, down = linears
         q_size, k_size = shape.num_qo_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         self._sizes = _Sizes(
-            len(blocks), qkv.in_features, down.in_features, shape.num_qo_heads, shape.num_kv_heads, shape.head_dim,
+            len(blocks), qkv.matrix.depth, down.matrix.depth, shape.num_qo_heads, shape.num_kv_heads, shape.head_dim,
             self._dtype == torch.bfloat16, shape.rms_norm_eps,
         )  # fmt: skip
-        self._widths = (qkv.out_features, q_size, k_size, q_size, gate_up.out_features, down.in_features)
+        self._widths = (qkv.matrix.columns, q_size, k_size, q_size, gate_up.matrix.columns, down.matrix.depth)
         self._blocks = (_Block * len(blocks))(*(_Block(**_fields(block)) for block in blocks))
         self._room = [torch.empty(0)] * len(self._widths)
         self._capacity = 0
@@ -102,13 +102,8 @@ def _native(part: object, kind: type[_Part]) -> _Part:
     return part
 
 
-def _fields(block: Block) -> dict[str, int | None]:
-    linears = {name: _native(getattr(block, name), NativeLinear) for name in _LINEARS}
-    tensors: dict[str, Tensor | None] = {
-        **{name: linear.packed for name, linear in linears.items()},
-        **{f"{name}_bias": linear.bias for name, linear in linears.items()},
-        **{name: getattr(block, name) for name in _NORMS},
-        "layer_kv": block.layer_kv,
-    }
+def _fields(block: Block) -> dict[str, Any]:
+    matrices = {name: _native(getattr(block, name), NativeLinear).matrix for name in _LINEARS}
+    tensors: dict[str, Tensor | None] = {name: getattr(block, name) for name in _NORMS} | {"layer_kv": block.layer_kv}
     pointers = {name: None if tensor is None else tensor.data_ptr() for name, tensor in tensors.items()}
-    return pointers | {"attention": _native(block.attention, NativeAttention).handle}
+    return matrices | pointers | {"attention": _native(block.attention, NativeAttention).handle}

@@ -1,9 +1,12 @@
 // y = x W^T + b with W packed in panels of 32 columns, read front to back: at small batches memory is the bound,
 // at large ones a tile of 12 rows keeps the multipliers busy while its panel stays in the second-level cache.
 //
-//   packed   [panel][k / kPack][32][kPack], zeros beyond the last column
+//   packed   [panel][k / kPack][32][kPack], zeros beyond the last column; kPack is that of the rows' type
+//
+// Where W is int8, y = (x W^T) * scale + b: the integers are widened to the rows' type, which is exact.
 
 #include <algorithm>
+#include <vector>
 
 #include "../native/api.h"
 #include "../native/pool.h"
@@ -17,57 +20,86 @@ constexpr long kTasksPerThread = 32;
 
 long num_panels(long columns) { return (columns + kPanel - 1) / kPanel; }
 
-template <class T>
-void pack(const T* weight, T* packed, long columns, long depth) {
+template <class T, class W>
+void pack(const W* weight, W* packed, long columns, long depth) {
   constexpr long kP = kPack<T>;
   for (long n = 0; n < num_panels(columns) * kPanel; ++n) {
-    T* column = packed + n / kPanel * kPanel * depth + n % kPanel * kP;
-    for (long k = 0; k < depth; ++k) column[k / kP * kPanel * kP + k % kP] = n < columns ? weight[n * depth + k] : T{};
+    W* column = packed + n / kPanel * kPanel * depth + n % kPanel * kP;
+    for (long k = 0; k < depth; ++k) column[k / kP * kPanel * kP + k % kP] = n < columns ? weight[n * depth + k] : W{};
   }
 }
 
+// A panel in the rows' type.
+template <class T>
+void widen_panel(const int8_t* panel, long size, T* wide) {
+  for (long i = 0; i < size; i += kWidth) store(wide + i, load(panel + i));
+}
+
 template <class Out>
-void finish(const float* sums, const float* bias, long rows, long columns, Out* y, long ldy) {
+void finish(const float* sums, const float* scale, const float* bias, long rows, long columns, Out* y, long ldy) {
   for (long r = 0; r < rows; ++r) {
     const float* from = sums + r * kPanel;
     Out* to = y + r * ldy;
     long c = 0;
-    for (; c + kWidth <= columns; c += kWidth) store(to + c, bias ? load(from + c) + load(bias + c) : load(from + c));
-    for (; c < columns; ++c) to[c] = narrow<Out>(bias ? from[c] + bias[c] : from[c]);
+    for (; c + kWidth <= columns; c += kWidth) {
+      Vec sum = load(from + c);
+      if (scale) sum *= load(scale + c);
+      store(to + c, bias ? sum + load(bias + c) : sum);
+    }
+    for (; c < columns; ++c) {
+      float sum = scale ? from[c] * scale[c] : from[c];
+      to[c] = narrow<Out>(bias ? sum + bias[c] : sum);
+    }
   }
 }
 
-template <class T, class Out>
+template <class T, class W, class Out>
 struct Product {
   const T* x;
-  const T* packed;
-  const float* bias;
+  const Matrix& matrix;
   Out* y;
-  long rows, columns, depth;
+  long rows;
+
+  void compute(long row_begin, long row_end, long panel_begin, long panel_end) const {
+    const long size = kPanel * matrix.depth;
+    for (long panel = panel_begin; panel < panel_end; ++panel) {
+      const W* packed = static_cast<const W*>(matrix.packed) + panel * size;
+      if constexpr (sizeof(W) == 1) {
+        if (row_end - row_begin > kTileRows) {  // widened once for all tiles
+          thread_local std::vector<T> wide;
+          wide.resize(size);
+          widen_panel(packed, size, wide.data());
+          multiply<T>(row_begin, row_end, panel, wide.data());
+          continue;
+        }
+      }
+      multiply<W>(row_begin, row_end, panel, packed);
+    }
+  }
 
   // Rows in blocks of nearly equal height, at most a tile's.
-  void compute(long row_begin, long row_end, long panel_begin, long panel_end) const {
+  template <class B>
+  void multiply(long row_begin, long row_end, long panel, const B* b) const {
     alignas(64) float sums[kTileRows * kPanel];
+    const long depth = matrix.depth, columns = matrix.columns, first = panel * kPanel;
+    const float* scale = matrix.scale ? matrix.scale + first : nullptr;
+    const float* bias = matrix.bias ? matrix.bias + first : nullptr;
     long height = row_end - row_begin;
     long blocks = (height + kTileRows - 1) / kTileRows;
-    for (long panel = panel_begin; panel < panel_end; ++panel) {
-      const T* b = packed + panel * kPanel * depth;
-      long first = panel * kPanel;
-      for (long block = 0; block < blocks; ++block) {
-        long begin = row_begin + height * block / blocks, end = row_begin + height * (block + 1) / blocks;
-        any_tile<T, kPanel>(static_cast<int>(end - begin), x + begin * depth, depth,
-                            Segments<T>{&b, 1, depth / kPack<T>}, kPanel * kPack<T>, sums, kPanel);
-        finish(sums, bias ? bias + first : nullptr, end - begin, std::min<long>(kPanel, columns - first),
-               y + begin * columns + first, columns);
-      }
+    for (long block = 0; block < blocks; ++block) {
+      long begin = row_begin + height * block / blocks, end = row_begin + height * (block + 1) / blocks;
+      any_tile<T, kPanel, B>(static_cast<int>(end - begin), x + begin * depth, depth,
+                             Segments<B>{&b, 1, depth / kPack<T>}, kPanel * kPack<T>, sums, kPanel);
+      finish(sums, scale, bias, end - begin, std::min<long>(kPanel, columns - first), y + begin * columns + first,
+             columns);
     }
   }
 
   void run(Pool& pool) const {
     if (rows == 0) return;
-    long most = std::max<long>(kTileRows, kRowBytes / (depth * static_cast<long>(sizeof(T))));
+    long most = std::max<long>(kTileRows, kRowBytes / (matrix.depth * static_cast<long>(sizeof(T))));
     long row_parts = (rows + most - 1) / most;
-    long panels = num_panels(columns);
+    long panels = num_panels(matrix.columns);
     long panel_parts = std::clamp(kTasksPerThread * pool.num_threads() / row_parts, 1L, panels);
     pool.run(row_parts * panel_parts, [&](long task) {
       long r = task / panel_parts, p = task % panel_parts;
@@ -76,6 +108,15 @@ struct Product {
   }
 };
 
+template <class T, class Out>
+void multiply(Pool& pool, const void* x, const Matrix& matrix, void* y, long rows) {
+  if (matrix.scale) {
+    Product<T, int8_t, Out>{static_cast<const T*>(x), matrix, static_cast<Out*>(y), rows}.run(pool);
+  } else {
+    Product<T, T, Out>{static_cast<const T*>(x), matrix, static_cast<Out*>(y), rows}.run(pool);
+  }
+}
+
 }  // namespace
 }  // namespace quire
 
@@ -83,26 +124,25 @@ using quire::bf16;
 
 extern "C" {
 
-void quire_linear_pack(int is_bf16, const void* weight, void* packed, long columns, long depth) {
-  if (is_bf16) {
-    quire::pack(static_cast<const bf16*>(weight), static_cast<bf16*>(packed), columns, depth);
+void quire_linear_pack(int is_bf16, int is_int8, const void* weight, void* packed, long columns, long depth) {
+  auto run = [&]<class T, class W>(T, W) {
+    quire::pack<T>(static_cast<const W*>(weight), static_cast<W*>(packed), columns, depth);
+  };
+  if (is_int8) {
+    is_bf16 ? run(bf16{}, int8_t{}) : run(float{}, int8_t{});
   } else {
-    quire::pack(static_cast<const float*>(weight), static_cast<float*>(packed), columns, depth);
+    is_bf16 ? run(bf16{}, bf16{}) : run(float{}, float{});
   }
 }
 
-void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x, const void* packed, const float* bias,
-                  void* y, long rows, long columns, long depth) {
-  auto run = [&]<class T, class Out>(T, Out) {
-    quire::Product<T, Out>{static_cast<const T*>(x), static_cast<const T*>(packed), bias, static_cast<Out*>(y),
-                           rows, columns, depth}.run(*pool);
-  };
+void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x, const quire::Matrix* matrix, void* y,
+                  long rows) {
   if (!is_bf16) {
-    run(float{}, float{});
+    quire::multiply<float, float>(*pool, x, *matrix, y, rows);
   } else if (out_is_bf16) {
-    run(bf16{}, bf16{});
+    quire::multiply<bf16, bf16>(*pool, x, *matrix, y, rows);
   } else {
-    run(bf16{}, float{});
+    quire::multiply<bf16, float>(*pool, x, *matrix, y, rows);
   }
 }
 }

@@ -1,54 +1,74 @@
 """Weights in panels, in C++."""
 
+import ctypes
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from quire.kernels.linear.int8 import quantized
 from quire.kernels.native.library import NativeLibrary
 
 PANEL: Final = 32
 """Columns that are packed together; `kPanel` in tile.h."""
 
 
+class Matrix(ctypes.Structure):
+    """`quire::Matrix` of api.h."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("packed", "scale", "bias")],
+        *[(name, ctypes.c_long) for name in ("columns", "depth")],
+    ]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeLinear:
-    """Implements `Linear`. `packed` is the matrix in panels; the bias is float32."""
+    """Implements `Linear`.
+
+    Attributes:
+        packed: the matrix in panels, of the rows' type, or int8.
+        scale: float32 [out], where `packed` is int8.
+        bias: float32 [out] or None.
+        matrix: all of it for C++.
+    """
 
     library: NativeLibrary
     packed: Tensor
+    scale: Tensor | None
     bias: Tensor | None
-    in_features: int
-    out_features: int
+    matrix: Matrix
     out_dtype: torch.dtype
 
     @classmethod
     def pack(
-        cls, library: NativeLibrary, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype
+        cls, library: NativeLibrary, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype, int8: bool = False
     ) -> "NativeLinear":
-        """`weight` is [out, in] on the CPU, float32 or bfloat16; `in` is even."""
-        out_features, in_features = weight.shape
-        packed = torch.empty(-(-out_features // PANEL) * PANEL * in_features, dtype=weight.dtype)
+        """`weight` is [out, in] on the CPU, float32 or bfloat16, which is the rows' type; `in` is even."""
+        dense, scale = quantized(weight) if int8 else (weight.contiguous(), None)
+        columns, depth = dense.shape
+        packed = torch.empty(-(-columns // PANEL) * PANEL * depth, dtype=dense.dtype)
         is_bf16 = weight.dtype == torch.bfloat16
-        dense = weight.contiguous()
-        library.linear_pack(is_bf16, dense.data_ptr(), packed.data_ptr(), out_features, in_features)
+        library.linear_pack(is_bf16, int8, dense.data_ptr(), packed.data_ptr(), columns, depth)
         wide = None if bias is None else bias.float()
-        return cls(library, packed, wide, in_features, out_features, out_dtype)
+        matrix = Matrix(packed.data_ptr(), _address(scale), _address(wide), columns, depth)
+        return cls(library, packed, scale, wide, matrix, out_dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         num_tokens = x.shape[0]
-        y = torch.empty((num_tokens, self.out_features), dtype=self.out_dtype)
+        y = torch.empty((num_tokens, self.matrix.columns), dtype=self.out_dtype)
         self.library.linear(
             self.library.pool,
             x.dtype == torch.bfloat16,
             self.out_dtype == torch.bfloat16,
             x.data_ptr(),
-            self.packed.data_ptr(),
-            None if self.bias is None else self.bias.data_ptr(),
+            ctypes.byref(self.matrix),
             y.data_ptr(),
             num_tokens,
-            self.out_features,
-            self.in_features,
         )
         return y
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()

@@ -34,8 +34,8 @@ class NativeLibrary:
         self.num_threads = num_threads
         self.pool: int = new(num_threads)
         weakref.finalize(self, delete, self.pool)
-        self.linear_pack = self._declare("quire_linear_pack", _INT, *[_POINTER] * 2, *[_LONG] * 2)
-        self.linear = self._declare("quire_linear", _POINTER, _INT, _INT, *[_POINTER] * 4, *[_LONG] * 3)
+        self.linear_pack = self._declare("quire_linear_pack", _INT, _INT, *[_POINTER] * 2, *[_LONG] * 2)
+        self.linear = self._declare("quire_linear", _POINTER, _INT, _INT, *[_POINTER] * 3, _LONG)
         self.rms_norm = self._declare("quire_rms_norm", _POINTER, _INT, *[_POINTER] * 5, *[_LONG] * 4, _FLOAT)
         self.silu_mul = self._declare("quire_silu_mul", _POINTER, _INT, *[_POINTER] * 2, *[_LONG] * 2)
         self.take_rows = self._declare("quire_take_rows", _POINTER, *[_POINTER] * 3, *[_LONG] * 2)

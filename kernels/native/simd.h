@@ -22,6 +22,7 @@ typedef float Vec __attribute__((vector_size(4 * kWidth)));
 typedef int32_t IntVec __attribute__((vector_size(4 * kWidth)));
 typedef uint32_t BitVec __attribute__((vector_size(4 * kWidth)));
 typedef uint16_t HalfVec __attribute__((vector_size(2 * kWidth)));
+typedef int8_t ByteVec __attribute__((vector_size(kWidth)));
 
 struct bf16 {
   uint16_t bits;
@@ -70,6 +71,12 @@ inline Vec load(const bf16* p) {
   return (Vec)(__builtin_convertvector(half, BitVec) << 16);
 }
 
+inline Vec load(const int8_t* p) {
+  ByteVec bytes;
+  std::memcpy(&bytes, p, sizeof bytes);
+  return __builtin_convertvector(bytes, Vec);
+}
+
 inline void store(float* p, Vec x) { std::memcpy(p, &x, sizeof x); }
 
 inline void store(bf16* p, Vec x) {
@@ -79,6 +86,24 @@ inline void store(bf16* p, Vec x) {
   HalfVec half = __builtin_convertvector(round_to_bf16(x), HalfVec);
 #endif
   std::memcpy(p, &half, sizeof half);
+}
+
+// 2 * kWidth values as bf16, two to an element, the first in the lower half.
+inline BitVec load_pairs(const bf16* p) {
+  BitVec pairs;
+  std::memcpy(&pairs, p, sizeof pairs);
+  return pairs;
+}
+
+inline BitVec load_pairs(const int8_t* p) {
+#if defined(__AVX512BF16__)
+  return (BitVec)_mm512_cvtne2ps_pbh((__m512)load(p + kWidth), (__m512)load(p));
+#else
+  bf16 wide[2 * kWidth];
+  store(wide, load(p));
+  store(wide + kWidth, load(p + kWidth));
+  return load_pairs(wide);
+#endif
 }
 
 inline Vec maximum(Vec a, Vec b) { return a > b ? a : b; }

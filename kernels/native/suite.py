@@ -12,6 +12,7 @@ from quire.kernels.attention.native import NativeAttention, unsuited
 from quire.kernels.attention.torch import TorchAttention
 from quire.kernels.decoder_blocks.native import fuse
 from quire.kernels.linear.base import Linear
+from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.linear.native import NativeLinear
 from quire.kernels.linear.torch import TorchLinear
 from quire.kernels.native.library import NativeLibrary
@@ -24,8 +25,12 @@ from quire.kernels.take_rows.native import NativeTakeRows
 logger = logging.getLogger(__name__)
 
 
-def native_suite(library: NativeLibrary) -> KernelSuite:
-    """For tensors on the CPU, float32 or bfloat16; what is not written in C++ is the reference."""
+def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
+    """For tensors on the CPU, float32 or bfloat16; what is not written in C++ is the reference.
+
+    Args:
+        int8: whether linear layers keep their weights in 8-bit integers.
+    """
 
     def attention(spec: AttentionSpec) -> AttentionBackend:
         if reason := unsuited(spec):
@@ -35,8 +40,8 @@ def native_suite(library: NativeLibrary) -> KernelSuite:
 
     def linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
         if weight.shape[1] % 2:
-            return TorchLinear(weight, bias, out_dtype)
-        return NativeLinear.pack(library, weight, bias, out_dtype)
+            return Int8Linear.pack(weight, bias, out_dtype) if int8 else TorchLinear(weight, bias, out_dtype)
+        return NativeLinear.pack(library, weight, bias, out_dtype, int8)
 
     norm = NativeRmsNorm(library)
     return replace(

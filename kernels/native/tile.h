@@ -3,7 +3,7 @@
 //   A   rows of T, `lda` elements apart
 //   B   steps of `columns` groups, `ldb` elements apart; a group is kPack<T> consecutive k of one column:
 //       float32   b[k][column]              bf16   b[k / 2][column][k % 2]
-//       in one or more segments of equal depth
+//       in one or more segments of equal depth; int8 in the order of the rows' type, widened on the way, which is exact
 //   C   float32 rows, `ldc` apart
 //
 // A sum is added up in the order of k, whatever the number of rows beside it: a row's result does not depend on
@@ -24,15 +24,15 @@ inline constexpr int kPack = sizeof(T) == 2 ? 2 : 1;
 inline constexpr int kTileRows = kWidth == 16 ? 12 : 3;
 inline constexpr int kPanel = 32;
 
-template <class T>
+template <class W>
 struct Segments {
-  const T* const* begin;
+  const W* const* begin;
   long count;
-  long steps;  // of kPack<T> k each
+  long steps;  // of kPack of the rows' type k each
 };
 
-template <int kRows, int kVecs>
-inline void step(const float* const (&a)[kRows], long k, const float* b, Vec (&acc)[kRows][kVecs]) {
+template <int kRows, int kVecs, class W>
+inline void step(const float* const (&a)[kRows], long k, const W* b, Vec (&acc)[kRows][kVecs]) {
   Vec column[kVecs];
 #pragma GCC unroll 4
   for (int v = 0; v < kVecs; ++v) column[v] = load(b + v * kWidth);
@@ -44,11 +44,11 @@ inline void step(const float* const (&a)[kRows], long k, const float* b, Vec (&a
   }
 }
 
-template <int kRows, int kVecs>
-inline void step(const bf16* const (&a)[kRows], long k, const bf16* b, Vec (&acc)[kRows][kVecs]) {
+template <int kRows, int kVecs, class W>
+inline void step(const bf16* const (&a)[kRows], long k, const W* b, Vec (&acc)[kRows][kVecs]) {
   BitVec column[kVecs];
 #pragma GCC unroll 4
-  for (int v = 0; v < kVecs; ++v) std::memcpy(&column[v], b + 2 * v * kWidth, sizeof column[v]);
+  for (int v = 0; v < kVecs; ++v) column[v] = load_pairs(b + 2 * v * kWidth);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     uint32_t pair;
@@ -66,15 +66,15 @@ inline void step(const bf16* const (&a)[kRows], long k, const bf16* b, Vec (&acc
   }
 }
 
-template <class T, int kRows, int kVecs>
-void tile(const T* a, long lda, Segments<T> b, long ldb, float* c, long ldc) {
+template <class T, class W, int kRows, int kVecs>
+void tile(const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc) {
   Vec acc[kRows][kVecs] = {};
   const T* rows[kRows];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) rows[r] = a + r * lda;
   long k = 0;
   for (long s = 0; s < b.count; ++s) {
-    const T* panel = b.begin[s];
+    const W* panel = b.begin[s];
     for (long i = 0; i < b.steps; ++i, ++k, panel += ldb) step<kRows, kVecs>(rows, k, panel, acc);
   }
 #pragma GCC unroll 16
@@ -84,11 +84,11 @@ void tile(const T* a, long lda, Segments<T> b, long ldb, float* c, long ldc) {
 }
 
 // `tile` for any number of rows up to kTileRows. kColumns is 16 or 32.
-template <class T, int kColumns>
-void any_tile(int num_rows, const T* a, long lda, Segments<T> b, long ldb, float* c, long ldc) {
-  using Tile = void (*)(const T*, long, Segments<T>, long, float*, long);
+template <class T, int kColumns, class W = T>
+void any_tile(int num_rows, const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc) {
+  using Tile = void (*)(const T*, long, Segments<W>, long, float*, long);
   static constexpr auto tiles = []<int... r>(std::integer_sequence<int, r...>) {
-    return std::array<Tile, sizeof...(r)>{&tile<T, r + 1, kColumns / kWidth>...};
+    return std::array<Tile, sizeof...(r)>{&tile<T, W, r + 1, kColumns / kWidth>...};
   }(std::make_integer_sequence<int, kTileRows>{});
   tiles[num_rows - 1](a, lda, b, ldb, c, ldc);
 }

@@ -65,11 +65,8 @@ def write_model(name: str, folder: Path) -> Any:
 
 
 def new_executor(folder: Path, dtype: str, **settings: Any) -> Executor:
-    config = ExecutorConfig(
-        model=str(folder), dtype=dtype, device="cpu", kernels="native", num_blocks=4 * BLOCKS_PER_SLOT, num_slots=4,
-        **settings,
-    )  # fmt: skip
-    return Executor(config)
+    places = {"device": "cpu", "kernels": "native", "num_blocks": 4 * BLOCKS_PER_SLOT, "num_slots": 4}
+    return Executor(ExecutorConfig(model=str(folder), dtype=dtype, **(places | settings)))
 
 
 def prompt(length: int, seed: int) -> list[int]:
@@ -166,6 +163,23 @@ def test_fused_blocks_equal_the_composed_ones(tmp_path: Path, name: str) -> None
             driver.run({}, [2])
         tokens.append(driver.tokens[2])
     assert tokens[0] == tokens[1]
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2"])
+def test_int8_weights_equal_their_reference(tmp_path: Path, name: str) -> None:
+    write_model(name, tmp_path)
+    tokens, fingerprints = [], set()
+    for settings in ({"quantization": "int8"}, {"quantization": "int8", "kernels": "torch"}, {}):
+        driver = Driver(new_executor(tmp_path, "float32", **settings))
+        driver.start(2, prompt(50, 7))
+        driver.run({2: 50})
+        for _ in range(20):
+            driver.run({}, [2])
+        tokens.append(driver.tokens[2])
+        fingerprints.add(driver.executor.info.fingerprint)
+    assert tokens[0] == tokens[1]
+    # Blocks computed with other weights must not be taken for ours.
+    assert len(fingerprints) == 2
 
 
 def test_kernels_that_cannot_compute_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from quire.kernels.linear.int8 import Int8Linear, quantized
 from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
 from quire.kernels.rope.torch import rope
 from quire.kernels.silu_mul.torch import silu_mul
@@ -40,3 +41,14 @@ def test_rope_turns_pairs_as_complex_numbers() -> None:
     wanted = torch.complex(merged[..., :4], merged[..., 4:]) * turn
     wanted = torch.cat((wanted.real, wanted.imag), dim=-1)
     torch.testing.assert_close(torch.cat((q, k), dim=1), wanted)
+
+
+def test_int8_weights_are_the_nearest() -> None:
+    weight = torch.randn(9, 40) * torch.logspace(-3, 3, 9)[:, None]
+    weight[4] = 0
+    integers, scale = quantized(weight)
+    assert integers.dtype == torch.int8
+    assert (weight - integers * scale[:, None]).abs().le(scale[:, None] * 0.5001).all()
+    x, bias = torch.randn(3, 40), torch.randn(9)
+    found = Int8Linear.pack(weight, bias, torch.float32)(x)
+    torch.testing.assert_close(found, x @ (integers * scale[:, None]).T + bias, rtol=1e-5, atol=1e-4)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.linear.native import NativeLinear
 from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, supported_levels
 from quire.kernels.native.library import NativeLibrary
@@ -61,6 +62,23 @@ def test_a_row_of_a_product_does_not_depend_on_the_others(library: NativeLibrary
     together = linear(x)
     for count in (1, 3, 12, 64, 529):
         assert torch.equal(linear(x[:count].contiguous()), together[:count])
+
+
+@dtypes
+@pytest.mark.parametrize(("columns", "depth"), [(1, 2), (97, 100), (960, 578)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_int8_weights(library: NativeLibrary, dtype: torch.dtype, columns: int, depth: int, biased: bool) -> None:
+    weight = (torch.randn(columns, depth) / depth**0.5).to(dtype)
+    bias = torch.randn(columns).to(dtype) if biased else None
+    native = NativeLinear.pack(library, weight, bias, torch.float32, int8=True)
+    reference = Int8Linear.pack(weight, bias, torch.float32)
+    x = torch.randn(530, depth).to(dtype)
+    together = native(x)
+    close(together, reference(x), torch.float32)
+    # Narrow steps widen the weights on the fly, wide ones beforehand: with the same result.
+    for count in (0, 1, 3, 12, 13, 64):
+        assert torch.equal(native(x[:count].contiguous()), together[:count])
+    assert native.packed.element_size() == 1
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""What int8 weights cost in quality: loss of a text under each kind of weights, and how often the next token changes.
+
+  python benchmarks/quantization_loss.py [--model DIR] [--window 512] [FILE]...
+
+Without files: Python sources of the standard library that the demo model was not trained on. Every window is one
+step of the executor, whose logits of all positions count.
+"""
+
+import argparse
+import math
+import sys
+import sysconfig
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from quire.engine.config import ExecutorConfig
+from quire.engine.model.checkpoint import read_checkpoint
+from quire.engine.model.model_engine import ModelEngine
+from quire.engine.model.placement import device_of, dtype_of
+from quire.engine.model.slots import Slots
+from quire.engine.model.source import resolve_model
+from quire.engine.step import SequenceStart, StepPlan
+from quire.engine.text.tokenizer import Tokenizer
+from quire.kernels.registry import kernel_suite
+
+sys.path.append(str(Path(__file__).parent.parent / "tools"))
+from train_demo_model import corpus, is_held_out
+
+BLOCK_SIZE = 16
+KINDS = (("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8"))
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A model with one kind of weights."""
+
+    engine: ModelEngine
+    vocab_size: int
+
+    @classmethod
+    def load(cls, model: str | None, window: int, dtype: str, quantization: str) -> "Judge":
+        config = ExecutorConfig(
+            model=model, dtype=dtype, quantization=quantization, device="cpu", num_blocks=-(-window // BLOCK_SIZE) + 1
+        )  # type: ignore[arg-type]
+        checkpoint, device = read_checkpoint(resolve_model(model)), device_of(config)
+        suite = kernel_suite(config.kernels, device, dtype_of(config, device), None, quantization == "int8")
+        return cls(ModelEngine(config, checkpoint, suite), checkpoint.config.vocab_size)
+
+    @torch.inference_mode()
+    def logits(self, tokens: list[int]) -> Tensor:
+        """[len(tokens), vocab_size] float32."""
+        table, count = np.arange(-(-len(tokens) // BLOCK_SIZE) + 1, dtype=np.int32), len(tokens)
+        slots = Slots(
+            num_slots=1, max_model_len=count + 1, block_size=BLOCK_SIZE, num_blocks=len(table),
+            vocab_size=self.vocab_size, device=self.engine.device,
+        )  # fmt: skip
+        start = SequenceStart(
+            slot=0, token_ids=np.array(tokens, np.int32), num_computed=0, block_table=table, temperature=0.0, top_k=0,
+            top_p=1.0, min_p=0.0, seed=0,
+        )  # fmt: skip
+        nothing, slot = np.empty(0, np.int32), np.zeros(1, np.int32)
+        plan = StepPlan(
+            step=1, copies=np.empty((0, 2), np.int32), starts=(start,), append_slots=nothing, append_blocks=nothing,
+            context_slots=slot, context_tokens=np.array([count], np.int32), generation_slots=nothing,
+        )  # fmt: skip
+        return self.engine.forward(replace(slots.apply(plan), last_tokens=torch.arange(count)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--windows", type=int, default=200, help="at most")
+    args = parser.parse_args()
+    texts = [path.read_text() for path in args.files] or [
+        text for name, text in corpus(Path(sysconfig.get_paths()["stdlib"])).items() if is_held_out(name)
+    ]
+    tokenizer = Tokenizer.load(resolve_model(args.model))
+    tokens = np.concatenate([tokenizer.encode(text) for text in texts])
+    windows = [tokens[i : i + args.window].tolist() for i in range(0, len(tokens) - args.window, args.window)]
+    windows = windows[: args.windows]
+    reference = Judge.load(args.model, args.window, *KINDS[0])
+    print(f"{len(windows)} windows of {args.window} tokens")
+    print("| weights | nats per token | perplexity | to float32 | other most likely token |")
+    print("|---|---|---|---|---|")
+    first = None
+    for dtype, quantization in KINDS:
+        judge = Judge.load(args.model, args.window, dtype, quantization)
+        loss, changed = 0.0, 0
+        for window in windows:
+            logits, wanted = judge.logits(window)[:-1], reference.logits(window)[:-1]
+            loss += float(functional.cross_entropy(logits, torch.tensor(window[1:]))) / len(windows)
+            changed += int((logits.argmax(1) != wanted.argmax(1)).sum())
+        first = loss if first is None else first
+        share = changed / (len(windows) * (args.window - 1))
+        name = dtype if quantization == "none" else f"{quantization}, {dtype} beside"
+        print(f"| {name} | {loss:.5f} | {math.exp(loss):.4f} | {loss - first:+.5f} | {share:.2%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
