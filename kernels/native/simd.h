@@ -6,7 +6,7 @@
 #include <cstring>
 #include <limits>
 
-#if defined(__AVX512F__)
+#if defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
@@ -22,7 +22,6 @@ typedef float Vec __attribute__((vector_size(4 * kWidth)));
 typedef int32_t IntVec __attribute__((vector_size(4 * kWidth)));
 typedef uint32_t BitVec __attribute__((vector_size(4 * kWidth)));
 typedef uint16_t HalfVec __attribute__((vector_size(2 * kWidth)));
-typedef int8_t ByteVec __attribute__((vector_size(kWidth)));
 
 struct bf16 {
   uint16_t bits;
@@ -71,10 +70,17 @@ inline Vec load(const bf16* p) {
   return (Vec)(__builtin_convertvector(half, BitVec) << 16);
 }
 
+// By name: the compiler's own conversion of bytes goes one by one.
 inline Vec load(const int8_t* p) {
-  ByteVec bytes;
-  std::memcpy(&bytes, p, sizeof bytes);
-  return __builtin_convertvector(bytes, Vec);
+#if defined(__AVX512F__)
+  return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return (Vec)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  Vec x;
+  for (int i = 0; i < kWidth; ++i) x[i] = p[i];
+  return x;
+#endif
 }
 
 inline void store(float* p, Vec x) { std::memcpy(p, &x, sizeof x); }
