@@ -90,13 +90,20 @@ def timed_suite(suite: KernelSuite, clock: Clock) -> KernelSuite:
     def linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
         return clock.timed("linears", suite.linear(weight, bias, out_dtype))
 
-    others = {
-        name: clock.timed("other", getattr(suite, name))
-        for name in ("take_rows", "rms_norm", "add_rms_norm", "silu_mul")
-    }
+    others = {name: clock.timed("other", getattr(suite, name)) for name in ("take_rows", "rms_norm", "add_rms_norm")}
+
+    def gated_linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
+        return clock.timed("linears", suite.gated_linear(weight, bias, out_dtype))
+
     sample = clock.timed("sampling", suite.sample)
     return replace(
-        suite, attention=attention, linear=linear, sample=sample, fuse_blocks=lambda shape, blocks: None, **others
+        suite,
+        attention=attention,
+        linear=linear,
+        gated_linear=gated_linear,
+        sample=sample,
+        fuse_blocks=lambda shape, blocks: None,
+        **others,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import torch
 
+from quire.kernels.gated_linear.torch import gated
 from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.native.compiler import CompileError, compiled_library, supported_levels
 from quire.kernels.native.library import DTYPES, NativeLibrary, available_cores
@@ -43,7 +44,9 @@ def kernel_suite(
                 logger.warning("computing with PyTorch, several times slower: %s", error)
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    return replace(TORCH_SUITE, linear=Int8Linear.pack) if int8 else TORCH_SUITE
+    if int8:
+        return replace(TORCH_SUITE, linear=Int8Linear.pack, gated_linear=gated(Int8Linear.pack))
+    return TORCH_SUITE
 
 
 def _native(device: torch.device, dtype: torch.dtype, num_threads: int, int8: bool) -> KernelSuite:

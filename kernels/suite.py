@@ -8,13 +8,13 @@ from torch import Tensor
 from quire.kernels.attention.base import AttentionBackend, AttentionSpec
 from quire.kernels.attention.torch import TorchAttention
 from quire.kernels.decoder_blocks.base import BlockFuser
+from quire.kernels.gated_linear.torch import gated
 from quire.kernels.kv_copy.torch import kv_copy
 from quire.kernels.linear.base import LinearMaker
 from quire.kernels.linear.torch import TorchLinear
 from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
 from quire.kernels.sampling.base import SamplingRows
 from quire.kernels.sampling.torch import sample
-from quire.kernels.silu_mul.torch import silu_mul
 from quire.kernels.take_rows.torch import take_rows
 
 
@@ -26,11 +26,11 @@ class KernelSuite:
         name: what the log calls it.
         attention: (spec) -> the fastest backend of attention here that can do what the spec asks.
         linear: (weight, bias, out_dtype) -> a linear layer.
+        gated_linear: alike, the first half of a gated network.
         take_rows: (matrix, rows) -> matrix[rows].
         rms_norm: (x, weight, eps) -> normed.
         add_rms_norm: (x, residual, weight, eps) -> (normed, x + residual).
         kv_copy: (kv, sources, destinations) -> None, in place.
-        silu_mul: (gate_up) -> silu(gate) * up.
         sample: (logits, rows) -> token ids.
         fuse_blocks: (shape, blocks) -> all decoder blocks in one call, or None to compose them of the others.
     """
@@ -38,11 +38,11 @@ class KernelSuite:
     name: str
     attention: Callable[[AttentionSpec], AttentionBackend]
     linear: LinearMaker
+    gated_linear: LinearMaker
     take_rows: Callable[[Tensor, Tensor], Tensor]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     kv_copy: Callable[[Tensor, Tensor, Tensor], None]
-    silu_mul: Callable[[Tensor], Tensor]
     sample: Callable[[Tensor, SamplingRows], Tensor]
     fuse_blocks: BlockFuser
 
@@ -51,11 +51,11 @@ TORCH_SUITE = KernelSuite(
     name="torch",
     attention=TorchAttention,
     linear=TorchLinear,
+    gated_linear=gated(TorchLinear),
     take_rows=take_rows,
     rms_norm=rms_norm,
     add_rms_norm=add_rms_norm,
     kv_copy=kv_copy,
-    silu_mul=silu_mul,
     sample=sample,
     fuse_blocks=lambda shape, blocks: None,
 )

@@ -60,7 +60,7 @@ def _block(
         k_norm=weights.k_norm,
         output=linear(weights.output),
         mlp_norm=weights.mlp_norm,
-        gate_up=linear(weights.gate_up),
+        gate_up=kernels.gated_linear(weights.gate_up.weight, weights.gate_up.bias, weights.gate_up.weight.dtype),
         down=linear(weights.down),
         next_norm=next_norm,
         attention=attention,

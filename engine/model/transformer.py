@@ -41,7 +41,7 @@ class Transformer:
         for block in layers.blocks:
             x = self._attend(block, x)
             x, residual = kernels.add_rms_norm(x, residual, block.mlp_norm, eps)
-            x = block.down(kernels.silu_mul(block.gate_up(x)))
+            x = block.down(block.gate_up(x))
             x, residual = kernels.add_rms_norm(x, residual, block.next_norm, eps)
         return x
 

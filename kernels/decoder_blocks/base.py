@@ -15,7 +15,7 @@ class Block:
     """One decoder block: attention and a gated feed-forward network, each behind a norm and added to the residual.
 
     Attributes:
-        qkv, output, gate_up, down: the linear layers; queries, keys and values are merged, gate and up too.
+        qkv, output, gate_up, down: the linear layers; queries, keys and values are merged, gate_up is gated.
         q_norm, k_norm: norms of single heads, [head_dim], or None.
         mlp_norm, next_norm: the norm inside the block, and that of the next block or of the whole model.
         attention: planned by the caller before every step.

@@ -11,14 +11,14 @@ struct Block {
 };
 
 struct Sizes {
-  long num_blocks, hidden, intermediate, num_qo_heads, num_kv_heads, head_dim;
+  long num_blocks, hidden, num_qo_heads, num_kv_heads, head_dim;
   int is_bf16;
   float eps;
 };
 
 // x and residual are in and out; the others are room for [num_tokens, size of the last dimension] each.
 struct Buffers {
-  void *x, *residual, *qkv, *q, *k, *attended, *gate_up, *gated;
+  void *x, *residual, *qkv, *q, *k, *attended, *gated;
 };
 
 namespace {
@@ -61,8 +61,7 @@ struct Step {
   }
 
   void feed_forward(const Block& block) const {
-    linear(b.x, block.gate_up, b.gate_up);
-    quire_silu_mul(pool, sizes.is_bf16, b.gate_up, b.gated, tokens, sizes.intermediate);
+    linear(b.x, block.gate_up, b.gated);
     linear(b.gated, block.down, b.x);
   }
 };

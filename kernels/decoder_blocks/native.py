@@ -29,7 +29,7 @@ class _Block(ctypes.Structure):
 class _Sizes(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_long) for name in (
-            "num_blocks", "hidden", "intermediate", "num_qo_heads", "num_kv_heads", "head_dim",
+            "num_blocks", "hidden", "num_qo_heads", "num_kv_heads", "head_dim",
         )],
         ("is_bf16", ctypes.c_int),
         ("eps", ctypes.c_float),
@@ -37,7 +37,7 @@ class _Sizes(ctypes.Structure):
 
 
 class _Buffers(ctypes.Structure):
-    _fields_ = _pointers("x", "residual", "qkv", "q", "k", "attended", "gate_up", "gated")
+    _fields_ = _pointers("x", "residual", "qkv", "q", "k", "attended", "gated")
 
 
 class NativeDecoderBlocks:
@@ -54,14 +54,13 @@ class NativeDecoderBlocks:
         self._shape = shape
         self._attention = next(block.attention for block in blocks if isinstance(block.attention, NativeAttention))
         self._dtype = first.mlp_norm.dtype
-        linears = [layer for layer in (first.qkv, first.gate_up, first.down) if isinstance(layer, NativeLinear)]
-        qkv, gate_up, down = linears
+        qkv, gate_up = _native(first.qkv, NativeLinear), _native(first.gate_up, NativeLinear)
         q_size, k_size = shape.num_qo_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
         self._sizes = _Sizes(
-            len(blocks), qkv.matrix.depth, down.matrix.depth, shape.num_qo_heads, shape.num_kv_heads, shape.head_dim,
+            len(blocks), qkv.matrix.depth, shape.num_qo_heads, shape.num_kv_heads, shape.head_dim,
             self._dtype == torch.bfloat16, shape.rms_norm_eps,
         )  # fmt: skip
-        self._widths = (qkv.matrix.columns, q_size, k_size, q_size, gate_up.matrix.columns, down.matrix.depth)
+        self._widths = (qkv.matrix.outputs, q_size, k_size, q_size, gate_up.matrix.outputs)
         self._blocks = (_Block * len(blocks))(*(_Block(**_fields(block)) for block in blocks))
         self._room = [torch.empty(0)] * len(self._widths)
         self._capacity = 0

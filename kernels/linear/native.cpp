@@ -3,7 +3,9 @@
 //
 //   packed   [panel][k / kPack][32][kPack], zeros beyond the last column; kPack is that of the rows' type
 //
-// Where W is int8, y = (x W^T) * scale + b: the integers are widened to the rows' type, which is exact.
+// Where W is int8, y = (x W^T) * scale + b: the integers are widened to the rows' type, which is exact. Scale and bias
+// reach to the end of the last panel. In a gated layer a panel is 16 columns of gates, then 16 of what they gate:
+// y = silu(gate) * up, in float32.
 
 #include <algorithm>
 #include <vector>
@@ -35,23 +37,33 @@ void widen_panel(const int8_t* panel, long size, T* wide) {
   for (long i = 0; i < size; i += kWidth) store(wide + i, load(panel + i));
 }
 
+// What becomes of a panel's sums: scale, bias, gate, and the result's type.
 template <class Out>
-void finish(const float* sums, const float* scale, const float* bias, long rows, long columns, Out* y, long ldy) {
-  for (long r = 0; r < rows; ++r) {
-    const float* from = sums + r * kPanel;
-    Out* to = y + r * ldy;
-    long c = 0;
-    for (; c + kWidth <= columns; c += kWidth) {
-      Vec sum = load(from + c);
-      if (scale) sum *= load(scale + c);
-      store(to + c, bias ? sum + load(bias + c) : sum);
-    }
-    for (; c < columns; ++c) {
-      float sum = scale ? from[c] * scale[c] : from[c];
-      to[c] = narrow<Out>(bias ? sum + bias[c] : sum);
+struct Finish {
+  const float *scale, *bias;  // of the panel's first column, or null
+  int is_gated;
+  long count;  // results in a row
+
+  Vec value(const float* sums, long c) const {
+    Vec x = load(sums + c);
+    if (scale) x *= load(scale + c);
+    return bias ? x + load(bias + c) : x;
+  }
+
+  void operator()(const float* sums, long rows, Out* y, long ldy) const {
+    for (long r = 0; r < rows; ++r, sums += kPanel, y += ldy) {
+      for (long c = 0; c < count; c += kWidth) {
+        Vec x = value(sums, c);
+        if (is_gated) x = silu(x) * value(sums, c + kPanel / 2);
+        if (c + kWidth <= count) {
+          store(y + c, x);
+        } else {
+          for (long i = c; i < count; ++i) y[i] = narrow<Out>(x[i - c]);
+        }
+      }
     }
   }
-}
+};
 
 template <class T, class W, class Out>
 struct Product {
@@ -81,17 +93,17 @@ struct Product {
   template <class B>
   void multiply(long row_begin, long row_end, long panel, const B* b) const {
     alignas(64) float sums[kTileRows * kPanel];
-    const long depth = matrix.depth, columns = matrix.columns, first = panel * kPanel;
-    const float* scale = matrix.scale ? matrix.scale + first : nullptr;
-    const float* bias = matrix.bias ? matrix.bias + first : nullptr;
+    const long depth = matrix.depth, first = panel * kPanel;
+    const long width = matrix.is_gated ? kPanel / 2 : kPanel;  // results of a panel
+    const Finish<Out> finish{matrix.scale ? matrix.scale + first : nullptr, matrix.bias ? matrix.bias + first : nullptr,
+                             matrix.is_gated, std::min(width, matrix.outputs - panel * width)};
     long height = row_end - row_begin;
     long blocks = (height + kTileRows - 1) / kTileRows;
     for (long block = 0; block < blocks; ++block) {
       long begin = row_begin + height * block / blocks, end = row_begin + height * (block + 1) / blocks;
       any_tile<T, kPanel, B>(static_cast<int>(end - begin), x + begin * depth, depth,
                              Segments<B>{&b, 1, depth / kPack<T>}, kPanel * kPack<T>, sums, kPanel);
-      finish(sums, scale, bias, end - begin, std::min<long>(kPanel, columns - first), y + begin * columns + first,
-             columns);
+      finish(sums, end - begin, y + begin * matrix.outputs + panel * width, matrix.outputs);
     }
   }
 

@@ -19,7 +19,8 @@ class Matrix(ctypes.Structure):
 
     _fields_ = [
         *[(name, ctypes.c_void_p) for name in ("packed", "scale", "bias")],
-        *[(name, ctypes.c_long) for name in ("columns", "depth")],
+        *[(name, ctypes.c_long) for name in ("columns", "depth", "outputs")],
+        ("is_gated", ctypes.c_int),
     ]
 
 
@@ -43,21 +44,24 @@ class NativeLinear:
 
     @classmethod
     def pack(
-        cls, library: NativeLibrary, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype, int8: bool = False
-    ) -> "NativeLinear":
+        cls, library: NativeLibrary, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype, *,
+        int8: bool = False, is_gated: bool = False,
+    ) -> "NativeLinear":  # fmt: skip
         """`weight` is [out, in] on the CPU, float32 or bfloat16, which is the rows' type; `in` is even."""
-        dense, scale = quantized(weight) if int8 else (weight.contiguous(), None)
+        dense, scale = quantized(weight) if int8 else (weight, None)
+        outputs = len(weight) // 2 if is_gated else len(weight)
+        dense = _in_panels(dense, is_gated)
+        scale, wide = (None if part is None else _in_panels(part.float(), is_gated) for part in (scale, bias))
         columns, depth = dense.shape
-        packed = torch.empty(-(-columns // PANEL) * PANEL * depth, dtype=dense.dtype)
+        packed = torch.empty(columns * depth, dtype=dense.dtype)
         is_bf16 = weight.dtype == torch.bfloat16
         library.linear_pack(is_bf16, int8, dense.data_ptr(), packed.data_ptr(), columns, depth)
-        wide = None if bias is None else bias.float()
-        matrix = Matrix(packed.data_ptr(), _address(scale), _address(wide), columns, depth)
+        matrix = Matrix(packed.data_ptr(), _address(scale), _address(wide), columns, depth, outputs, is_gated)
         return cls(library, packed, scale, wide, matrix, out_dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         num_tokens = x.shape[0]
-        y = torch.empty((num_tokens, self.matrix.columns), dtype=self.out_dtype)
+        y = torch.empty((num_tokens, self.matrix.outputs), dtype=self.out_dtype)
         self.library.linear(
             self.library.pool,
             x.dtype == torch.bfloat16,
@@ -68,6 +72,16 @@ class NativeLinear:
             num_tokens,
         )
         return y
+
+
+def _in_panels(rows: Tensor, is_gated: bool) -> Tensor:
+    """Filled up with zeros to whole panels; of a gated layer's rows, every panel gets gates and what they gate."""
+    num_parts, rest = 2 if is_gated else 1, rows.shape[1:]
+    parts = rows.view(num_parts, -1, *rest)
+    width = PANEL // num_parts
+    missing = parts.new_zeros(num_parts, -parts.shape[1] % width, *rest)
+    filled = torch.cat((parts, missing), dim=1).view(num_parts, -1, width, *rest)
+    return filled.transpose(0, 1).reshape(-1, *rest).contiguous()
 
 
 def _address(tensor: Tensor | None) -> int | None:

@@ -9,10 +9,12 @@ class Pool;
 struct Plan;
 
 // A linear layer, as in linear/native.py: packed panels; int8 where there is a scale for each column; bias or null.
+// In a gated one, half of a panel's columns gate the other half, and `outputs` is at most half of `columns`.
 struct Matrix {
   const void* packed;
   const float *scale, *bias;
-  long columns, depth;
+  long columns, depth, outputs;
+  int is_gated;
 };
 }  // namespace quire
 
@@ -27,7 +29,6 @@ void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x
 
 void quire_rms_norm(quire::Pool* pool, int is_bf16, const void* x, const void* residual, const void* weight, void* out,
                     void* total, long tokens, long heads, long size, long x_stride, float eps);
-void quire_silu_mul(quire::Pool* pool, int is_bf16, const void* gate_up, void* out, long tokens, long size);
 void quire_take_rows(quire::Pool* pool, const char* matrix, const int64_t* rows, char* out, long count, long row_bytes);
 void quire_sample(quire::Pool* pool, const float* logits, long num_rows, long size, long num_drawn,
                   const int64_t* drawn, const float* temperature, const int64_t* seed, const int64_t* position,

@@ -160,4 +160,10 @@ inline constexpr float kLog2E = 1.44269504f;
 
 inline Vec exp(Vec x) { return exp2(x * kLog2E); }
 
+// x / (1 + exp(-x)). Beyond 87 the exponential leaves float32; its reciprocal is nothing either way.
+inline Vec silu(Vec x) {
+  Vec negative = -x;
+  return x / (1.0f + exp(negative > 87.0f ? broadcast(87.0f) : negative));
+}
+
 }  // namespace quire

@@ -11,14 +11,14 @@ from quire.kernels.attention.base import AttentionBackend, AttentionSpec
 from quire.kernels.attention.native import NativeAttention, unsuited
 from quire.kernels.attention.torch import TorchAttention
 from quire.kernels.decoder_blocks.native import fuse
-from quire.kernels.linear.base import Linear
+from quire.kernels.gated_linear.torch import gated
+from quire.kernels.linear.base import Linear, LinearMaker
 from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.linear.native import NativeLinear
 from quire.kernels.linear.torch import TorchLinear
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.rms_norm.native import NativeRmsNorm
 from quire.kernels.sampling.native import NativeSample
-from quire.kernels.silu_mul.native import NativeSiluMul
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
 from quire.kernels.take_rows.native import NativeTakeRows
 
@@ -38,21 +38,22 @@ def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
             return TorchAttention(spec)
         return NativeAttention(spec, library)
 
-    def linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
-        if weight.shape[1] % 2:
-            return Int8Linear.pack(weight, bias, out_dtype) if int8 else TorchLinear(weight, bias, out_dtype)
-        return NativeLinear.pack(library, weight, bias, out_dtype, int8)
+    def linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype, is_gated: bool) -> Linear:
+        if weight.shape[1] % 2 == 0:
+            return NativeLinear.pack(library, weight, bias, out_dtype, int8=int8, is_gated=is_gated)
+        maker: LinearMaker = Int8Linear.pack if int8 else TorchLinear
+        return (gated(maker) if is_gated else maker)(weight, bias, out_dtype)
 
     norm = NativeRmsNorm(library)
     return replace(
         TORCH_SUITE,
         name="native",
         attention=attention,
-        linear=linear,
+        linear=partial(linear, is_gated=False),
+        gated_linear=partial(linear, is_gated=True),
         take_rows=NativeTakeRows(library),
         sample=NativeSample(library),
         fuse_blocks=partial(fuse, library),
         rms_norm=norm.norm,
         add_rms_norm=norm.add_norm,
-        silu_mul=NativeSiluMul(library),
     )

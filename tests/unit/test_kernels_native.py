@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from quire.kernels.gated_linear.torch import silu_mul
 from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.linear.native import NativeLinear
+from quire.kernels.linear.torch import TorchLinear
 from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.suite import native_suite
 from quire.kernels.registry import kernel_suite
 from quire.kernels.rms_norm.native import NativeRmsNorm
 from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
-from quire.kernels.silu_mul.native import NativeSiluMul
-from quire.kernels.silu_mul.torch import silu_mul
 from quire.kernels.take_rows.native import NativeTakeRows
 
 CPU = torch.device("cpu")
@@ -121,13 +121,25 @@ def test_rms_norm_of_heads_inside_a_merged_projection(library: NativeLibrary, dt
 
 
 @dtypes
-@pytest.mark.parametrize("size", [1, 8, 16, 23, 1536])
-def test_silu_mul(library: NativeLibrary, dtype: torch.dtype, size: int) -> None:
-    for num_tokens in (1, 5, 300):
-        gate_up = (torch.randn(num_tokens, 2 * size) * 3).to(dtype)
-        close(NativeSiluMul(library)(gate_up), silu_mul(gate_up.float()), dtype)
-    extreme = torch.tensor([[-1e4, 1e4, -88.0, 0.0, 1.0, 1.0, 1.0, 1.0]]).to(dtype)
-    close(NativeSiluMul(library)(extreme), silu_mul(extreme.float()), dtype)
+@pytest.mark.parametrize("size", [1, 8, 16, 23, 250])
+@pytest.mark.parametrize("int8", [False, True])
+def test_gated_linear(library: NativeLibrary, dtype: torch.dtype, size: int, int8: bool) -> None:
+    weight, bias = (torch.randn(2 * size, 64) / 4).to(dtype), torch.randn(2 * size).to(dtype)
+    native = NativeLinear.pack(library, weight, bias, dtype, int8=int8, is_gated=True)
+    exact = Int8Linear.pack(weight, bias, torch.float32) if int8 else TorchLinear(
+        weight.float(), bias.float(), torch.float32
+    )  # fmt: skip
+    for num_tokens in (0, 1, 13, 300):
+        x = torch.randn(num_tokens, 64).to(dtype)
+        close(native(x), silu_mul(exact(x.float())), dtype)
+
+
+@dtypes
+def test_the_gate_at_its_extremes(library: NativeLibrary, dtype: torch.dtype) -> None:
+    values = [-1e4, 1e4, -88.0, 0.0, 1e-3]
+    weight = torch.tensor([[value, 0.0] for value in values] + [[0.0, 1.0]] * len(values)).to(dtype)
+    found = NativeLinear.pack(library, weight, None, dtype, is_gated=True)(torch.ones(1, 2, dtype=dtype))
+    close(found[0], torch.nn.functional.silu(weight[:5, 0].float()), dtype)
 
 
 @dtypes
