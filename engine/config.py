@@ -54,8 +54,9 @@ class ExecutorConfig(EngineConfig):
 class SchedulerConfig(EngineConfig):
     """How each executor's steps are filled."""
 
-    max_num_tokens: int = Field(2048, ge=1)
-    """Token budget of one step, context and generation together."""
+    max_num_tokens: int | None = Field(None, ge=1)
+    """Token budget of one step, context and generation together; default: what the executor suggests, 512 on a CPU and
+    8192 on a GPU."""
 
     max_batch_size: int = Field(256, ge=1, le=4096)
     """Sequences started at once; at most max_num_tokens."""

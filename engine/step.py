@@ -88,6 +88,7 @@ class ExecutorInfo:
         num_blocks, block_size: the KV pool, in blocks and in tokens per block.
         num_slots: sequences that can be started at once.
         eos_token_ids: tokens that end a sequence unless it ignores them.
+        step_tokens: tokens of a step that keep its device busy and do not hold up who generates for long.
         committed: the highest `committed` of the plans that it has run: a ledger of before is not to be believed.
     """
 
@@ -99,4 +100,5 @@ class ExecutorInfo:
     block_size: int
     num_slots: int
     eos_token_ids: tuple[int, ...]
+    step_tokens: int = 2048
     committed: int = 0

@@ -72,11 +72,12 @@ class Scheduler:
         self._context: list[Sequence] = []
         self._generation = GenerationBatch(info.num_slots, info.block_size)
         self._kv = KVCacheManager(BlockPool(state), info.block_size, info.fingerprint)
-        self._slots = SlotManager(min(info.num_slots, config.max_batch_size, config.max_num_tokens))
+        max_num_tokens = config.max_num_tokens or info.step_tokens
+        self._slots = SlotManager(min(info.num_slots, config.max_batch_size, max_num_tokens))
         self._resources = ResourceContainer((self._slots, self._kv))
         self._capacity = capacity_policy(config.capacity_policy)(self._kv, self._generation)
         self._micro_batch = MicroBatchScheduler(
-            config.max_num_tokens,
+            max_num_tokens,
             info.block_size,
             config.context_chunking,
             ChunkBudget(config.target_itl_ms, info.block_size),

@@ -87,6 +87,7 @@ def info_to_proto(info: ExecutorInfo) -> executor_pb2.ExecutorInfo:
         block_size=info.block_size,
         num_slots=info.num_slots,
         eos_token_ids=info.eos_token_ids,
+        step_tokens=info.step_tokens,
         committed=info.committed,
     )
 
@@ -101,6 +102,7 @@ def info_from_proto(info: executor_pb2.ExecutorInfo) -> ExecutorInfo:
         block_size=info.block_size,
         num_slots=info.num_slots,
         eos_token_ids=tuple(info.eos_token_ids),
+        step_tokens=info.step_tokens,
         committed=info.committed,
     )
 
