@@ -11,6 +11,7 @@ from quire.engine.resources.ledger.pool_state import PoolIdentity
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
 from quire.engine.scheduling.sequence import Sequence
 from quire.engine.step import StepPlan, StepResult
+from quire.engine.trace import NO_TRACE, Trace
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class StepLoop:
         ledger, pool, epoch: where every change of blocks is committed before a plan leaves.
         runner: the executor.
         deliver: called with what each result brought.
+        trace: notes how long each part of a step takes.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class StepLoop:
         epoch: int,
         runner: StepRunner,
         deliver: Callable[[StepOutput], None],
+        trace: Trace = NO_TRACE,
     ) -> None:
         self._scheduler = scheduler
         self._ledger = ledger
@@ -65,6 +68,7 @@ class StepLoop:
         self._epoch = epoch
         self._runner = runner
         self._deliver = deliver
+        self._trace = trace
         self._work = asyncio.Event()
         self._is_closing = False
 
@@ -86,18 +90,35 @@ class StepLoop:
         """
         while True:
             self._work.clear()
-            plan = self._scheduler.schedule()
-            await self._commit()
-            if plan is not None:
-                await self._runner.send(plan)
+            plan = await self._next()
             in_flight = self._scheduler.num_in_flight
             if in_flight == MAX_STEPS_IN_FLIGHT or (in_flight and plan is None):
-                self._deliver(self._scheduler.update(await self._runner.receive()))
+                await self._finish()
             elif not in_flight:
                 await self._commit()
                 if self._is_closing and not self._scheduler.num_waiting and not self._scheduler.num_running:
                     return
                 await self._work.wait()
+
+    async def _next(self) -> StepPlan | None:
+        """Plans a step, commits what it changes, and sends it off."""
+        trace, number = self._trace, self._scheduler.num_steps + 1
+        with trace.span("schedule", number):
+            plan = self._scheduler.schedule()
+        with trace.span("commit", number):
+            await self._commit()
+        if plan is not None:
+            with trace.span("send", number):
+                await self._runner.send(plan)
+        return plan
+
+    async def _finish(self) -> None:
+        """Takes in the oldest result."""
+        number = self._scheduler.num_steps - self._scheduler.num_in_flight + 1
+        with self._trace.span("wait", number):
+            result = await self._runner.receive()
+        with self._trace.span("update", number):
+            self._deliver(self._scheduler.update(result))
 
     async def close(self) -> list[Sequence]:
         """Gives up the pool, in the books and in the ledger if it answers, and returns what is unfinished."""

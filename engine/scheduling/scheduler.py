@@ -125,6 +125,11 @@ class Scheduler:
         return sorted(held, key=lambda sequence: int(sequence.holder))
 
     @property
+    def num_steps(self) -> int:
+        """Number of the newest plan; those before this scheduler count."""
+        return self._num_steps
+
+    @property
     def num_in_flight(self) -> int:
         """Steps planned whose result has not come."""
         return len(self._in_flight)

@@ -43,6 +43,9 @@ class ProcessSettings(BaseSettings):
     config: Path | None = None
     """TOML file with any of these settings; flags and environment variables win over it."""
 
+    trace_dir: Path | None = None
+    """Folder for a timeline of every step, one file per process, in Chrome's trace format; default: none is kept."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages to log."""
 

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
+from quire.engine.trace import Trace
 from quire.services.common.server import serving, until_signal
 from quire.services.common.settings import ProcessSettings
 from quire.services.executor.servicer import ExecutorServicer
@@ -35,7 +36,7 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings, executor: Executor) -> None:
-    servicer = ExecutorServicer(executor)
+    servicer = ExecutorServicer(executor, Trace(settings.trace_dir, "executor"))
 
     def register(server: grpc.aio.Server) -> None:
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)

@@ -12,7 +12,8 @@ import grpc
 
 from quire.engine.executor import Executor
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
-from quire.engine.step import StepResult
+from quire.engine.step import StepPlan, StepResult
+from quire.engine.trace import Trace
 from quire.services.common import wire
 from quire.services.common.wire import EPOCH_METADATA
 from quire.v1 import executor_pb2 as pb
@@ -29,8 +30,9 @@ _Results: TypeAlias = asyncio.Queue["asyncio.Future[StepResult] | pb.ExecuteResp
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     """Obeys the scheduler of the highest epoch; one stream at a time."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, trace: Trace) -> None:
         self._executor = executor
+        self._trace = trace
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="step")
         self._epoch = 0
         self._committed = 0
@@ -91,6 +93,10 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         message = f"{reason}: this executor obeys epoch {self._epoch}"
         await context.abort(code, message, ((EPOCH_METADATA, str(self._epoch)),))
 
+    def _execute(self, plan: StepPlan) -> StepResult:
+        with self._trace.span("execute", plan.step):
+            return self._executor.execute(plan)
+
     async def _read(self, requests: AsyncIterator[pb.ExecuteRequest], results: _Results) -> None:
         """Starts each plan as it comes, so that the next waits on the thread while one runs."""
         loop = asyncio.get_running_loop()
@@ -100,6 +106,6 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                     raise ValueError(f"more than {MAX_STEPS_IN_FLIGHT} plans in flight")
                 plan = wire.plan_from_proto(request.plan)
                 self._committed = max(self._committed, plan.committed)
-                results.put_nowait(loop.run_in_executor(self._thread, self._executor.execute, plan))
+                results.put_nowait(loop.run_in_executor(self._thread, self._execute, plan))
         finally:
             results.put_nowait(None)

@@ -14,6 +14,7 @@ from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.scheduling.capacity.registry import capacity_policy
+from quire.engine.trace import Trace
 from quire.services.common.server import Health, serving, until_signal
 from quire.services.common.settings import ProcessSettings
 from quire.services.scheduler.dispatcher import Dispatcher
@@ -77,9 +78,10 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     logger.info("epoch %d", epoch)
     config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
     dispatcher = Dispatcher(epoch)
+    trace = Trace(settings.trace_dir, f"scheduler-{epoch}")
 
     def supervise(address: str) -> Supervisor:
-        return Supervisor(address, config, ledger, epoch, dispatcher)
+        return Supervisor(address, config, ledger, epoch, dispatcher, trace)
 
     fleet = Fleet(settings.executors.split(","), supervise)
 

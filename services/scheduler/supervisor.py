@@ -11,6 +11,7 @@ from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
+from quire.engine.trace import NO_TRACE, Trace
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.executor_link import ExecutorLink
 from quire.services.scheduler.pool import Pool
@@ -29,13 +30,20 @@ class Supervisor:
     """
 
     def __init__(
-        self, address: str, config: SchedulerConfig, ledger: KVLedger, epoch: int, dispatcher: Dispatcher
+        self,
+        address: str,
+        config: SchedulerConfig,
+        ledger: KVLedger,
+        epoch: int,
+        dispatcher: Dispatcher,
+        trace: Trace = NO_TRACE,
     ) -> None:
         self._address = address
         self._config = config
         self._ledger = ledger
         self._epoch = epoch
         self._dispatcher = dispatcher
+        self._trace = trace
         self._pool: Pool | None = None
         self._is_leaving = False
 
@@ -69,7 +77,7 @@ class Supervisor:
         info = await link.attach(self._epoch)
         identity = PoolIdentity(self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
         scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
-        loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver)
+        loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver, self._trace)
         pool = Pool(self._address, info, scheduler, loop)
         logger.info(
             "executor %s attached: %d blocks of %d tokens, %d cached",

@@ -100,7 +100,8 @@ class Stack:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _service(self, name: str, command: str, flags: Mapping[str, object]) -> Child:
-        arguments = to_flags({"log_level": self._settings.log_level, **flags})
+        common = {"log_level": self._settings.log_level, "trace_dir": self._settings.trace_dir}
+        arguments = to_flags({**common, **flags})
         python = (sys.executable, "-m", "quire.services.cli")
         return await Child.start(name, *python, command, *arguments, quiet=self._quiet)
 

@@ -1,0 +1,96 @@
+#!/usr/bin/env python3
+"""The services against `LLM` in one process: the same prompts, the same number at once, in alternating rounds.
+
+  python benchmarks/services_cost.py [--model DIR] [--dtype bfloat16] [--concurrency 32] [--rounds 5]
+
+`LLM.generate` answers in one piece, and so does the unary call; the streaming call sends a message for every token.
+Client, frontend, scheduler, Redis and executor share the cores, so whatever the others use is missing to the executor.
+"""
+
+import argparse
+import asyncio
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import numpy as np
+
+from quire.clients.async_client import AsyncClient
+from quire.engine.config import ExecutorConfig, SchedulerConfig
+from quire.engine.llm import LLM
+from quire.engine.request import SamplingParams
+from quire.services.up.settings import UpSettings
+from quire.services.up.stack import Stack
+
+Prompts = Sequence[list[int]]
+Send = Callable[[list[int]], Awaitable[object]]
+
+
+async def rate(prompts: Prompts, params: SamplingParams, concurrency: int, send: Send) -> float:
+    """Output tokens per second with so many requests at once."""
+    free = asyncio.Semaphore(concurrency)
+
+    async def one(prompt: list[int]) -> None:
+        async with free:
+            await send(prompt)
+
+    began = time.perf_counter()
+    await asyncio.gather(*map(one, prompts))
+    assert params.max_tokens is not None
+    return len(prompts) * params.max_tokens / (time.perf_counter() - began)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--input-tokens", type=int, default=64)
+    parser.add_argument("--output-tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    executor = ExecutorConfig(model=args.model, dtype=args.dtype)
+    params = SamplingParams(temperature=0, max_tokens=args.output_tokens, ignore_eos=True)
+    random = np.random.default_rng(0)
+    ports = {"frontend_port": 0, "http_port": 0, "scheduler_port": 0, "executor_port": 0}
+    stack = Stack(UpSettings(executor=executor, log_level="warning", **ports), quiet=True)
+    llm = LLM(scheduler=SchedulerConfig(), **executor.model_dump(exclude_unset=True))
+    rates: dict[str, list[float]] = {}
+    try:
+        await stack.start()
+        async with AsyncClient(stack.frontend) as client:
+
+            async def stream(prompt: list[int]) -> None:
+                async for _ in client.generate_stream(prompt, params):
+                    pass
+
+            ways: dict[str, Send] = {
+                "LLM": lambda prompt: llm.generate_async(prompt, params),
+                "services, unary": lambda prompt: client.generate(prompt, params),
+                "services, streaming": stream,
+            }
+            for number in range(args.rounds + 1):
+                prompts = [random.integers(3, 500, args.input_tokens).tolist() for _ in range(args.requests)]
+                for name, send in ways.items():
+                    # Every way gets prompts of its own, so that none finds what another has cached.
+                    own = [[3 + list(ways).index(name), *prompt[1:]] for prompt in prompts]
+                    found = await rate(own, params, args.concurrency, send)
+                    if number:  # the first round warms up
+                        rates.setdefault(name, []).append(found)
+    finally:
+        llm.close()
+        await stack.stop()
+    print(f"{args.concurrency} at once, {args.input_tokens} tokens in, {args.output_tokens} out, {args.rounds} rounds")
+    print("| way | output tokens/s (range) | to LLM, median of rounds (range) |")
+    print("|---|---|---|")
+    for name, found in rates.items():
+        ratios = [mine / base for mine, base in zip(found, rates["LLM"], strict=True)]
+        print(
+            f"| {name} | {statistics.median(found):.0f} ({min(found):.0f}–{max(found):.0f}) "
+            f"| {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}) |"
+        )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,71 @@
+"""Where the time of a step goes: spans in Chrome's trace format, one file per process.
+
+Chrome's `about:tracing` and Perfetto draw them. Files of several processes can be joined (`benchmarks/timeline.py`),
+since Linux's monotonic clock is the machine's. Format: "Trace Event Format", Google, complete events ("ph": "X").
+"""
+
+import atexit
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TextIO
+
+_FLUSH_EVENTS = 1000
+
+
+class Trace:
+    """Collects spans of one process; thread-safe, and nothing but a comparison where there is no folder.
+
+    Args:
+        folder: where the file goes; None: nowhere.
+        process: what the timeline calls this process.
+    """
+
+    def __init__(self, folder: Path | None, process: str) -> None:
+        self._file: TextIO | None = None
+        self._events: list[tuple[str, int, int, int, int]] = []
+        self._lock = threading.Lock()
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = (folder / f"{process}-{os.getpid()}.json").open("w")
+            name = {"name": "process_name", "ph": "M", "pid": os.getpid(), "args": {"name": process}}
+            # Readers of this format do without the closing bracket, so that a killed process leaves a good file.
+            self._file.write(f"[\n{json.dumps(name)}")
+            atexit.register(self.flush)
+
+    def span(self, name: str, step: int) -> AbstractContextManager[None]:
+        """Notes how long the block takes.
+
+        Args:
+            step: number of the step that it belongs to.
+        """
+        return nullcontext() if self._file is None else self._timed(name, step)
+
+    def flush(self) -> None:
+        """Writes out what was collected."""
+        with self._lock:
+            events, self._events = self._events, []
+            if self._file is not None:
+                for name, step, thread, began, ended in events:
+                    span = {"name": name, "ph": "X", "pid": os.getpid(), "tid": thread, "args": {"step": step}}
+                    times = {"ts": began / 1000, "dur": (ended - began) / 1000}
+                    self._file.write(f",\n{json.dumps(span | times)}")
+                self._file.flush()
+
+    @contextmanager
+    def _timed(self, name: str, step: int) -> Iterator[None]:
+        began = time.monotonic_ns()
+        try:
+            yield
+        finally:
+            self._events.append((name, step, threading.get_native_id(), began, time.monotonic_ns()))
+            if len(self._events) >= _FLUSH_EVENTS:
+                self.flush()
+
+
+NO_TRACE = Trace(None, "")
+"""Collects nothing."""
