@@ -45,8 +45,8 @@ format: $(STAMP) ## format and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## load every service on free ports, write bench-report/
-	$(BIN)/python tools/bench.py bench-report
+bench: $(STAMP) ## measure the CPU executor and the services, write bench-report/; BENCH="--peer URL" compares
+	$(BIN)/python tools/bench.py bench-report $(BENCH)
 
 simulate: $(STAMP) ## judge scheduling policies in virtual time
 	$(BIN)/python benchmarks/simulate.py

@@ -26,8 +26,12 @@ class ExecutorConfig(EngineConfig):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
 
-    kernels: Literal["auto", "native", "torch"] = "auto"
-    """What computes; native: C++ for CPUs, compiled at first use; auto: the fastest there is."""
+    kernels: Literal["auto", "native", "cuda", "torch"] = "auto"
+    """What computes; native: C++ for CPUs, cuda: FlashInfer and Triton, both compiled at first use; auto: the fastest
+    there is."""
+
+    cuda_graphs: bool = True
+    """Replay generation steps as CUDA graphs where the kernels can; they are captured at start."""
 
     attention: Literal["auto", "torch"] = "auto"
     """Attention backend; auto: that of the kernels."""
@@ -41,8 +45,12 @@ class ExecutorConfig(EngineConfig):
     num_blocks: int | None = Field(None, ge=1)
     """Blocks in the KV pool; default: what kv_memory_mib holds."""
 
-    kv_memory_mib: int = Field(512, ge=1)
-    """Memory of the KV pool in MiB, where num_blocks is not given."""
+    kv_memory_mib: int | None = Field(None, ge=1)
+    """Memory of the KV pool in MiB, where num_blocks is not given; default: 512 on a CPU, what kv_memory_fraction
+    leaves on a GPU."""
+
+    kv_memory_fraction: float = Field(0.9, gt=0, le=1)
+    """Share of a GPU's memory that weights, a step and the KV pool may take together."""
 
     num_slots: int = Field(256, ge=1, le=4096)
     """Sequences that can be started at once."""

@@ -1,12 +1,12 @@
-"""The `Executor`: a model behind two calls, `reset` and `execute`. Knows neither gRPC nor text nor its peers."""
+"""The `Executor`: a model behind two calls, `reset` and `launch`. Knows neither gRPC nor text nor its peers."""
 
 import hashlib
-import time
 import uuid
+from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.errors import StartupError
@@ -17,6 +17,7 @@ from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import device_of, dtype_of
 from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
+from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
 from quire.engine.request import Int32Array
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.kernels.registry import kernel_suite
@@ -24,6 +25,27 @@ from quire.kernels.suite import KernelSuite
 
 # Of a step, by device: products are at full speed from there on.
 _STEP_TOKENS: Final = {"cpu": 512, "cuda": 8192}
+_NOTHING: Final = torch.empty(0, dtype=torch.int32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PendingStep:
+    """A step that was launched. token_ids are there once `timer` is over."""
+
+    step: int
+    slots: Int32Array
+    token_ids: Tensor
+    timer: StepTimer
+
+    @property
+    def is_over(self) -> bool:
+        """Whether `result` returns at once."""
+        return self.timer.is_over
+
+    def result(self) -> StepResult:
+        """Waits for the step."""
+        compute_us = self.timer.wait()
+        return StepResult(self.step, self.slots, self.token_ids.numpy(), compute_us)
 
 
 class Executor:
@@ -67,24 +89,32 @@ class Executor:
         self._slots.reset()
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> StepResult:
-        """Compute one step and wait for its tokens.
+    def launch(self, plan: StepPlan) -> PendingStep:
+        """Hand one step to the device; a GPU computes it behind those launched before.
 
         Raises:
             ValueError: the plan contradicts what the slots hold; only `reset` makes them usable again.
         """
-        began = time.perf_counter()
+        timer = CudaTimer() if self._engine.device.type == "cuda" else HostTimer()
         self._engine.copy_blocks(plan.copies)
         batch = self._slots.apply(plan)
-        token_ids = self._compute(batch) if len(batch.slots) else np.empty(0, np.int32)
-        compute_us = round((time.perf_counter() - began) * 1e6)
-        return StepResult(plan.step, batch.sampling_slots, token_ids, compute_us)
+        token_ids = self._compute(batch) if len(batch.slots) else _NOTHING
+        timer.stop()
+        return PendingStep(plan.step, batch.sampling_slots, token_ids, timer)
 
-    def _compute(self, batch: Batch) -> Int32Array:
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Compute one step and wait for its tokens; raises what `launch` does."""
+        return self.launch(plan).result()
+
+    def _compute(self, batch: Batch) -> Tensor:
+        """The sampled tokens, int32, on the host once the step is over."""
         logits = self._engine.forward(batch)
         token_ids = self._decoder.decode(logits, batch)
         self._slots.advance(batch, token_ids)
-        return token_ids.to("cpu", torch.int32).numpy()
+        if self._engine.device.type == "cpu":
+            return token_ids.int()
+        host = torch.empty(token_ids.shape, dtype=torch.int32, pin_memory=True)
+        return host.copy_(token_ids, non_blocking=True)
 
 
 def _fingerprint(config: ExecutorConfig, weights: str) -> str:

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
-from quire.engine.executor import Executor
+from quire.engine.executor import Executor, PendingStep
 from quire.engine.loop import StepRunner
 from quire.engine.step import StepPlan, StepResult
 
@@ -15,15 +15,21 @@ class LocalRunner(StepRunner):
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="executor")
-        self._pending: deque[asyncio.Future[StepResult]] = deque()
+        # Waits for a device; launching goes on meanwhile.
+        self._waiting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="result")
+        self._pending: deque[asyncio.Future[PendingStep]] = deque()
 
     async def send(self, plan: StepPlan) -> None:
         loop = asyncio.get_running_loop()
-        self._pending.append(loop.run_in_executor(self._thread, self._executor.execute, plan))
+        self._pending.append(loop.run_in_executor(self._thread, self._executor.launch, plan))
 
     async def receive(self) -> StepResult:
-        return await self._pending.popleft()
+        pending = await self._pending.popleft()
+        if pending.is_over:
+            return pending.result()
+        return await asyncio.get_running_loop().run_in_executor(self._waiting, pending.result)
 
     def close(self) -> None:
         """Waits for the plan that runs."""
         self._thread.shutdown(cancel_futures=True)
+        self._waiting.shutdown(cancel_futures=True)

@@ -1,5 +1,6 @@
 """Which `KernelSuite` computes on a device."""
 
+import importlib
 import logging
 from dataclasses import replace
 from typing import Final
@@ -15,7 +16,7 @@ from quire.kernels.suite import TORCH_SUITE, KernelSuite
 
 logger = logging.getLogger(__name__)
 
-KERNEL_SUITES: Final = ("auto", "native", "torch")
+KERNEL_SUITES: Final = ("auto", "native", "cuda", "torch")
 
 
 def kernel_suite(
@@ -36,17 +37,30 @@ def kernel_suite(
     threads = num_threads or available_cores()
     if name != "torch":
         try:
+            if name == "cuda" or (name == "auto" and device.type == "cuda"):
+                return _cuda(device, int8)
             return _native(device, dtype, threads, int8)
         except ValueError as error:
-            if name == "native":
+            if name != "auto":
                 raise
-            if device.type == "cpu":
-                logger.warning("computing with PyTorch, several times slower: %s", error)
+            logger.warning("computing with PyTorch, several times slower: %s", error)
     if device.type == "cpu":
         torch.set_num_threads(threads)
     if int8:
         return replace(TORCH_SUITE, linear=Int8Linear.pack, gated_linear=gated(Int8Linear.pack))
     return TORCH_SUITE
+
+
+def _cuda(device: torch.device, int8: bool) -> KernelSuite:
+    if device.type != "cuda":
+        raise ValueError(f"kernels: 'cuda' needs an NVIDIA GPU, got {device}")
+    try:
+        # Not at the top: FlashInfer and Triton come with the extra `gpu` only.
+        module = importlib.import_module("quire.kernels.cuda.suite")
+    except ImportError as error:
+        raise ValueError(f"kernels: 'cuda': {error}; install the extra 'gpu'") from error
+    suite: KernelSuite = module.cuda_suite(int8)
+    return suite
 
 
 def _native(device: torch.device, dtype: torch.dtype, num_threads: int, int8: bool) -> KernelSuite:

@@ -1,4 +1,6 @@
-"""The KV pool's size: how many blocks the settings allow."""
+"""The KV pool's size: how many blocks the settings and the device's memory allow."""
+
+import logging
 
 import torch
 
@@ -6,21 +8,53 @@ from quire.engine.config import ExecutorConfig
 from quire.engine.errors import StartupError
 from quire.engine.model.model_config import ModelConfig
 
+logger = logging.getLogger(__name__)
 
-def pool_size(config: ExecutorConfig, model: ModelConfig, dtype: torch.dtype) -> int:
-    """Number of blocks, from `num_blocks` or else from `kv_memory_mib`.
+_CPU_MIB = 512
+
+
+def block_bytes(config: ExecutorConfig, model: ModelConfig, dtype: torch.dtype) -> int:
+    """Of one block in all layers."""
+    return config.block_size * model.num_layers * 2 * model.num_kv_heads * model.head_dim * dtype.itemsize
+
+
+def fixed_size(config: ExecutorConfig, per_block: int, device: torch.device) -> int | None:
+    """Number of blocks from `num_blocks` or else `kv_memory_mib`; None: it depends on the device's free memory.
 
     Raises:
         StartupError: the memory does not hold one block.
     """
     if config.num_blocks is not None:
         return config.num_blocks
-    per_token = model.num_layers * 2 * model.num_kv_heads * model.head_dim * dtype.itemsize
-    per_block = per_token * config.block_size
-    num_blocks = (config.kv_memory_mib << 20) // per_block
+    if config.kv_memory_mib is None and device.type == "cuda":
+        return None
+    mib = config.kv_memory_mib or _CPU_MIB
+    num_blocks = (mib << 20) // per_block
     if num_blocks < 1:
         raise StartupError(
-            f"kv_memory_mib: {config.kv_memory_mib} MiB hold no block; one of {config.block_size} tokens takes "
-            f"{per_block} bytes, so it must be at least {-(-per_block >> 20)}"
+            f"kv_memory_mib: {mib} MiB hold no block; one of {config.block_size} tokens takes {per_block} bytes, so it "
+            f"must be at least {-(-per_block >> 20)}"
         )
     return num_blocks
+
+
+def size_from_memory(config: ExecutorConfig, per_block: int, peak: int, device: torch.device) -> int:
+    """Number of blocks that fit beside everything else.
+
+    Args:
+        peak: bytes that weights and the largest step took at once.
+
+    Raises:
+        StartupError: nothing is left; the message has the numbers.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    left = int(total * config.kv_memory_fraction) - others - peak
+    gib = [f"{size / 2**30:.2f}" for size in (total, others, peak, left)]
+    logger.info("GPU memory in GiB: %s, taken by others %s, weights and the largest step %s, left for KV %s", *gib)
+    if left < per_block:
+        raise StartupError(
+            f"kv_memory_fraction: {config.kv_memory_fraction} of {gib[0]} GiB leaves {gib[3]} GiB beside {gib[1]} that "
+            f"others take and {gib[2]} for weights and a step; one KV block takes {per_block} bytes"
+        )
+    return left // per_block

@@ -1,14 +1,17 @@
 """The `ModelEngine`: weights, KV cache and attention, and one forward pass over them."""
 
+from typing import Final
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.errors import StartupError
-from quire.engine.model.batch import Batch
+from quire.engine.model.batch import Batch, one_row
 from quire.engine.model.checkpoint import Checkpoint
-from quire.engine.model.kv_pool import pool_size
+from quire.engine.model.cuda_graphs import CudaGraphs, GraphAttention
+from quire.engine.model.kv_pool import block_bytes, fixed_size, size_from_memory
 from quire.engine.model.layers import prepare
 from quire.engine.model.loader import load_weights
 from quire.engine.model.model_config import ModelConfig
@@ -20,6 +23,9 @@ from quire.kernels.attention.base import AttentionBackend, AttentionSpec
 from quire.kernels.attention.registry import attention_backend
 from quire.kernels.decoder_blocks.base import BlockShape
 from quire.kernels.suite import KernelSuite
+
+# Tokens of the step that is tried out for its memory.
+_LARGEST_STEP: Final = 8192
 
 
 class ModelEngine:
@@ -36,20 +42,22 @@ class ModelEngine:
         Raises:
             StartupError: the device is not there, or the settings do not suit it or the model.
         """
-        model = checkpoint.config
+        self._model, self._config, self._kernels = checkpoint.config, config, kernels
         self.device = device_of(config)
-        dtype = dtype_of(config, self.device)
-        self.num_blocks = pool_size(config, model, dtype)
+        self._dtype = dtype_of(config, self.device)
+        model = self._model
         self.max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
-        self._attention = _attention(config, model, dtype, self.device, kernels)
-        self._kernels = kernels
-        self._kv = self._allocate_kv(model, config.block_size, dtype)
+        self._attention = _attention(config, model, self._dtype, self.device, kernels)
         cos_sin = cos_sin_table(model.inv_freq, model.rope_scale, self.max_model_len, self.device)
-        shape = BlockShape(model.num_qo_heads, model.num_kv_heads, model.head_dim, model.rms_norm_eps, cos_sin)
-        weights = load_weights(checkpoint, dtype, self.device)
-        per_layer = [self._attention[window] for window in model.windows]
-        layers = prepare(weights, shape, per_layer, self._kv, kernels)
-        self._transformer = Transformer(shape, layers, kernels)
+        self._shape = BlockShape(model.num_qo_heads, model.num_kv_heads, model.head_dim, model.rms_norm_eps, cos_sin)
+        self._weights = load_weights(checkpoint, self._dtype, self.device)
+        per_block = block_bytes(config, model, self._dtype)
+        size = fixed_size(config, per_block, self.device)
+        self.num_blocks = self._measure(per_block) if size is None else size
+        # One block more than anyone is told of: what padded rows write goes there.
+        self._kv = self._allocate_kv(self.num_blocks + 1)
+        self._transformer = self._prepare(self._kv)
+        self._graphs = self._capture()
 
     def copy_blocks(self, copies: Int32Array) -> None:
         """Copy block copies[i, 0] over block copies[i, 1] in every layer, for all i at once."""
@@ -58,20 +66,68 @@ class ModelEngine:
             self._kernels.kv_copy(self._kv, pairs[:, 0], pairs[:, 1])
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute a batch, which has at least one token; logits [num_sampling, vocab_size], float32."""
+        """Compute a batch, which has at least one token; logits [num_sampling, vocab_size], float32.
+
+        They hold until the next call.
+        """
+        if self._graphs is not None and self._graphs.can_run(batch):
+            return self._graphs.run(batch)
         for attention in self._attention.values():
             attention.plan(batch.paged)
-        hidden = self._transformer.hidden(batch.input_ids)
-        return self._transformer.logits(hidden, batch.last_tokens)
+        return self._transformer.forward(batch.input_ids, batch.last_tokens)
 
-    def _allocate_kv(self, model: ModelConfig, block_size: int, dtype: torch.dtype) -> Tensor:
+    def _prepare(self, kv: Tensor) -> Transformer:
+        per_layer = [self._attention[window] for window in self._model.windows]
+        layers = prepare(self._weights, self._shape, per_layer, kv, self._kernels)
+        return Transformer(self._shape, layers, self._kernels)
+
+    def _allocate_kv(self, num_blocks: int) -> Tensor:
         """[num_layers, num_blocks, 2, block_size, num_kv_heads, head_dim]."""
-        shape = (model.num_layers, self.num_blocks, 2, block_size, model.num_kv_heads, model.head_dim)
+        model = self._model
+        shape = (model.num_layers, num_blocks, 2, self._config.block_size, model.num_kv_heads, model.head_dim)
         try:
             # Zeros: what no one has written yet must not be NaN, which no mask hides.
-            return torch.zeros(shape, dtype=dtype, device=self.device)
+            return torch.zeros(shape, dtype=self._dtype, device=self.device)
         except RuntimeError as error:
-            raise StartupError(f"no memory for {self.num_blocks} KV blocks on {self.device}: {error}") from error
+            raise StartupError(f"no memory for {num_blocks} KV blocks on {self.device}: {error}") from error
+
+    @torch.inference_mode()
+    def _measure(self, per_block: int) -> int:
+        """Blocks that the memory holds beside the weights and the largest step, which is tried out."""
+        num_tokens = min(_LARGEST_STEP, self.max_model_len)
+        num_blocks = -(-num_tokens // self._config.block_size)
+        try:
+            transformer = self._prepare(self._allocate_kv(num_blocks))
+            paged = one_row(num_tokens, self._config.block_size, self.device)
+            for attention in self._attention.values():
+                attention.plan(paged)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            ids = torch.zeros(num_tokens, dtype=torch.int64, device=self.device)
+            transformer.forward(ids, ids[: self._config.num_slots])
+            torch.cuda.synchronize(self.device)
+        except torch.cuda.OutOfMemoryError as error:
+            raise StartupError(
+                f"weights and a step of {num_tokens} tokens do not fit on {self.device}: {error}"
+            ) from error
+        peak = torch.cuda.max_memory_allocated(self.device) - num_blocks * per_block
+        del transformer
+        torch.cuda.empty_cache()
+        return size_from_memory(self._config, per_block, peak, self.device)
+
+    @torch.inference_mode()
+    def _capture(self) -> CudaGraphs | None:
+        attention = [each for each in self._attention.values() if isinstance(each, GraphAttention)]
+        if not self._config.cuda_graphs or len(attention) < len(self._attention):
+            return None
+        return CudaGraphs(
+            attention,
+            self._transformer.forward,
+            max_rows=self._config.num_slots,
+            max_blocks=-(-self.max_model_len // self._config.block_size),
+            block_size=self._config.block_size,
+            spare_block=self.num_blocks,
+            device=self.device,
+        )
 
 
 def _attention(

@@ -4,16 +4,23 @@ Counters and block tables live on the host as arrays over all slots, so that a s
 fixed number of array operations. The newest token of each slot lives on the device and is never waited for.
 """
 
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from quire.engine.model.batch import Batch
+from quire.engine.model.staging import Staging
 from quire.engine.request import Int32Array
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.attention.base import PagedBatch
 from quire.kernels.sampling.base import SamplingRows
+
+_NOTHING: Final = np.empty(0, np.int64)
 
 
 class Slots:
@@ -37,7 +44,7 @@ class Slots:
         self._num_blocks = num_blocks
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
-        self._device = device
+        self._staging = Staging(device)
         self._known: list[Int32Array] = [np.empty(0, np.int32)] * num_slots
         self._num_known = np.zeros(num_slots, np.int32)
         self._num_computed = np.zeros(num_slots, np.int32)
@@ -75,21 +82,43 @@ class Slots:
         kv_lens = self._num_computed[slots] + num_tokens
         sampling = np.flatnonzero(kv_lens == self._num_tokens[slots])
         qo_indptr = _indptr(num_tokens)
+        num_blocks, kv_indices, positions, slot_mapping = self._places(slots, qo_indptr, kv_lens)
+        arrays: dict[str, NDArray[Any]] = {
+            "generation": plan.generation_slots.astype(np.int64),
+            "known": self._known_tokens(plan),
+            "block_ids": kv_indices,
+            "positions": positions,
+            "slot_mapping": slot_mapping,
+            "last_tokens": qo_indptr[1:][sampling].astype(np.int64) - 1,
+            "sampling": slots[sampling].astype(np.int64),
+            **self._draws(slots[sampling]),
+        }
+        there = self._staging.upload(arrays)
+        newest = self._newest[there["generation"]]
         return Batch(
             slots=slots,
             num_tokens=num_tokens,
             sampling_slots=slots[sampling],
-            input_ids=self._input_ids(plan),
-            paged=self._paged(slots, qo_indptr, kv_lens),
-            last_tokens=self._to_device(qo_indptr[1:][sampling].astype(np.int64) - 1),
-            sampling=self._sampling(slots[sampling]),
+            sampling_places=there["sampling"],
+            input_ids=torch.cat((there["known"], newest)) if len(plan.context_slots) else newest,
+            paged=PagedBatch(
+                qo_indptr=qo_indptr,
+                kv_indptr=_indptr(num_blocks),
+                kv_indices=kv_indices,
+                block_ids=there["block_ids"],
+                kv_lens=kv_lens,
+                positions=there["positions"],
+                slot_mapping=there["slot_mapping"],
+            ),
+            last_tokens=there["last_tokens"],
+            sampling=self._sampling(there),
         )
 
     def advance(self, batch: Batch, token_ids: Tensor) -> None:
         """The batch was computed and sampled `token_ids`, int64 [num_sampling], on the device."""
         self._num_computed[batch.slots] += batch.num_tokens
         self._num_tokens[batch.sampling_slots] += 1
-        self._newest[self._to_device(batch.sampling_slots.astype(np.int64))] = token_ids
+        self._newest[batch.sampling_places] = token_ids
 
     def _start(self, start: SequenceStart) -> None:
         slot, num_tokens = start.slot, len(start.token_ids)
@@ -147,17 +176,17 @@ class Slots:
         holds = (slots >= 0) & (slots < len(self._known))
         self._check(holds.all(), f"slots must be from 0 to {len(self._known) - 1}, got {slots[~holds]}")
 
-    def _input_ids(self, plan: StepPlan) -> Tensor:
-        newest = self._newest[self._to_device(plan.generation_slots.astype(np.int64))]
-        if not len(plan.context_slots):
-            return newest
+    def _known_tokens(self, plan: StepPlan) -> NDArray[np.int64]:
+        """Token ids of the context rows."""
         first = self._num_computed[plan.context_slots]
         spans = zip(plan.context_slots.tolist(), first.tolist(), (first + plan.context_tokens).tolist(), strict=True)
         context = [self._known[slot][start:stop] for slot, start, stop in spans]
-        known = np.concatenate(context).astype(np.int64)
-        return torch.cat((self._to_device(known), newest))
+        return np.concatenate(context).astype(np.int64) if context else _NOTHING
 
-    def _paged(self, slots: Int32Array, qo_indptr: Int32Array, kv_lens: Int32Array) -> PagedBatch:
+    def _places(
+        self, slots: Int32Array, qo_indptr: Int32Array, kv_lens: Int32Array
+    ) -> tuple[Int32Array, Int32Array, NDArray[np.int64], NDArray[np.int64]]:
+        """Number of blocks of each row and all of these, then position and place in the cache of each new token."""
         num_blocks = -(-kv_lens // self._block_size)
         table = self._block_table[slots, : num_blocks.max(initial=0)]
         positions = kv_lens.astype(np.int64) - 1
@@ -168,35 +197,31 @@ class Slots:
             positions = np.arange(qo_indptr[-1]) + np.repeat(kv_lens - qo_indptr[1:], num_tokens)
         column, offset = np.divmod(positions, self._block_size)
         slot_mapping = table[row, column] * np.int64(self._block_size) + offset
-        return PagedBatch(
-            qo_indptr=qo_indptr,
-            kv_indptr=_indptr(num_blocks),
-            kv_indices=table[np.arange(table.shape[1]) < num_blocks[:, None]],
-            kv_lens=kv_lens,
-            positions=self._to_device(positions),
-            slot_mapping=self._to_device(slot_mapping),
-        )
+        return num_blocks, table[np.arange(table.shape[1]) < num_blocks[:, None]], positions, slot_mapping
 
-    def _sampling(self, slots: Int32Array) -> SamplingRows:
+    def _draws(self, slots: Int32Array) -> dict[str, NDArray[Any]]:
+        """`SamplingRows` as arrays, or nothing where every row is greedy."""
         drawn = np.flatnonzero(self._temperature[slots] > 0)
         if not len(drawn):
-            return self._all_greedy
+            return {}
         slots = slots[drawn]
         filters = (self._top_k[slots] > 0) | (self._top_p[slots] < 1) | (self._min_p[slots] > 0)
         filtered = np.flatnonzero(filters)
-        return SamplingRows(
-            drawn=self._to_device(drawn),
-            temperature=self._to_device(self._temperature[slots]),
-            filtered=self._to_device(filtered),
-            top_k=self._to_device(self._top_k[slots[filtered]]),
-            top_p=self._to_device(self._top_p[slots[filtered]]),
-            min_p=self._to_device(self._min_p[slots[filtered]]),
-            seed=self._to_device(self._seed[slots].view(np.int64)),
-            position=self._to_device(self._num_tokens[slots].astype(np.int64)),
-        )
+        return {
+            "drawn": drawn,
+            "temperature": self._temperature[slots],
+            "filtered": filtered,
+            "top_k": self._top_k[slots[filtered]],
+            "top_p": self._top_p[slots[filtered]],
+            "min_p": self._min_p[slots[filtered]],
+            "seed": self._seed[slots].view(np.int64),
+            "position": self._num_tokens[slots].astype(np.int64),
+        }
 
-    def _to_device(self, array: NDArray[np.int64] | NDArray[np.float32]) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+    def _sampling(self, there: Mapping[str, Tensor]) -> SamplingRows:
+        if "drawn" not in there:
+            return self._all_greedy
+        return SamplingRows(**{field.name: there[field.name] for field in fields(SamplingRows)})
 
     @staticmethod
     def _check(holds: bool | np.bool_, complaint: str) -> None:

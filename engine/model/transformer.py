@@ -45,6 +45,10 @@ class Transformer:
             x, residual = kernels.add_rms_norm(x, residual, block.next_norm, eps)
         return x
 
+    def forward(self, input_ids: Tensor, last_tokens: Tensor) -> Tensor:
+        """Logits of some of the new tokens, given as indices into `input_ids`."""
+        return self.logits(self.hidden(input_ids), last_tokens)
+
     def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
         """Float32 [num_rows, vocab_size] of some rows of hidden states."""
         return self.layers.lm_head(self.kernels.take_rows(hidden, rows))

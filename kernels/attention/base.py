@@ -42,6 +42,7 @@ class PagedBatch:
     Attributes:
         qo_indptr, kv_indptr: int32 [num_rows + 1], on the host.
         kv_indices: int32 [kv_indptr[-1]], on the host; ceil(kv_lens / block_size) blocks per row.
+        block_ids: kv_indices on the device.
         kv_lens: int32 [num_rows], on the host.
         positions: int64 [num_tokens], on the device.
         slot_mapping: int64 [num_tokens], on the device: block * block_size + offset of each new token.
@@ -50,6 +51,7 @@ class PagedBatch:
     qo_indptr: NDArray[np.int32]
     kv_indptr: NDArray[np.int32]
     kv_indices: NDArray[np.int32]
+    block_ids: Tensor
     kv_lens: NDArray[np.int32]
     positions: Tensor
     slot_mapping: Tensor

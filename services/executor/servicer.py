@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import grpc
 
-from quire.engine.executor import Executor
+from quire.engine.executor import Executor, PendingStep
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
 from quire.engine.step import StepPlan, StepResult
 from quire.engine.trace import Trace
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[pb.ExecuteRequest, pb.ExecuteResponse]
 _DRAINING = pb.ExecuteResponse(draining=pb.Draining())
 # None ends the stream.
-_Results: TypeAlias = asyncio.Queue["asyncio.Future[StepResult] | pb.ExecuteResponse | None"]
+_Results: TypeAlias = asyncio.Queue["asyncio.Future[PendingStep] | pb.ExecuteResponse | None"]
 
 
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
@@ -34,6 +34,8 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._executor = executor
         self._trace = trace
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="step")
+        # Waits for a device; launching goes on meanwhile.
+        self._waiting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="result")
         self._epoch = 0
         self._committed = 0
         self._stream: asyncio.Task[None] | None = None
@@ -58,7 +60,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 if isinstance(result, pb.ExecuteResponse):
                     yield result
                 else:
-                    yield pb.ExecuteResponse(result=wire.result_to_proto(await result))
+                    yield pb.ExecuteResponse(result=wire.result_to_proto(await self._wait(await result)))
             await reader
         except asyncio.CancelledError:
             if not reader.cancelled():
@@ -93,9 +95,14 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         message = f"{reason}: this executor obeys epoch {self._epoch}"
         await context.abort(code, message, ((EPOCH_METADATA, str(self._epoch)),))
 
-    def _execute(self, plan: StepPlan) -> StepResult:
+    def _launch(self, plan: StepPlan) -> PendingStep:
         with self._trace.span("execute", plan.step):
-            return self._executor.execute(plan)
+            return self._executor.launch(plan)
+
+    async def _wait(self, pending: PendingStep) -> StepResult:
+        if pending.is_over:
+            return pending.result()
+        return await asyncio.get_running_loop().run_in_executor(self._waiting, pending.result)
 
     async def _read(self, requests: AsyncIterator[pb.ExecuteRequest], results: _Results) -> None:
         """Starts each plan as it comes, so that the next waits on the thread while one runs."""
@@ -106,6 +113,6 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                     raise ValueError(f"more than {MAX_STEPS_IN_FLIGHT} plans in flight")
                 plan = wire.plan_from_proto(request.plan)
                 self._committed = max(self._committed, plan.committed)
-                results.put_nowait(loop.run_in_executor(self._thread, self._execute, plan))
+                results.put_nowait(loop.run_in_executor(self._thread, self._launch, plan))
         finally:
             results.put_nowait(None)

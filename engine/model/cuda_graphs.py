@@ -1,0 +1,151 @@
+"""Generation steps as CUDA graphs: captured once per size, replayed with one launch.
+
+rows    1 … n │ padding up to the next captured size
+                position 0 of a block that belongs to nobody; the logits of these rows are not looked at
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.engine.model.batch import Batch
+from quire.kernels.attention.base import PagedBatch
+
+logger = logging.getLogger(__name__)
+
+_WARM_UPS: Final = 2
+
+
+def graph_sizes(largest: int) -> list[int]:
+    """Rows to capture: 1, 2, 4, 8, then every 8 to 256, then every 64, until `largest` is covered.
+
+    >>> graph_sizes(20)
+    [1, 2, 4, 8, 16, 24]
+    """
+    sizes = [1, 2, 4, 8]
+    while sizes[-1] < largest:
+        sizes.append(sizes[-1] + (8 if sizes[-1] < 256 else 64))
+    return [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < largest]
+
+
+@runtime_checkable
+class GraphAttention(Protocol):
+    """An attention backend whose generation steps can be captured."""
+
+    def reserve(self, num_rows: int, num_indices: int) -> None:
+        """Make the buffers of generation steps of `num_rows` rows with up to `num_indices` blocks."""
+
+    def plan_fixed(self, batch: PagedBatch) -> None:
+        """As `plan`, for a size that was reserved."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    logits: Tensor
+
+
+class CudaGraphs:
+    """Replays generation steps.
+
+    Args:
+        attention: of every window of the model.
+        forward: (input_ids, last_tokens) -> logits, for what the attention was planned for.
+        spare_block: a block of the pool that no sequence is given.
+        max_blocks: of one sequence.
+    """
+
+    def __init__(
+        self,
+        attention: Sequence[GraphAttention],
+        forward: Callable[[Tensor, Tensor], Tensor],
+        *,
+        max_rows: int,
+        max_blocks: int,
+        block_size: int,
+        spare_block: int,
+        device: torch.device,
+    ) -> None:
+        self._attention = attention
+        self._forward = forward
+        self._sizes = graph_sizes(max_rows)
+        self._spare = spare_block
+        self._spare_slot = spare_block * block_size
+        room = torch.zeros(3, self._sizes[-1], dtype=torch.int64, device=device)
+        self._input_ids, self._positions, self._slots = room.unbind()
+        self._rows = torch.arange(self._sizes[-1], device=device)
+        self._spares = torch.full((self._sizes[-1],), spare_block, dtype=torch.int32, device=device)
+        self._captured: dict[int, _Captured] = {}
+        self._capture_all(max_blocks, device)
+
+    def can_run(self, batch: Batch) -> bool:
+        """Whether every row computes one token and samples, and a graph has room for all."""
+        num_rows = len(batch.slots)
+        return len(batch.input_ids) == num_rows == len(batch.sampling_slots) <= self._sizes[-1]
+
+    def run(self, batch: Batch) -> Tensor:
+        """Logits [num_rows, vocab_size], float32; they hold until the next run."""
+        num_rows = len(batch.slots)
+        size = next(size for size in self._sizes if size >= num_rows)
+        self._input_ids[:num_rows].copy_(batch.input_ids)
+        self._positions[:num_rows].copy_(batch.paged.positions)
+        self._slots[:num_rows].copy_(batch.paged.slot_mapping)
+        if num_rows < size:
+            self._positions[num_rows:size].zero_()
+            self._slots[num_rows:size].fill_(self._spare_slot)
+        self._plan(batch.paged, size)
+        captured = self._captured[size]
+        captured.graph.replay()
+        return captured.logits[:num_rows]
+
+    def _plan(self, paged: PagedBatch, size: int) -> None:
+        missing = size - len(paged.kv_lens)
+        ones = np.ones(missing, np.int32)
+        padded = PagedBatch(
+            qo_indptr=np.arange(size + 1, dtype=np.int32),
+            kv_indptr=np.concatenate((paged.kv_indptr, paged.kv_indptr[-1] + np.cumsum(ones, dtype=np.int32))),
+            kv_indices=np.concatenate((paged.kv_indices, np.full(missing, self._spare, np.int32))),
+            block_ids=torch.cat((paged.block_ids, self._spares[:missing])),
+            kv_lens=np.concatenate((paged.kv_lens, ones)),
+            positions=self._positions[:size],
+            slot_mapping=self._slots[:size],
+        )
+        for attention in self._attention:
+            attention.plan_fixed(padded)
+
+    def _capture_all(self, max_blocks: int, device: torch.device) -> None:
+        began, before = time.perf_counter(), torch.cuda.memory_reserved(device)
+        pool = torch.cuda.graph_pool_handle()
+        nothing, start = np.zeros(0, np.int32), np.zeros(1, np.int32)
+        none = self._rows[:0]
+        empty = PagedBatch(start, start, nothing, none.int(), nothing, none, none)
+        self._slots.fill_(self._spare_slot)
+        # The largest first, so that the others find their memory in its pool.
+        for size in reversed(self._sizes):
+            for attention in self._attention:
+                attention.reserve(size, size * max_blocks)
+            self._plan(empty, size)
+            self._captured[size] = self._capture(size, pool)
+        taken = (torch.cuda.memory_reserved(device) - before) >> 20
+        seconds = time.perf_counter() - began
+        logger.info(
+            "captured %d graphs up to %d rows in %.1f s, %d MiB", len(self._sizes), self._sizes[-1], seconds, taken
+        )
+
+    def _capture(self, size: int, pool: Any) -> _Captured:
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                self._forward(self._input_ids[:size], self._rows[:size])
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            logits = self._forward(self._input_ids[:size], self._rows[:size])
+        return _Captured(graph, logits)

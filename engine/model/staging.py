@@ -1,0 +1,49 @@
+"""`Staging`: the arrays of one step go to the device in one copy that the host does not wait for."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Steps in flight, and the one being staged.
+_RING: Final = 3
+_ALIGNMENT: Final = 16
+
+
+class Staging:
+    """On a GPU, packs arrays into pinned memory of which the last `_RING` uploads keep their own.
+
+    Whoever uploads must have seen the result of the upload `_RING` before: then its copy is over.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._ring = [torch.empty(0, dtype=torch.uint8)] * _RING
+        self._turn = 0
+
+    def upload(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """The arrays as tensors on the device, under the same names."""
+        if self._device.type == "cpu":
+            return {name: torch.from_numpy(array) for name, array in arrays.items()}
+        offsets, size = {}, 0
+        for name, array in arrays.items():
+            offsets[name] = size
+            size += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
+        pinned = self._next(size)
+        host = pinned.numpy()
+        for name, array in arrays.items():
+            host[offsets[name] : offsets[name] + array.nbytes] = np.ascontiguousarray(array).view(np.uint8).ravel()
+        there = pinned[:size].to(self._device, non_blocking=True)
+        return {
+            name: there[offsets[name] : offsets[name] + array.nbytes].view(torch.from_numpy(array[:0]).dtype)
+            for name, array in arrays.items()
+        }
+
+    def _next(self, size: int) -> Tensor:
+        self._turn = (self._turn + 1) % _RING
+        if len(self._ring[self._turn]) < size:
+            self._ring[self._turn] = torch.empty(2 * size, dtype=torch.uint8, pin_memory=True)
+        return self._ring[self._turn]

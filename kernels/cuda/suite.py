@@ -1,0 +1,40 @@
+"""The `KernelSuite` of an NVIDIA GPU."""
+
+import logging
+from dataclasses import replace
+
+from quire.kernels.attention.base import AttentionBackend, AttentionSpec
+from quire.kernels.attention.flashinfer import FlashInferAttention, unsuited
+from quire.kernels.attention.torch import TorchAttention
+from quire.kernels.gated_linear.triton import gated
+from quire.kernels.linear.base import LinearMaker
+from quire.kernels.linear.int8 import Int8Linear
+from quire.kernels.linear.torch import TorchLinear
+from quire.kernels.rms_norm.triton import add_rms_norm, rms_norm
+from quire.kernels.suite import TORCH_SUITE, KernelSuite
+
+logger = logging.getLogger(__name__)
+
+
+def cuda_suite(int8: bool = False) -> KernelSuite:
+    """
+    Args:
+        int8: whether linear layers keep their weights in 8-bit integers.
+    """
+    linear: LinearMaker = Int8Linear.pack if int8 else TorchLinear
+    return replace(
+        TORCH_SUITE,
+        name="cuda",
+        attention=_attention,
+        linear=linear,
+        gated_linear=gated(linear),
+        rms_norm=rms_norm,
+        add_rms_norm=add_rms_norm,
+    )
+
+
+def _attention(spec: AttentionSpec) -> AttentionBackend:
+    if reason := unsuited(spec):
+        logger.info("attention in PyTorch: FlashInfer's %s", reason)
+        return TorchAttention(spec)
+    return FlashInferAttention(spec)

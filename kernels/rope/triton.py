@@ -1,0 +1,57 @@
+"""Rotation and append in one Triton kernel: one program per token and head of queries, keys and values.
+
+Queries are rotated in place; keys go to the cache rotated, values as they are.
+"""
+
+import triton
+from torch import Tensor
+from triton import language as tl
+
+
+@triton.jit
+def _kernel(  # type: ignore[no-untyped-def]
+    q_ptr, k_ptr, v_ptr, cache_ptr, cos_sin_ptr, positions_ptr, slots_ptr, q_stride, k_stride, v_stride, num_qo_heads,
+    num_kv_heads, block_size, half: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    lane = tl.arange(0, block)
+    inside = lane < half
+    angle = tl.load(positions_ptr + token) * (2 * half) + lane
+    cos = tl.load(cos_sin_ptr + angle, mask=inside, other=0.0)
+    sin = tl.load(cos_sin_ptr + angle + half, mask=inside, other=0.0)
+    if head < num_qo_heads:
+        place = q_ptr + token * q_stride + head * (2 * half) + lane
+        first, second = tl.load(place, mask=inside).to(tl.float32), tl.load(place + half, mask=inside).to(tl.float32)
+        tl.store(place, (first * cos - second * sin).to(q_ptr.dtype.element_ty), mask=inside)
+        tl.store(place + half, (second * cos + first * sin).to(q_ptr.dtype.element_ty), mask=inside)
+    else:
+        slot, kv_head = tl.load(slots_ptr + token), head - num_qo_heads
+        page, offset = slot // block_size, slot % block_size
+        row = num_kv_heads * (2 * half)
+        side = block_size * row
+        to = cache_ptr + page * (2 * side) + offset * row + kv_head * (2 * half) + lane
+        key = k_ptr + token * k_stride + kv_head * (2 * half) + lane
+        first, second = tl.load(key, mask=inside).to(tl.float32), tl.load(key + half, mask=inside).to(tl.float32)
+        tl.store(to, (first * cos - second * sin).to(cache_ptr.dtype.element_ty), mask=inside)
+        tl.store(to + half, (second * cos + first * sin).to(cache_ptr.dtype.element_ty), mask=inside)
+        value = v_ptr + token * v_stride + kv_head * (2 * half) + lane
+        tl.store(to + side, tl.load(value, mask=inside).to(cache_ptr.dtype.element_ty), mask=inside)
+        tl.store(to + side + half, tl.load(value + half, mask=inside).to(cache_ptr.dtype.element_ty), mask=inside)
+
+
+def rope_append(
+    layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor, positions: Tensor, slot_mapping: Tensor
+) -> None:
+    """As `rope`, then `kv_append`, but that k stays as it was.
+
+    Args:
+        layer_kv: [num_blocks, 2, block_size, num_kv_heads, head_dim], contiguous.
+        q, k, v: [num_tokens, heads, head_dim]; heads follow each other, rows need not.
+    """
+    num_tokens, num_qo_heads, head_dim = q.shape
+    if num_tokens:
+        half = head_dim // 2
+        _kernel[(num_tokens, num_qo_heads + k.shape[1])](
+            q, k, v, layer_kv, cos_sin, positions, slot_mapping, q.stride(0), k.stride(0), v.stride(0), num_qo_heads,
+            k.shape[1], layer_kv.shape[2], half, triton.next_power_of_2(half), num_warps=1,
+        )  # fmt: skip
