@@ -6,7 +6,7 @@ PROTOS := $(shell find protos -name '*.proto')
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-long test-gpu test-compose test-chaos lint format bench simulate clean
+.PHONY: help demo setup test test-long test-gpu test-compose test-chaos lint format bench bench-gpu simulate clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ format: $(STAMP) ## format and fix what ruff can fix
 
 bench: $(STAMP) ## measure the CPU executor and the services, write bench-report/; BENCH="--peer URL" compares
 	$(BIN)/python tools/bench.py bench-report $(BENCH)
+
+bench-gpu: $(STAMP) ## measure the executor on an NVIDIA GPU
+	$(BIN)/python benchmarks/gpu.py
 
 simulate: $(STAMP) ## judge scheduling policies in virtual time
 	$(BIN)/python benchmarks/simulate.py

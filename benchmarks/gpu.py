@@ -1,0 +1,226 @@
+#!/usr/bin/env python3
+"""The GPU executor against what the card can do: one run, one table.
+
+  python benchmarks/gpu.py [--model DIR] [--quick]
+
+Without a model: random bfloat16 weights in the shape of Llama-3.1-8B. First the two ceilings: bytes that a copy moves,
+and operations of a bfloat16 matrix product. A generation step must read the weights (but the embedding) and its
+sequences' keys and values, and multiply; a context step multiplies. End to end, all requests are sent at once to `LLM`.
+The GPU waits whenever no step of two in flight is being computed.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from quire.engine.config import ExecutorConfig, SchedulerConfig
+from quire.engine.demo_model import DEMO_MODEL
+from quire.engine.executor import Executor, PendingStep
+from quire.engine.llm import LLM
+from quire.engine.model.checkpoint import read_checkpoint
+from quire.engine.model.model_config import ModelConfig
+from quire.engine.request import SamplingParams
+from quire.engine.step import SequenceStart, StepPlan
+
+BLOCK_SIZE = 16
+END_TO_END = ((128, 128, 1024), (1000, 1000, 256), (2048, 128, 256))
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """Bytes per second that are read or written, and operations per second."""
+
+    bytes: float
+    operations: float
+
+
+def write_model(folder: Path) -> Path:
+    """Llama-3.1-8B's shape, random bfloat16 weights, the demo model's tokenizer."""
+    config = LlamaConfig(
+        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8, max_position_embeddings=16_384, rope_theta=500_000.0, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((DEMO_MODEL / name).read_bytes())
+    del model
+    torch.cuda.empty_cache()
+    return folder
+
+
+def seconds(call: object, repeats: int = 20) -> float:
+    """Median of the device's own times."""
+    assert callable(call)
+    times = []
+    for i in range(repeats + 3):
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        call()
+        ended.record()
+        ended.synchronize()
+        if i >= 3:
+            times.append(began.elapsed_time(ended) / 1e3)
+    return statistics.median(times)
+
+
+def measure_ceilings() -> Ceilings:
+    source = torch.randn(1 << 30, device="cuda", dtype=torch.bfloat16)
+    target = torch.empty_like(source)
+    copy = 2 * source.nbytes / seconds(lambda: target.copy_(source))
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return Ceilings(copy, 2 * 8192**3 / seconds(lambda: a @ b))
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a step must move and compute."""
+
+    model: ModelConfig
+
+    @property
+    def weights(self) -> int:
+        """Parameters that a step multiplies with, but for the output layer."""
+        model = self.model
+        q_size, kv_size = model.num_qo_heads * model.head_dim, model.num_kv_heads * model.head_dim
+        return model.num_layers * model.hidden_size * (2 * q_size + 2 * kv_size + 3 * model.intermediate_size)
+
+    @property
+    def head(self) -> int:
+        return self.model.vocab_size * self.model.hidden_size
+
+    @property
+    def kv_bytes(self) -> int:
+        """Of one token, bfloat16."""
+        return self.model.num_layers * 2 * self.model.num_kv_heads * self.model.head_dim * 2
+
+    def operations(self, tokens: int, keys: float, sampling: int) -> float:
+        q_size = self.model.num_qo_heads * self.model.head_dim
+        return 2 * self.weights * tokens + 2 * self.head * sampling + 4 * tokens * keys * q_size * self.model.num_layers
+
+
+class Runner:
+    """Drives an executor's slots directly, two steps ahead."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._step = 0
+
+    def start(self, slot: int, num_tokens: int, num_computed: int, num_blocks: int, first: int) -> SequenceStart:
+        tokens = np.random.default_rng(slot).integers(3, 2000, num_tokens).astype(np.int32)
+        table = np.arange(first, first + num_blocks, dtype=np.int32)
+        return SequenceStart(
+            slot=slot, token_ids=tokens, num_computed=num_computed, block_table=table, temperature=0.0, top_k=0,
+            top_p=1.0, min_p=0.0, seed=0,
+        )  # fmt: skip
+
+    def launch(self, starts: list[SequenceStart], context: list[int], generation: int) -> PendingStep:
+        self._step += 1
+        nothing = np.empty(0, np.int32)
+        plan = StepPlan(
+            step=self._step, copies=np.empty((0, 2), np.int32), starts=tuple(starts), append_slots=nothing,
+            append_blocks=nothing, context_slots=np.arange(len(context), dtype=np.int32),
+            context_tokens=np.array(context, np.int32), generation_slots=np.arange(generation, dtype=np.int32),
+        )  # fmt: skip
+        return self._executor.launch(plan)
+
+    def decode(self, batch: int, context: int, steps: int) -> tuple[float, float]:
+        """(seconds of a step, share of the time in which the GPU computes) with two steps in flight."""
+        blocks = -(-(context + steps + 8) // BLOCK_SIZE)
+        starts = [self.start(slot, context, context - 1, blocks, slot * blocks) for slot in range(batch)]
+        self.launch(starts, [1] * batch, 0).result()
+        for _ in range(5):
+            self.launch([], [], batch).result()
+        computed, ahead = 0, self.launch([], [], batch)
+        began = time.perf_counter()
+        for _ in range(steps):
+            behind, ahead = ahead, self.launch([], [], batch)
+            computed += behind.result().compute_us
+        elapsed = time.perf_counter() - began
+        ahead.result()
+        return elapsed / steps, computed / 1e6 / elapsed
+
+    def prefill(self, tokens: int, steps: int) -> float:
+        times = []
+        for _ in range(steps + 1):
+            start = self.start(0, tokens, 0, -(-(tokens + 1) // BLOCK_SIZE), 0)
+            times.append(self.launch([start], [tokens], 0).result().compute_us / 1e6)
+        return statistics.median(times[1:])
+
+
+def step_rows(model: Path, ceilings: Ceilings, quick: bool) -> None:
+    sizes = Sizes(read_checkpoint(model).config)
+    began = time.perf_counter()
+    executor = Executor(ExecutorConfig(model=str(model), dtype="bfloat16", num_blocks=18_000, num_slots=256))
+    print(f"executor ready in {time.perf_counter() - began:.1f} s", flush=True)
+    runner = Runner(executor)
+    print("\n| step | ms | bound, ms | of it | GPU computes |\n|---|---|---|---|---|")
+    for batch in (1, 16, 64, 256):
+        took, busy = runner.decode(batch, 1024, 20 if quick else 100)
+        executor.reset()
+        moved = 2 * (sizes.weights + sizes.head) + batch * 1024 * sizes.kv_bytes
+        bound = max(moved / ceilings.bytes, sizes.operations(batch, 1024, batch) / ceilings.operations)
+        cells = f"{took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | {busy:.1%}"
+        print(f"| decode {batch}, context 1,024 | {cells} |", flush=True)
+    for tokens in (2048, 8192):
+        took = runner.prefill(tokens, 3 if quick else 10)
+        executor.reset()
+        bound = sizes.operations(tokens, tokens / 2, 1) / ceilings.operations
+        print(f"| prefill {tokens:,} | {took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | |", flush=True)
+
+
+def end_to_end(model: Path, ceilings: Ceilings, quick: bool) -> None:
+    sizes = Sizes(read_checkpoint(model).config)
+    scheduler = SchedulerConfig(max_waiting_requests=4096)
+    with LLM(str(model), dtype="bfloat16", scheduler=scheduler, max_model_len=4096, kv_memory_fraction=0.85) as llm:
+        print(
+            "\n| in/out | requests | seconds | output tokens/s | compute bound, s | of it |\n|---|---|---|---|---|---|"
+        )
+        for num_in, num_out, count in END_TO_END:
+            count = count // 8 if quick else count
+            random = np.random.default_rng(num_in)
+            prompts = [random.integers(3, 2000, num_in).tolist() for _ in range(count)]
+            params = SamplingParams(temperature=0, max_tokens=num_out, ignore_eos=True)
+            llm.generate(prompts[:8], SamplingParams(temperature=0, max_tokens=4, ignore_eos=True))
+            began = time.perf_counter()
+            answers = llm.generate(prompts, params)
+            took = time.perf_counter() - began
+            assert all(len(answer.token_ids) == num_out for answer in answers)
+            tokens = count * (num_in + num_out)
+            bound = sizes.operations(tokens, (num_in + num_out) / 2, count * num_out) / ceilings.operations
+            cells = f"{count} | {took:.2f} | {count * num_out / took:,.0f} | {bound:.2f} | {bound / took:.0%}"
+            print(f"| {num_in}/{num_out} | {cells} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--quick", action="store_true", help="few steps and requests: does it run at all")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks/gpu.py: there is no usable GPU")
+    print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}")
+    ceilings = measure_ceilings()
+    print(
+        f"copy {ceilings.bytes / 1e12:.2f} TB/s, bfloat16 product {ceilings.operations / 1e12:.0f} TFLOP/s", flush=True
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        model = args.model or write_model(Path(scratch))
+        step_rows(model, ceilings, args.quick)
+        torch.cuda.empty_cache()
+        end_to_end(model, ceilings, args.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""FlashInfer's attention behind our seam, against the reference in float32 on the same paged cache."""
+
+import numpy as np
+import pytest
+import torch
+
+from quire.kernels.attention.base import AttentionSpec, PagedBatch
+from quire.kernels.attention.torch import TorchAttention
+
+pytest.importorskip("flashinfer")
+
+from quire.kernels.attention.flashinfer import FlashInferAttention
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+
+BLOCK_SIZE, NUM_BLOCKS = 16, 600
+# Queries of a row, and its tokens in the cache with them.
+MIXED = ((300, 300), (1, 1), (7, 40), (1, 37), (16, 32), (1, 16), (1, 2000), (33, 33), (1, 17))
+DECODE = ((1, 1), (1, 16), (1, 17), (1, 900), (1, 31))
+
+
+def spec(num_qo: int, num_kv: int, head_dim: int, window: int | None, dtype: torch.dtype) -> AttentionSpec:
+    return AttentionSpec(num_qo, num_kv, head_dim, BLOCK_SIZE, dtype, torch.device("cuda"), window)
+
+
+def batch(rows: tuple[tuple[int, int], ...]) -> PagedBatch:
+    free = np.random.default_rng(0).permutation(NUM_BLOCKS).astype(np.int32)
+    num_blocks = [-(-kv_len // BLOCK_SIZE) for _, kv_len in rows]
+    indptr = np.cumsum([0, *num_blocks], dtype=np.int32)
+    positions = np.concatenate([np.arange(kv_len - count, kv_len) for count, kv_len in rows])
+    row = np.repeat(np.arange(len(rows)), [count for count, _ in rows])
+    slots = free[indptr[row] + positions // BLOCK_SIZE].astype(np.int64) * BLOCK_SIZE + positions % BLOCK_SIZE
+    return PagedBatch(
+        qo_indptr=np.cumsum([0, *(count for count, _ in rows)], dtype=np.int32),
+        kv_indptr=indptr,
+        kv_indices=free[: indptr[-1]],
+        block_ids=torch.from_numpy(free[: indptr[-1]]).cuda(),
+        kv_lens=np.array([kv_len for _, kv_len in rows], np.int32),
+        positions=torch.from_numpy(positions).cuda(),
+        slot_mapping=torch.from_numpy(slots).cuda(),
+    )
+
+
+def compare(num_qo: int, num_kv: int, head_dim: int, window: int | None, fixed: bool) -> None:
+    torch.manual_seed(1)
+    paged = batch(DECODE if fixed else MIXED)
+    num_tokens = int(paged.qo_indptr[-1])
+    layer_kv = torch.randn(NUM_BLOCKS, 2, BLOCK_SIZE, num_kv, head_dim, device="cuda", dtype=torch.bfloat16)
+    merged = torch.randn(num_tokens, num_qo + 2 * num_kv, head_dim, device="cuda", dtype=torch.bfloat16)
+    angles = torch.rand(4096, head_dim // 2, device="cuda") * 6
+    cos_sin = torch.cat((angles.cos(), angles.sin()), dim=-1)
+    found = []
+    for dtype in (torch.bfloat16, torch.float32):
+        of = spec(num_qo, num_kv, head_dim, window, dtype)
+        attention = FlashInferAttention(of) if dtype == torch.bfloat16 else TorchAttention(of)
+        cache = layer_kv.to(dtype)
+        q, k, v = torch.split(merged.to(dtype, copy=True), [num_qo, num_kv, num_kv], dim=1)
+        if fixed and isinstance(attention, FlashInferAttention):
+            attention.reserve(len(DECODE), 4096)
+            attention.plan_fixed(paged)
+        else:
+            attention.plan(paged)
+        attention.append(cache, q, k, v, cos_sin)
+        found.append(attention.run(cache, q).float())
+    error = (found[0] - found[1]).norm() / found[1].norm()
+    assert error < 1e-2, f"relative error {error:.4f}"
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
+@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(32, 8, 128), (9, 3, 64)])
+def test_attention(num_qo: int, num_kv: int, head_dim: int, fixed: bool) -> None:
+    compare(num_qo, num_kv, head_dim, None, fixed)
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
+def test_a_sliding_window(fixed: bool) -> None:
+    compare(32, 8, 128, 100, fixed)

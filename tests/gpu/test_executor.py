@@ -1,0 +1,144 @@
+"""The executor on a GPU: against `transformers` in float32, against itself without graphs, against the CPU."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+from quire.engine.config import ExecutorConfig
+from quire.engine.demo_model import DEMO_MODEL
+from quire.engine.llm import LLM
+from quire.engine.model.checkpoint import read_checkpoint
+from quire.engine.model.model_engine import ModelEngine
+from quire.engine.model.slots import Slots
+from quire.engine.request import SamplingParams
+from quire.engine.step import SequenceStart, StepPlan
+from quire.kernels.registry import kernel_suite
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
+
+VOCAB, BLOCKS_PER_SLOT = 512, 40
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCAB, "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 3,
+    "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 128, "max_position_embeddings": 640,
+    "initializer_range": 0.05, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
+MODELS = {
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=100)),
+    "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
+}
+PARAMS = SamplingParams(temperature=0, max_tokens=80, ignore_eos=True)
+
+
+class Driver:
+    """Steps of two sequences; keeps the logits of every sampling row."""
+
+    def __init__(self, folder: Path, cuda_graphs: bool) -> None:
+        config = ExecutorConfig(
+            model=str(folder), dtype="bfloat16", device="cuda", num_blocks=2 * BLOCKS_PER_SLOT, num_slots=2,
+            cuda_graphs=cuda_graphs,
+        )  # fmt: skip
+        checkpoint = read_checkpoint(folder)
+        suite = kernel_suite("cuda", torch.device("cuda"), torch.bfloat16, None)
+        self.engine = ModelEngine(config, checkpoint, suite)
+        self.slots = Slots(
+            num_slots=2, max_model_len=640, block_size=16, num_blocks=2 * BLOCKS_PER_SLOT, vocab_size=VOCAB,
+            device=self.engine.device,
+        )  # fmt: skip
+        self.tokens: dict[int, list[int]] = {}
+        self.logits: dict[int, list[torch.Tensor]] = {0: [], 1: []}
+        self.starts: list[SequenceStart] = []
+
+    def start(self, slot: int, tokens: list[int]) -> None:
+        self.tokens[slot] = tokens
+        self.starts.append(
+            SequenceStart(
+                slot=slot, token_ids=np.array(tokens, np.int32), num_computed=0,
+                block_table=np.arange(slot, 2 * BLOCKS_PER_SLOT, 2, dtype=np.int32), temperature=0.0, top_k=0,
+                top_p=1.0, min_p=0.0, seed=0,
+            )
+        )  # fmt: skip
+
+    @torch.inference_mode()
+    def run(self, context: dict[int, int], generation: list[int]) -> None:
+        def ints(values: Any) -> Any:
+            return np.array(list(values), np.int32)
+
+        plan = StepPlan(
+            step=1, copies=np.empty((0, 2), np.int32), starts=tuple(self.starts), append_slots=ints([]),
+            append_blocks=ints([]), context_slots=ints(context), context_tokens=ints(context.values()),
+            generation_slots=ints(generation),
+        )  # fmt: skip
+        self.starts = []
+        batch = self.slots.apply(plan)
+        logits = self.engine.forward(batch)
+        tokens = logits.argmax(-1)
+        self.slots.advance(batch, tokens)
+        for slot, row, token in zip(batch.sampling_slots.tolist(), logits.cpu(), tokens.tolist(), strict=True):
+            self.logits[slot].append(row)
+            self.tokens[slot].append(token)
+
+
+@pytest.mark.parametrize("cuda_graphs", [True, False], ids=["graphs", "eager"])
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_those_of_transformers_in_float32(tmp_path: Path, name: str, cuda_graphs: bool) -> None:
+    """Prefill whole and in chunks, beside generation, and generation alone."""
+    torch.manual_seed(0)
+    model = MODELS[name]().to(torch.bfloat16).eval()
+    model.save_pretrained(tmp_path)
+    random = np.random.default_rng(1)
+    driver = Driver(tmp_path, cuda_graphs)
+    driver.start(0, random.integers(0, VOCAB, 300).tolist())
+    driver.run({0: 120}, [])
+    driver.run({0: 180}, [])
+    driver.start(1, random.integers(0, VOCAB, 40).tolist())
+    driver.run({1: 40}, [0])
+    for _ in range(20):
+        driver.run({}, [0, 1])
+    driver.run({}, [1])
+    reference = model.float().cuda()
+    for slot, rows in driver.logits.items():
+        with torch.inference_mode():
+            wanted = reference(torch.tensor([driver.tokens[slot]], device="cuda")).logits[0].cpu()
+        wanted = wanted[-len(rows) - 1 : -1]
+        error = (torch.stack(rows) - wanted).norm() / wanted.norm()
+        assert error < 2e-2, f"slot {slot}: relative error {error:.4f}"
+
+
+def test_the_demo_model_writes_what_it_writes_on_a_cpu() -> None:
+    """In float32, token for token, greedy and sampled."""
+    prompts = ["def fibonacci(n):", "class Stack:\n", "import os\n"]
+    sampled = SamplingParams(temperature=0.9, top_p=0.9, top_k=40, seed=5, max_tokens=40, ignore_eos=True)
+    texts = []
+    for device in ("cuda", "cpu"):
+        with LLM(device=device, dtype="float32", num_blocks=200, num_slots=8) as llm:
+            texts.append([each.token_ids for params in (PARAMS, sampled) for each in llm.generate(prompts, params)])
+    assert texts[0] == texts[1]
+
+
+def test_the_pool_takes_what_memory_is_left(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    MODELS["llama"]().to(torch.bfloat16).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((DEMO_MODEL / name).read_bytes())
+    with LLM(str(tmp_path), kv_memory_fraction=0.3, num_slots=64) as llm:
+        statistics = llm.statistics()
+        _, total = torch.cuda.mem_get_info()
+        taken = statistics.num_blocks * 16 * 3 * 2 * 128 * 2
+        assert 0.15 * total < taken < 0.3 * total
+        answers = llm.generate([[5 + i, 6, 7] for i in range(100)], PARAMS)
+    assert all(len(answer.token_ids) == 80 for answer in answers)
