@@ -182,8 +182,9 @@ def step_rows(model: Path, ceilings: Ceilings, quick: bool) -> None:
 
 def end_to_end(model: Path, ceilings: Ceilings, quick: bool) -> None:
     sizes = Sizes(read_checkpoint(model).config)
-    scheduler = SchedulerConfig(max_waiting_requests=4096)
-    with LLM(str(model), dtype="bfloat16", scheduler=scheduler, max_model_len=4096, kv_memory_fraction=0.85) as llm:
+    scheduler = SchedulerConfig(max_waiting_requests=4096, max_batch_size=1024)
+    sizes_of_pool = {"num_slots": 1024, "max_model_len": 4096, "kv_memory_fraction": 0.85}
+    with LLM(str(model), dtype="bfloat16", scheduler=scheduler, **sizes_of_pool) as llm:
         print(
             "\n| in/out | requests | seconds | output tokens/s | compute bound, s | of it |\n|---|---|---|---|---|---|"
         )

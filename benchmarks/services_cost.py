@@ -48,9 +48,11 @@ async def main() -> None:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--input-tokens", type=int, default=64)
     parser.add_argument("--output-tokens", type=int, default=128)
+    parser.add_argument("--num-blocks", type=int, help="of each of the two KV pools")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    executor = ExecutorConfig(model=args.model, dtype=args.dtype)
+    sizes = {} if args.num_blocks is None else {"num_blocks": args.num_blocks}
+    executor = ExecutorConfig(model=args.model, dtype=args.dtype, **sizes)
     params = SamplingParams(temperature=0, max_tokens=args.output_tokens, ignore_eos=True)
     random = np.random.default_rng(0)
     ports = {"frontend_port": 0, "http_port": 0, "scheduler_port": 0, "executor_port": 0}

@@ -115,7 +115,7 @@ class LLM:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
 
     async def _stream(
-        self, prompt: Prompt, params: SamplingParams, options: RequestOptions
+        self, prompt: Prompt, params: SamplingParams, options: RequestOptions, whole: bool = False
     ) -> AsyncGenerator[Completion, None]:
         if isinstance(prompt, str):
             token_ids = self.tokenizer.encode(prompt)
@@ -123,13 +123,13 @@ class LLM:
             token_ids = token_array(prompt, self._engine.limits)
         request = self._engine.submit(token_ids, params, options)
         try:
-            async for piece in pieces(request, self.tokenizer):
+            async for piece in pieces(request, self.tokenizer, whole):
                 yield piece
         finally:
             self._engine.close(request)
 
     async def _complete(self, prompt: Prompt, params: SamplingParams, options: RequestOptions) -> Completion:
-        return join([piece async for piece in self._stream(prompt, params, options)])
+        return join([piece async for piece in self._stream(prompt, params, options, whole=True)])
 
     async def _complete_all(
         self, prompts: Sequence[Prompt], params: SamplingParams, options: RequestOptions

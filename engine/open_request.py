@@ -48,6 +48,7 @@ class OpenRequest:
         self.finish: Finish | None = None
         self._error: RequestError | None = None
         self._num_taken = 0
+        self._only_end = False
         self._news = asyncio.Event()
 
     @property
@@ -57,7 +58,14 @@ class OpenRequest:
 
     def push(self, token_id: int) -> None:
         self.generated.append(token_id)
-        self._news.set()
+        if not self._only_end:
+            self._news.set()
+
+    def expect_end(self) -> None:
+        """From now on `next` waits for the end: nobody is woken for single tokens."""
+        self._only_end = True
+        if not self.is_over:
+            self._news.clear()
 
     def end(self, outcome: Finish | RequestError) -> None:
         """The terminal message; the first one counts."""

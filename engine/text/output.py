@@ -22,6 +22,7 @@ class OutputText:
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(stop)
+        self._has_stops = bool(stop)
         self.num_tokens = 0
 
     @property
@@ -31,6 +32,9 @@ class OutputText:
 
     def push(self, token_ids: Sequence[int] | Int32Array) -> str:
         """The text that these tokens release."""
+        if not self._has_stops:
+            self.num_tokens += len(token_ids)
+            return self._detokenizer.push(token_ids)
         parts = []
         for token_id in token_ids:
             if self.matched is not None:

@@ -85,14 +85,17 @@ class Inference:
         validate_options(options)
         return self._link.submit(request_id or uuid.uuid4().hex, token_ids, params, options)
 
-    async def follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
+    async def follow(self, request: OpenRequest, whole: bool = False) -> AsyncGenerator[Completion, None]:
         """Its answer in pieces; however the iteration ends, the request is closed.
+
+        Args:
+            whole: the pieces will be joined, so that one will do.
 
         Raises:
             RequestError: it failed.
         """
         try:
-            async for piece in pieces(request, self._tokenizer):
+            async for piece in pieces(request, self._tokenizer, whole):
                 yield piece
         finally:
             self._link.close(request)

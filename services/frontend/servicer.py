@@ -30,7 +30,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
     ) -> pb.GenerateResponse:
-        answer = join([piece async for piece in self._generate(request)])
+        answer = join([piece async for piece in self._generate(request, whole=True)])
         return pb.GenerateResponse(
             request_id=answer.request_id,
             text=answer.text,
@@ -43,7 +43,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateStreamResponse],
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        async for piece in self._generate(request):
+        async for piece in self._generate(request, whole=False):
             yield pb.GenerateStreamResponse(
                 request_id=piece.request_id,
                 text=piece.text,
@@ -98,7 +98,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             num_requests=self._inference.num_requests,
         )
 
-    async def _generate(self, request: pb.GenerateRequest) -> AsyncGenerator[Completion, None]:
+    async def _generate(self, request: pb.GenerateRequest, whole: bool) -> AsyncGenerator[Completion, None]:
         prompt: str | Sequence[int]
         match request.WhichOneof("input"):
             case "text":
@@ -114,6 +114,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             request_id=request.request_id,
             options=RequestOptions(request.priority, cache_from_proto(request.cache)),
         )
-        async with aclosing(self._inference.follow(opened)) as pieces:
+        async with aclosing(self._inference.follow(opened, whole)) as pieces:
             async for piece in pieces:
                 yield piece
