@@ -162,7 +162,7 @@ class Runner:
 def step_rows(model: Path, ceilings: Ceilings, quick: bool) -> None:
     sizes = Sizes(read_checkpoint(model).config)
     began = time.perf_counter()
-    executor = Executor(ExecutorConfig(model=str(model), dtype="bfloat16", num_blocks=18_000, num_slots=256))
+    executor = Executor(ExecutorConfig(model=str(model), dtype="bfloat16", num_blocks=18_500, num_slots=256))
     print(f"executor ready in {time.perf_counter() - began:.1f} s", flush=True)
     runner = Runner(executor)
     print("\n| step | ms | bound, ms | of it | GPU computes |\n|---|---|---|---|---|")

@@ -19,8 +19,9 @@ from quire.kernels.rope.triton import rope_append
 HEAD_DIMS: Final = (64, 128, 256)
 DTYPES: Final = (torch.float16, torch.bfloat16)
 WORKSPACE_BYTES: Final = 256 << 20
-# From so many queries per key head on, decoding on tensor cores is the faster way.
+# From so many queries per key head, and sequences, on, decoding on tensor cores is the faster way.
 _TENSOR_CORE_GROUPS: Final = 4
+_TENSOR_CORE_ROWS: Final = 8
 
 
 def unsuited(spec: AttentionSpec) -> str | None:
@@ -78,13 +79,14 @@ class FlashInferAttention:
         def room(count: int) -> Tensor:
             return torch.zeros(count, dtype=torch.int32, device=spec.device)
 
+        groups = spec.num_qo_heads // spec.num_kv_heads
         if len(self._block_ids) < num_indices:
             self._block_ids = room(num_indices)
         self._fixed[num_rows] = BatchDecodeWithPagedKVCacheWrapper(
             self._workspace,
             "NHD",
             use_cuda_graph=True,
-            use_tensor_cores=spec.num_qo_heads // spec.num_kv_heads >= _TENSOR_CORE_GROUPS,
+            use_tensor_cores=groups >= _TENSOR_CORE_GROUPS and num_rows >= _TENSOR_CORE_ROWS,
             paged_kv_indptr_buffer=room(num_rows + 1),
             paged_kv_indices_buffer=self._block_ids,
             paged_kv_last_page_len_buffer=room(num_rows),
@@ -113,7 +115,7 @@ class FlashInferAttention:
         rope_append(layer_kv, q, k, v, cos_sin, self._batch.positions, self._batch.slot_mapping)
 
     def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
-        return self._run(q.contiguous(), layer_kv)
+        return self._run(q, layer_kv)
 
     def _settle(self) -> None:
         """A plan is written to pinned memory that is copied when the device comes to it: not before that is over."""

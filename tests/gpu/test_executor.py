@@ -96,7 +96,7 @@ class Driver:
 @pytest.mark.parametrize("cuda_graphs", [True, False], ids=["graphs", "eager"])
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_are_those_of_transformers_in_float32(tmp_path: Path, name: str, cuda_graphs: bool) -> None:
-    """Prefill whole and in chunks, beside generation, and generation alone."""
+    """Within rounding, as their own bfloat16 is: prefill whole and in chunks, beside generation, and that alone."""
     torch.manual_seed(0)
     model = MODELS[name]().to(torch.bfloat16).eval()
     model.save_pretrained(tmp_path)
@@ -110,13 +110,25 @@ def test_logits_are_those_of_transformers_in_float32(tmp_path: Path, name: str, 
     for _ in range(20):
         driver.run({}, [0, 1])
     driver.run({}, [1])
-    reference = model.float().cuda()
+    rounded = logits_of(model.cuda(), driver)
+    exact = logits_of(model.float(), driver)
+    for slot, rows in driver.logits.items():
+        ours, theirs = (error(found, exact[slot]) for found in (torch.stack(rows), rounded[slot]))
+        assert ours < 1.5 * theirs + 1e-3, f"slot {slot}: relative error {ours:.4f}, of transformers {theirs:.4f}"
+
+
+def logits_of(model: Any, driver: Driver) -> dict[int, torch.Tensor]:
+    """What `transformers` computes for the rows that sampled, in the model's type."""
+    found = {}
     for slot, rows in driver.logits.items():
         with torch.inference_mode():
-            wanted = reference(torch.tensor([driver.tokens[slot]], device="cuda")).logits[0].cpu()
-        wanted = wanted[-len(rows) - 1 : -1]
-        error = (torch.stack(rows) - wanted).norm() / wanted.norm()
-        assert error < 2e-2, f"slot {slot}: relative error {error:.4f}"
+            logits = model(torch.tensor([driver.tokens[slot]], device="cuda")).logits[0].float().cpu()
+        found[slot] = logits[-len(rows) - 1 : -1]
+    return found
+
+
+def error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found - wanted).norm() / wanted.norm())
 
 
 def test_the_demo_model_writes_what_it_writes_on_a_cpu() -> None:
