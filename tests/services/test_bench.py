@@ -1,0 +1,71 @@
+"""`quire bench` from end to end: closed and open loops over both protocols, and the engine in process."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quire.services.cli import main
+from support.stacks import RunningStack
+
+SHORT = (
+    "--num-requests=6",
+    "--input-tokens=20",
+    "--output-tokens=8",
+    "--vocab-size=2000",
+    "--warmup=2",
+    "--no-progress",
+)
+
+
+def runs(path: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(path.read_text())["runs"]
+    return found
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("load", ["--concurrency=1,3", "--rate=40"])
+def test_a_load_is_reported(stack: RunningStack, tmp_path: Path, protocol: str, load: str) -> None:
+    out, report = tmp_path / "result.json", tmp_path / "report"
+    target = f"grpc://{stack.frontend}" if protocol == "grpc" else f"http://{stack.http}"
+    seed = f"--seed={len(protocol + load)}"
+    flags = (f"--target={target}", load, seed, "--slo=ttft:60000", f"--json={out}", f"--report={report}")
+    assert main(["bench", "serve", *SHORT, *flags]) == 0
+    for run in runs(out):
+        summary = run["summary"]
+        assert (summary["succeeded"], summary["failed"]) == (6, 0)
+        assert summary["output_tokens"] == 6 * 8
+        assert summary["prompt_tokens"] == 6 * 20
+        assert summary["goodput_per_s"] > 0
+        assert 0 < summary["ttft_ms"]["p50"] <= summary["e2e_ms"]["p50"]
+        assert summary["itl_ms"]["p50"] > 0
+    assert len(runs(out)) == (2 if "," in load else 1)
+    assert (report / "report.html").is_file()
+
+
+def test_requests_that_fail_are_counted_by_kind(
+    stack: RunningStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Longer than the pool can ever hold."""
+    out = tmp_path / "result.json"
+    flags = ("--num-requests=2", "--input-tokens=5000", "--warmup=0", "--no-progress", "--concurrency=2")
+    assert main(["bench", "serve", f"--target=grpc://{stack.frontend}", *flags, f"--json={out}"]) == 1
+    (run,) = runs(out)
+    assert run["summary"]["failed"] == 2
+    assert sum(run["summary"]["errors"].values()) == 2
+
+
+def test_throughput_in_process(tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    flags = ("--num-requests=6", "--input-tokens=20", "--output-tokens=8", "--num-blocks=64")
+    assert main(["bench", "throughput", *flags, f"--json={out}"]) == 0
+    (run,) = runs(out)
+    assert run["summary"]["succeeded"] == 6
+    assert run["summary"]["output_tokens_per_s"] > 0
+
+
+def test_latency_in_process(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--batch-size=2", "--num-iterations=2", "--num-warmup=1", "--input-tokens=20", "--output-tokens=4")
+    assert main(["bench", "latency", *flags, "--num-blocks=64"]) == 0
+    assert "p50" in capsys.readouterr().out
