@@ -1,6 +1,7 @@
 """Streams the tensors of a checkpoint into `Weights`, one at a time."""
 
 import logging
+import time
 from collections.abc import Iterable
 
 import torch
@@ -23,9 +24,10 @@ def load_weights(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devic
     weights = empty_weights(checkpoint.config, dtype, device)
     waiting = destinations(checkpoint.config, weights)
     unused: list[str] = []
+    began = time.perf_counter()
     for path in checkpoint.weight_files:
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(path, framework="pt", device=str(device)) as file:
                 for name in file.keys():  # noqa: SIM118 - a file is not iterable
                     if name in waiting:
                         _store(name, file.get_tensor(name), waiting.pop(name))
@@ -39,6 +41,8 @@ def load_weights(checkpoint: Checkpoint, dtype: torch.dtype, device: torch.devic
         raise StartupError(f"model {checkpoint.folder}: {len(waiting)} tensors are missing: {_first(waiting)}")
     if unused:
         logger.info("%d tensors of %s are not used: %s", len(unused), checkpoint.folder, _first(unused))
+    gigabytes, seconds = sum(path.stat().st_size for path in checkpoint.weight_files) / 1e9, time.perf_counter() - began
+    logger.info("loaded %.2f GB of weights in %.1f s, %.2f GB/s", gigabytes, seconds, gigabytes / seconds)
     return weights
 
 
