@@ -1,15 +1,13 @@
 """FlashInfer's attention behind our seam, against the reference in float32 on the same paged cache."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from quire.kernels.attention.base import AttentionSpec, PagedBatch
+from quire.kernels.attention.base import AttentionBackend, AttentionSpec, PagedBatch
 from quire.kernels.attention.torch import TorchAttention
-
-pytest.importorskip("flashinfer")
-
-from quire.kernels.attention.flashinfer import FlashInferAttention
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -41,7 +39,14 @@ def batch(rows: tuple[tuple[int, int], ...]) -> PagedBatch:
     )
 
 
-def compare(num_qo: int, num_kv: int, head_dim: int, window: int | None, fixed: bool) -> None:
+@pytest.fixture(scope="module")
+def backend() -> type[AttentionBackend]:
+    """The class, where FlashInfer is installed."""
+    found: type[AttentionBackend] = pytest.importorskip("quire.kernels.attention.flashinfer").FlashInferAttention
+    return found
+
+
+def compare(backend: type[Any], num_qo: int, num_kv: int, head_dim: int, window: int | None, fixed: bool) -> None:
     torch.manual_seed(1)
     paged = batch(DECODE if fixed else MIXED)
     num_tokens = int(paged.qo_indptr[-1])
@@ -52,10 +57,10 @@ def compare(num_qo: int, num_kv: int, head_dim: int, window: int | None, fixed: 
     found = []
     for dtype in (torch.bfloat16, torch.float32):
         of = spec(num_qo, num_kv, head_dim, window, dtype)
-        attention = FlashInferAttention(of) if dtype == torch.bfloat16 else TorchAttention(of)
+        attention = backend(of) if dtype == torch.bfloat16 else TorchAttention(of)
         cache = layer_kv.to(dtype)
         q, k, v = torch.split(merged.to(dtype, copy=True), [num_qo, num_kv, num_kv], dim=1)
-        if fixed and isinstance(attention, FlashInferAttention):
+        if fixed and isinstance(attention, backend):
             attention.reserve(len(DECODE), 4096)
             attention.plan_fixed(paged)
         else:
@@ -68,10 +73,10 @@ def compare(num_qo: int, num_kv: int, head_dim: int, window: int | None, fixed: 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
 @pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(32, 8, 128), (9, 3, 64)])
-def test_attention(num_qo: int, num_kv: int, head_dim: int, fixed: bool) -> None:
-    compare(num_qo, num_kv, head_dim, None, fixed)
+def test_attention(backend: type[AttentionBackend], num_qo: int, num_kv: int, head_dim: int, fixed: bool) -> None:
+    compare(backend, num_qo, num_kv, head_dim, None, fixed)
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
-def test_a_sliding_window(fixed: bool) -> None:
-    compare(32, 8, 128, 100, fixed)
+def test_a_sliding_window(backend: type[AttentionBackend], fixed: bool) -> None:
+    compare(backend, 32, 8, 128, 100, fixed)

@@ -213,7 +213,7 @@ def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_suites_are_refused_where_they_cannot_compute() -> None:
-    with pytest.raises(ValueError, match="must be one of auto, native, torch, got 'fast'"):
+    with pytest.raises(ValueError, match="must be one of auto, native, cuda, torch, got 'fast'"):
         kernel_suite("fast", CPU, torch.float32, None)
     with pytest.raises(ValueError, match=r"needs the CPU and float32 or bfloat16, got cpu and torch\.float16"):
         kernel_suite("native", CPU, torch.float16, None)
