@@ -34,6 +34,27 @@ def graph_sizes(largest: int) -> list[int]:
     return [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < largest]
 
 
+def padded(paged: PagedBatch, spares: Tensor, positions: Tensor, slot_mapping: Tensor) -> PagedBatch:
+    """Generation rows, and rows behind them of one token in the block that each entry of `spares` names.
+
+    Args:
+        spares: int32, on the device, all the same block.
+        positions, slot_mapping: of all rows, on the device.
+    """
+    missing = len(spares)
+    ones = np.ones(missing, np.int32)
+    return PagedBatch(
+        qo_indptr=np.arange(len(positions) + 1, dtype=np.int32),
+        kv_indptr=np.concatenate((paged.kv_indptr, paged.kv_indptr[-1] + np.cumsum(ones, dtype=np.int32))),
+        # The backends of graphs read the blocks on the device.
+        kv_indices=paged.kv_indices,
+        block_ids=torch.cat((paged.block_ids, spares)),
+        kv_lens=np.concatenate((paged.kv_lens, ones)),
+        positions=positions,
+        slot_mapping=slot_mapping,
+    )
+
+
 @runtime_checkable
 class GraphAttention(Protocol):
     """An attention backend whose generation steps can be captured."""
@@ -75,7 +96,6 @@ class CudaGraphs:
         self._attention = attention
         self._forward = forward
         self._sizes = graph_sizes(max_rows)
-        self._spare = spare_block
         self._spare_slot = spare_block * block_size
         room = torch.zeros(3, self._sizes[-1], dtype=torch.int64, device=device)
         self._input_ids, self._positions, self._slots = room.unbind()
@@ -105,19 +125,9 @@ class CudaGraphs:
         return captured.logits[:num_rows]
 
     def _plan(self, paged: PagedBatch, size: int) -> None:
-        missing = size - len(paged.kv_lens)
-        ones = np.ones(missing, np.int32)
-        padded = PagedBatch(
-            qo_indptr=np.arange(size + 1, dtype=np.int32),
-            kv_indptr=np.concatenate((paged.kv_indptr, paged.kv_indptr[-1] + np.cumsum(ones, dtype=np.int32))),
-            kv_indices=np.concatenate((paged.kv_indices, np.full(missing, self._spare, np.int32))),
-            block_ids=torch.cat((paged.block_ids, self._spares[:missing])),
-            kv_lens=np.concatenate((paged.kv_lens, ones)),
-            positions=self._positions[:size],
-            slot_mapping=self._slots[:size],
-        )
+        whole = padded(paged, self._spares[: size - len(paged.kv_lens)], self._positions[:size], self._slots[:size])
         for attention in self._attention:
-            attention.plan_fixed(padded)
+            attention.plan_fixed(whole)
 
     def _capture_all(self, max_blocks: int, device: torch.device) -> None:
         began, before = time.perf_counter(), torch.cuda.memory_reserved(device)

@@ -1,0 +1,48 @@
+"""What of the GPU executor needs no GPU: sizes of graphs, padding, staging."""
+
+import numpy as np
+import pytest
+import torch
+
+from quire.engine.model.cuda_graphs import graph_sizes, padded
+from quire.engine.model.staging import Staging
+from quire.kernels.attention.base import PagedBatch
+
+
+@pytest.mark.parametrize(("largest", "wanted"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 4]), (9, [1, 2, 4, 8, 16])])
+def test_few_rows(largest: int, wanted: list[int]) -> None:
+    assert graph_sizes(largest) == wanted
+
+
+def test_many_rows() -> None:
+    sizes = graph_sizes(1000)
+    assert sizes[:6] == [1, 2, 4, 8, 16, 24]
+    assert sizes[sizes.index(256) :] == [256, *range(320, 1025, 64)]
+    assert sizes[-2] < 1000 <= sizes[-1]
+
+
+def test_padded_rows_are_one_token_of_the_spare_block() -> None:
+    paged = PagedBatch(
+        qo_indptr=np.array([0, 1, 2], np.int32),
+        kv_indptr=np.array([0, 2, 3], np.int32),
+        kv_indices=np.array([4, 7, 1], np.int32),
+        block_ids=torch.tensor([4, 7, 1], dtype=torch.int32),
+        kv_lens=np.array([20, 3], np.int32),
+        positions=torch.tensor([19, 2]),
+        slot_mapping=torch.tensor([115, 18]),
+    )
+    room = torch.arange(4)
+    whole = padded(paged, torch.full((2,), 9, dtype=torch.int32), room, room)
+    assert whole.qo_indptr.tolist() == [0, 1, 2, 3, 4]
+    assert whole.kv_indptr.tolist() == [0, 2, 3, 4, 5]
+    assert whole.block_ids.tolist() == [4, 7, 1, 9, 9]
+    assert whole.kv_lens.tolist() == [20, 3, 1, 1]
+    assert whole.kv_indptr.dtype == whole.kv_lens.dtype == np.int32
+
+
+def test_arrays_are_staged_as_they_are() -> None:
+    arrays = {"ids": np.arange(5), "shares": np.ones(3, np.float32), "none": np.empty(0, np.int32)}
+    there = Staging(torch.device("cpu")).upload(arrays)
+    for name, array in arrays.items():
+        assert there[name].numpy().dtype == array.dtype
+        assert there[name].tolist() == array.tolist()
