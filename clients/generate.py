@@ -7,9 +7,10 @@ from contextlib import closing
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
-from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from quire.clients.client import Client
+from quire.clients.settings import ClientSettings
 from quire.engine.completion import Completion
 from quire.engine.errors import QuireError
 from quire.engine.request import SamplingParams
@@ -27,18 +28,10 @@ def _unescaped(text: str) -> str:
     return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
 
 
-class Settings(BaseSettings):
+class Settings(ClientSettings):
     """Generates text from a prompt."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="QUIRE_GENERATE_",
-        env_prefix_target="all",
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="QUIRE_GENERATE_")
 
     prompt: CliPositionalArg[str]
     """The text to go on from; "-" reads it from standard input."""

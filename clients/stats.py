@@ -6,9 +6,10 @@ from typing import Any
 
 import grpc
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from quire.clients.errors import translated
+from quire.clients.settings import ClientSettings
 from quire.engine.errors import QuireError
 from quire.v1 import scheduler_pb2 as pb
 from quire.v1 import scheduler_pb2_grpc
@@ -16,18 +17,10 @@ from quire.v1 import scheduler_pb2_grpc
 COLUMNS = ("executor", "waiting", "running", "blocks", "free", "cached", "held", "steps", "pauses", "reused", "evicted")
 
 
-class Settings(BaseSettings):
+class Settings(ClientSettings):
     """Prints a row for every executor that the scheduler drives."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="QUIRE_STATS_",
-        env_prefix_target="all",
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="QUIRE_STATS_")
 
     scheduler: str = "127.0.0.1:8002"
     """Host and port of the scheduler's gRPC service."""

@@ -5,26 +5,19 @@ from typing import Literal
 
 import numpy as np
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from quire.clients.bench.workload.lengths import parse_lengths
 from quire.clients.bench.workload.session import Session
 from quire.clients.bench.workload.synthetic import Synthetic, synthetic_sessions
 from quire.clients.bench.workload.traces import read_trace, trace_sessions
+from quire.clients.settings import ClientSettings
 
 
-class WorkloadSettings(BaseSettings):
+class WorkloadSettings(ClientSettings):
     """What is sent."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="QUIRE_BENCH_",
-        frozen=True,
-        extra="forbid",
-        use_attribute_docstrings=True,
-        cli_kebab_case=True,
-        cli_implicit_flags=True,
-        cli_hide_none_type=True,
-    )
+    model_config = SettingsConfigDict(env_prefix="QUIRE_BENCH_")
 
     num_requests: int = Field(64, ge=1)
     """Requests (sessions, where they have several turns) of each run; of a trace, at most."""
