@@ -85,7 +85,10 @@ class Executor:
         )
 
     def reset(self) -> None:
-        """Empty every slot; blocks keep what they hold."""
+        """Empty every slot, once what was launched is over; blocks keep what they hold."""
+        if self._engine.device.type == "cuda":
+            # Nobody may ask for those results any more, whose arrays are still to be read from pinned memory.
+            torch.cuda.synchronize(self._engine.device)
         self._slots.reset()
 
     @torch.inference_mode()
