@@ -157,7 +157,7 @@ struct Worker {
       for (long r = 0; r < rows; r += kTileRows) {
         any_tile<T, kKeys>(static_cast<int>(std::min<long>(kTileRows, rows - r)), queries.data() + r * dim, dim,
                            Segments<T>{&panel, 1, dim / kPack<T>}, kKeys * kPack<T>, scores.data() + r * kSplit + key - begin,
-                           kSplit);
+                           kSplit, Ahead{reinterpret_cast<const char*>(panel), 0});
       }
     }
   }
@@ -199,9 +199,9 @@ struct Worker {
         float* c = output + r * dim + d;
         Segments<T> b{panels, count, kKeys / kPack<T>};
         if (wide) {
-          any_tile<T, kPanel>(height, a, kSplit, b, dim * kPack<T>, c, dim);
+          any_tile<T, kPanel>(height, a, kSplit, b, dim * kPack<T>, c, dim, Ahead{reinterpret_cast<const char*>(panels[0]), 0});
         } else {
-          any_tile<T, kKeys>(height, a, kSplit, b, dim * kPack<T>, c, dim);
+          any_tile<T, kKeys>(height, a, kSplit, b, dim * kPack<T>, c, dim, Ahead{reinterpret_cast<const char*>(panels[0]), 0});
         }
       }
       d += wide ? kPanel : kKeys;

@@ -19,6 +19,7 @@ namespace {
 
 constexpr long kRowBytes = 256 * 1024;  // rows of x that one task keeps in the second-level cache
 constexpr long kTasksPerThread = 32;
+constexpr long kLookAhead = 1024;  // bytes
 
 long num_panels(long columns) { return (columns + kPanel - 1) / kPanel; }
 
@@ -72,26 +73,29 @@ struct Product {
   Out* y;
   long rows;
 
-  void compute(long row_begin, long row_end, long panel_begin, long panel_end) const {
-    const long size = kPanel * matrix.depth;
+  const W* panel_at(long panel) const { return static_cast<const W*>(matrix.packed) + panel * kPanel * matrix.depth; }
+
+  // `panel_after` is what this thread will probably multiply by next.
+  void compute(long row_begin, long row_end, long panel_begin, long panel_end, long panel_after) const {
     for (long panel = panel_begin; panel < panel_end; ++panel) {
-      const W* packed = static_cast<const W*>(matrix.packed) + panel * size;
+      const W* packed = panel_at(panel);
+      const W* next = panel_at(panel + 1 < panel_end ? panel + 1 : panel_after);
       if constexpr (sizeof(W) == 1) {
         if (row_end - row_begin > kTileRows) {  // widened once for all tiles
           thread_local std::vector<T> wide;
-          wide.resize(size);
-          widen_panel(packed, size, wide.data());
-          multiply<T>(row_begin, row_end, panel, wide.data());
+          wide.resize(kPanel * matrix.depth);
+          widen_panel(packed, kPanel * matrix.depth, wide.data());
+          multiply(row_begin, row_end, panel, wide.data(), next);
           continue;
         }
       }
-      multiply<W>(row_begin, row_end, panel, packed);
+      multiply(row_begin, row_end, panel, packed, next);
     }
   }
 
   // Rows in blocks of nearly equal height, at most a tile's.
   template <class B>
-  void multiply(long row_begin, long row_end, long panel, const B* b) const {
+  void multiply(long row_begin, long row_end, long panel, const B* b, const W* next) const {
     alignas(64) float sums[kTileRows * kPanel];
     const long depth = matrix.depth, first = panel * kPanel;
     const long width = matrix.is_gated ? kPanel / 2 : kPanel;  // results of a panel
@@ -102,9 +106,19 @@ struct Product {
     for (long block = 0; block < blocks; ++block) {
       long begin = row_begin + height * block / blocks, end = row_begin + height * (block + 1) / blocks;
       any_tile<T, kPanel, B>(static_cast<int>(end - begin), x + begin * depth, depth,
-                             Segments<B>{&b, 1, depth / kPack<T>}, kPanel * kPack<T>, sums, kPanel);
+                             Segments<B>{&b, 1, depth / kPack<T>}, kPanel * kPack<T>, sums, kPanel,
+                             ahead(panel, next, block, blocks));
       finish(sums, end - begin, y + begin * matrix.outputs + panel * width, matrix.outputs);
     }
+  }
+
+  // One block of rows waits for memory all the time, so it looks a little ahead. Several blocks wait for what the
+  // first one meets: each fetches its share of the next panel instead.
+  Ahead ahead(long panel, const W* next, long block, long blocks) const {
+    constexpr long kStepBytes = kPanel * kPack<T> * static_cast<long>(sizeof(W));
+    if (blocks == 1) return {reinterpret_cast<const char*>(panel_at(panel)) + kLookAhead, kStepBytes};
+    const long share = kStepBytes / blocks;
+    return {reinterpret_cast<const char*>(next) + block * share * (matrix.depth / kPack<T>), share};
   }
 
   void run(Pool& pool) const {
@@ -115,7 +129,8 @@ struct Product {
     long panel_parts = std::clamp(kTasksPerThread * pool.num_threads() / row_parts, 1L, panels);
     pool.run(row_parts * panel_parts, [&](long task) {
       long r = task / panel_parts, p = task % panel_parts;
-      compute(rows * r / row_parts, rows * (r + 1) / row_parts, panels * p / panel_parts, panels * (p + 1) / panel_parts);
+      compute(rows * r / row_parts, rows * (r + 1) / row_parts, panels * p / panel_parts, panels * (p + 1) / panel_parts,
+              panels * ((p + pool.num_threads()) % panel_parts) / panel_parts);
     });
   }
 };

@@ -31,28 +31,53 @@ struct Segments {
   long steps;  // of kPack of the rows' type k each
 };
 
+// Rows of A as the address of every third one: the processor adds one or two strides by itself, so that all
+// addresses of a tile fit into its registers.
+template <class T, int kRows>
+struct Rows {
+  static constexpr int kNear = 3;
+  const char* begin[(kRows + kNear - 1) / kNear];
+  long stride;  // bytes
+
+  Rows(const T* a, long lda) : stride(lda * static_cast<long>(sizeof(T))) {
+    for (int i = 0; i * kNear < kRows; ++i) {
+      begin[i] = reinterpret_cast<const char*>(a + i * kNear * lda);
+      // Hides from the compiler that the addresses are related: it would compute each from the first one.
+      asm("" : "+r"(begin[i]));
+    }
+  }
+
+  const char* at(int r) const { return begin[r / kNear] + r % kNear * stride; }
+
+  void advance() {
+    for (const char*& row : begin) row += kPack<T> * sizeof(T);
+  }
+};
+
 template <int kRows, int kVecs, class W>
-inline void step(const float* const (&a)[kRows], long k, const W* b, Vec (&acc)[kRows][kVecs]) {
+inline void step(const Rows<float, kRows>& a, const W* b, Vec (&acc)[kRows][kVecs]) {
   Vec column[kVecs];
 #pragma GCC unroll 4
   for (int v = 0; v < kVecs; ++v) column[v] = load(b + v * kWidth);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
-    Vec row = broadcast(a[r][k]);
+    float value;
+    std::memcpy(&value, a.at(r), sizeof value);
+    Vec row = broadcast(value);
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) acc[r][v] += row * column[v];
   }
 }
 
 template <int kRows, int kVecs, class W>
-inline void step(const bf16* const (&a)[kRows], long k, const W* b, Vec (&acc)[kRows][kVecs]) {
+inline void step(const Rows<bf16, kRows>& a, const W* b, Vec (&acc)[kRows][kVecs]) {
   BitVec column[kVecs];
 #pragma GCC unroll 4
   for (int v = 0; v < kVecs; ++v) column[v] = load_pairs(b + 2 * v * kWidth);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     uint32_t pair;
-    std::memcpy(&pair, a[r] + 2 * k, sizeof pair);
+    std::memcpy(&pair, a.at(r), sizeof pair);
     BitVec row = BitVec{} + pair;
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) {
@@ -66,16 +91,22 @@ inline void step(const bf16* const (&a)[kRows], long k, const W* b, Vec (&acc)[k
   }
 }
 
+// What the caller will read next, fetched into the second-level cache on the way: `per_step` bytes a step.
+struct Ahead {
+  const char* at;
+  long per_step;
+};
+
 template <class T, class W, int kRows, int kVecs>
-void tile(const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc) {
+void tile(const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc, Ahead ahead) {
   Vec acc[kRows][kVecs] = {};
-  const T* rows[kRows];
-#pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) rows[r] = a + r * lda;
-  long k = 0;
+  Rows<T, kRows> rows(a, lda);
   for (long s = 0; s < b.count; ++s) {
     const W* panel = b.begin[s];
-    for (long i = 0; i < b.steps; ++i, ++k, panel += ldb) step<kRows, kVecs>(rows, k, panel, acc);
+    for (long i = 0; i < b.steps; ++i, panel += ldb, rows.advance(), ahead.at += ahead.per_step) {
+      __builtin_prefetch(ahead.at, 0, 2);
+      step<kRows, kVecs>(rows, panel, acc);
+    }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
@@ -85,12 +116,12 @@ void tile(const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc) {
 
 // `tile` for any number of rows up to kTileRows. kColumns is 16 or 32.
 template <class T, int kColumns, class W = T>
-void any_tile(int num_rows, const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc) {
-  using Tile = void (*)(const T*, long, Segments<W>, long, float*, long);
+void any_tile(int num_rows, const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc, Ahead ahead) {
+  using Tile = void (*)(const T*, long, Segments<W>, long, float*, long, Ahead);
   static constexpr auto tiles = []<int... r>(std::integer_sequence<int, r...>) {
     return std::array<Tile, sizeof...(r)>{&tile<T, W, r + 1, kColumns / kWidth>...};
   }(std::make_integer_sequence<int, kTileRows>{});
-  tiles[num_rows - 1](a, lda, b, ldb, c, ldc);
+  tiles[num_rows - 1](a, lda, b, ldb, c, ldc, ahead);
 }
 
 }  // namespace quire
