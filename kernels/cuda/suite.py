@@ -11,6 +11,7 @@ from quire.kernels.linear.base import LinearMaker
 from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.linear.torch import TorchLinear
 from quire.kernels.rms_norm.triton import add_rms_norm, rms_norm
+from quire.kernels.sampling.triton import sample
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
 
 logger = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def cuda_suite(int8: bool = False) -> KernelSuite:
         gated_linear=gated(linear),
         rms_norm=rms_norm,
         add_rms_norm=add_rms_norm,
+        sample=sample,
     )
 
 

@@ -1,8 +1,7 @@
 """Sampling: the generator's known answers, the filters, the distribution, independence of the batch."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,42 +17,12 @@ from transformers import (
 
 from quire.kernels.native.compiler import compiled_library, supported_levels
 from quire.kernels.native.library import NativeLibrary
-from quire.kernels.sampling.base import SamplingRows
 from quire.kernels.sampling.native import NativeSample
 from quire.kernels.sampling.philox import philox4x32, uniform
 from quire.kernels.sampling.torch import keep_likely, sample, scale
+from support.sampling import Row, sampling_rows
 
 VOCAB = 50
-
-
-@dataclass(frozen=True)
-class Row:
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    seed: int = 0
-    position: int = 0
-
-    @property
-    def filters(self) -> bool:
-        return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
-
-
-def sampling_rows(rows: Sequence[Row]) -> SamplingRows:
-    drawn = [index for index, row in enumerate(rows) if row.temperature > 0]
-    chosen = [rows[index] for index in drawn]
-    filtered = [index for index, row in enumerate(chosen) if row.filters]
-    return SamplingRows(
-        drawn=torch.tensor(drawn, dtype=torch.int64),
-        temperature=torch.tensor([row.temperature for row in chosen]),
-        filtered=torch.tensor(filtered, dtype=torch.int64),
-        top_k=torch.tensor([chosen[index].top_k for index in filtered], dtype=torch.int64),
-        top_p=torch.tensor([chosen[index].top_p for index in filtered]),
-        min_p=torch.tensor([chosen[index].min_p for index in filtered]),
-        seed=torch.tensor([row.seed for row in chosen], dtype=torch.uint64).view(torch.int64),
-        position=torch.tensor([row.position for row in chosen], dtype=torch.int64),
-    )
 
 
 def logits_of(num_rows: int, seed: int = 0) -> Tensor:
