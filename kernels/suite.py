@@ -1,8 +1,9 @@
 """The `KernelSuite`: one implementation of each operation, chosen together for a device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from quire.kernels.attention.base import AttentionBackend, AttentionSpec
@@ -24,6 +25,7 @@ class KernelSuite:
 
     Attributes:
         name: what the log calls it.
+        zeros: (shape, dtype, device) -> memory for keys and values, as the kernels read it best.
         attention: (spec) -> the fastest backend of attention here that can do what the spec asks.
         linear: (weight, bias, out_dtype) -> a linear layer.
         gated_linear: alike, the first half of a gated network.
@@ -36,6 +38,7 @@ class KernelSuite:
     """
 
     name: str
+    zeros: Callable[[Sequence[int], torch.dtype, torch.device], Tensor]
     attention: Callable[[AttentionSpec], AttentionBackend]
     linear: LinearMaker
     gated_linear: LinearMaker
@@ -49,6 +52,7 @@ class KernelSuite:
 
 TORCH_SUITE = KernelSuite(
     name="torch",
+    zeros=lambda shape, dtype, device: torch.zeros(*shape, dtype=dtype, device=device),
     attention=TorchAttention,
     linear=TorchLinear,
     gated_linear=gated(TorchLinear),

@@ -15,7 +15,7 @@ from quire.engine.model.kv_pool import block_bytes, fixed_size, size_from_memory
 from quire.engine.model.layers import prepare
 from quire.engine.model.loader import load_weights
 from quire.engine.model.model_config import ModelConfig
-from quire.engine.model.placement import device_of, dtype_of
+from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
 from quire.engine.model.rotary import cos_sin_table
 from quire.engine.model.transformer import Transformer
 from quire.engine.request import Int32Array
@@ -44,14 +44,14 @@ class ModelEngine:
         """
         self._model, self._config, self._kernels = checkpoint.config, config, kernels
         self.device = device_of(config)
-        self._dtype = dtype_of(config, self.device)
+        dtype, self._kv_dtype = dtype_of(config, self.device), kv_dtype_of(config, self.device)
         model = self._model
         self.max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
-        self._attention = _attention(config, model, self._dtype, self.device, kernels)
+        self._attention = _attention(config, model, dtype, self.device, kernels)
         cos_sin = cos_sin_table(model.inv_freq, model.rope_scale, self.max_model_len, self.device)
         self._shape = BlockShape(model.num_qo_heads, model.num_kv_heads, model.head_dim, model.rms_norm_eps, cos_sin)
-        self._weights = load_weights(checkpoint, self._dtype, self.device)
-        per_block = block_bytes(config, model, self._dtype)
+        self._weights = load_weights(checkpoint, dtype, self.device)
+        per_block = block_bytes(config, model, self._kv_dtype)
         size = fixed_size(config, per_block, self.device)
         self.num_blocks = self._measure(per_block) if size is None else size
         # One block more than anyone is told of: what padded rows write goes there.
@@ -71,7 +71,7 @@ class ModelEngine:
         They hold until the next call.
         """
         if self._graphs is not None and self._graphs.can_run(batch):
-            return self._graphs.run(batch)
+            return self._transformer.logits(self._graphs.run(batch))
         for attention in self._attention.values():
             attention.plan(batch.paged)
         return self._transformer.forward(batch.input_ids, batch.last_tokens)
@@ -87,8 +87,8 @@ class ModelEngine:
         shape = (model.num_layers, num_blocks, 2, self._config.block_size, model.num_kv_heads, model.head_dim)
         try:
             # Zeros: what no one has written yet must not be NaN, which no mask hides.
-            return torch.zeros(shape, dtype=self._dtype, device=self.device)
-        except RuntimeError as error:
+            return self._kernels.zeros(shape, self._kv_dtype, self.device)
+        except (RuntimeError, OSError) as error:
             raise StartupError(f"no memory for {num_blocks} KV blocks on {self.device}: {error}") from error
 
     @torch.inference_mode()
@@ -121,7 +121,7 @@ class ModelEngine:
             return None
         return CudaGraphs(
             attention,
-            self._transformer.forward,
+            self._transformer.hidden,
             max_rows=self._config.num_slots,
             max_blocks=-(-self.max_model_len // self._config.block_size),
             block_size=self._config.block_size,
@@ -145,6 +145,7 @@ def _attention(
                     dtype=dtype,
                     device=device,
                     sliding_window=window,
+                    kv_dtype=kv_dtype_of(config, device),
                 ),
                 kernels.attention,
             )

@@ -18,6 +18,7 @@ namespace quire {
 namespace {
 
 constexpr long kRowBytes = 256 * 1024;  // rows of x that one task keeps in the second-level cache
+constexpr int kVecs = kPanel / kWidth;
 constexpr long kTasksPerThread = 32;
 constexpr long kLookAhead = 1024;  // bytes
 
@@ -101,13 +102,15 @@ struct Product {
     const long width = matrix.is_gated ? kPanel / 2 : kPanel;  // results of a panel
     const Finish<Out> finish{matrix.scale ? matrix.scale + first : nullptr, matrix.bias ? matrix.bias + first : nullptr,
                              matrix.is_gated, std::min(width, matrix.outputs - panel * width)};
+    const B* vectors[kVecs];
+    for (int v = 0; v < kVecs; ++v) vectors[v] = b + v * kWidth * kPack<T>;
+    const Columns<B> columns{vectors, kVecs, 1, depth / kPack<T>, kPanel * kPack<T>};
     long height = row_end - row_begin;
     long blocks = (height + kTileRows - 1) / kTileRows;
     for (long block = 0; block < blocks; ++block) {
       long begin = row_begin + height * block / blocks, end = row_begin + height * (block + 1) / blocks;
-      any_tile<T, kPanel, B>(static_cast<int>(end - begin), x + begin * depth, depth,
-                             Segments<B>{&b, 1, depth / kPack<T>}, kPanel * kPack<T>, sums, kPanel,
-                             ahead(panel, next, block, blocks));
+      any_tile<T, kVecs, kTileRows>(static_cast<int>(end - begin), x + begin * depth, depth, columns, sums, kPanel,
+                                    ahead(panel, next, block, blocks));
       finish(sums, end - begin, y + begin * matrix.outputs + panel * width, matrix.outputs);
     }
   }
@@ -127,10 +130,10 @@ struct Product {
     long row_parts = (rows + most - 1) / most;
     long panels = num_panels(matrix.columns);
     long panel_parts = std::clamp(kTasksPerThread * pool.num_threads() / row_parts, 1L, panels);
-    pool.run(row_parts * panel_parts, [&](long task) {
+    pool.run_in_order(row_parts * panel_parts, [&](long task) {
       long r = task / panel_parts, p = task % panel_parts;
-      compute(rows * r / row_parts, rows * (r + 1) / row_parts, panels * p / panel_parts, panels * (p + 1) / panel_parts,
-              panels * ((p + pool.num_threads()) % panel_parts) / panel_parts);
+      auto panel = [&](long part) { return panels * part / panel_parts; };
+      compute(rows * r / row_parts, rows * (r + 1) / row_parts, panel(p), panel(p + 1), panel((p + 1) % panel_parts));
     });
   }
 };

@@ -53,7 +53,7 @@ class NativeLinear:
         dense = _in_panels(dense, is_gated)
         scale, wide = (None if part is None else _in_panels(part.float(), is_gated) for part in (scale, bias))
         columns, depth = dense.shape
-        packed = torch.empty(columns * depth, dtype=dense.dtype)
+        packed = library.arena.empty(columns * depth, dense.dtype)
         is_bf16 = weight.dtype == torch.bfloat16
         library.linear_pack(is_bf16, int8, dense.data_ptr(), packed.data_ptr(), columns, depth)
         matrix = Matrix(packed.data_ptr(), _address(scale), _address(wide), columns, depth, outputs, is_gated)

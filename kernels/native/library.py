@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import torch
 
+from quire.kernels.native.pages import Arena
+
 _POINTER: Final = ctypes.c_void_p
 _LONG: Final = ctypes.c_long
 _INT: Final = ctypes.c_int
@@ -25,6 +27,7 @@ class NativeLibrary:
 
     Attributes:
         num_threads: of the pool, the caller included.
+        arena: memory for what is read whole in every step.
     """
 
     def __init__(self, path: Path, num_threads: int) -> None:
@@ -32,6 +35,7 @@ class NativeLibrary:
         new = self._declare("quire_pool_new", _INT, result=_POINTER)
         delete = self._declare("quire_pool_delete", _POINTER)
         self.num_threads = num_threads
+        self.arena = Arena()
         self.pool: int = new(num_threads)
         weakref.finalize(self, delete, self.pool)
         self.linear_pack = self._declare("quire_linear_pack", _INT, _INT, *[_POINTER] * 2, *[_LONG] * 2)

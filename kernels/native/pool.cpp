@@ -24,7 +24,7 @@ uint32_t epoch_of(uint64_t ticket) { return static_cast<uint32_t>(ticket >> 32);
 
 }  // namespace
 
-Pool::Pool(int num_threads) {
+Pool::Pool(int num_threads) : next_(num_threads) {
   for (int i = 1; i < num_threads; ++i) helpers_.emplace_back([this] { help(); });
 }
 

@@ -122,19 +122,27 @@ inline IntVec lanes() {
 
 // Halves are added, then quarters, and so on: the same order for every width of the input.
 inline float sum(Vec x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_ps((__m512)x);
+#else
   float part[kWidth];
   store(part, x);
   for (int half = kWidth / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) part[i] += part[i + half];
   return part[0];
+#endif
 }
 
 inline float largest(Vec x) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_max_ps((__m512)x);
+#else
   float part[kWidth];
   store(part, x);
   for (int half = kWidth / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) part[i] = part[i] > part[i + half] ? part[i] : part[i + half];
   return part[0];
+#endif
 }
 
 // 2^x for x <= 127, within 2 units in the last place; below -126 it is 0. Exact where x is an integer.

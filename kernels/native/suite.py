@@ -17,6 +17,7 @@ from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.linear.native import NativeLinear
 from quire.kernels.linear.torch import TorchLinear
 from quire.kernels.native.library import NativeLibrary
+from quire.kernels.native.pages import zeros
 from quire.kernels.rms_norm.native import NativeRmsNorm
 from quire.kernels.sampling.native import NativeSample
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
@@ -48,6 +49,7 @@ def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
     return replace(
         TORCH_SUITE,
         name="native",
+        zeros=lambda shape, dtype, device: zeros(shape, dtype),
         attention=attention,
         linear=partial(linear, is_gated=False),
         gated_linear=partial(linear, is_gated=True),

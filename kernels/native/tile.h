@@ -1,9 +1,10 @@
-// The inner loop of every matrix product: a few rows of A times a panel of B, sums in registers.
+// The inner loop of every matrix product: a few rows of A times a few vectors of columns of B, sums in registers.
 //
 //   A   rows of T, `lda` elements apart
-//   B   steps of `columns` groups, `ldb` elements apart; a group is kPack<T> consecutive k of one column:
+//   B   for each vector of columns, steps that are `ldb` elements apart, in one or more segments of equal depth; a step
+//       is a group of kPack<T> consecutive k of each column:
 //       float32   b[k][column]              bf16   b[k / 2][column][k % 2]
-//       in one or more segments of equal depth; int8 in the order of the rows' type, widened on the way, which is exact
+//       int8 in the order of the rows' type, widened on the way, which is exact
 //   C   float32 rows, `ldc` apart
 //
 // A sum is added up in the order of k, whatever the number of rows beside it: a row's result does not depend on
@@ -20,15 +21,15 @@ namespace quire {
 template <class T>
 inline constexpr int kPack = sizeof(T) == 2 ? 2 : 1;
 
-// Rows of A that a tile takes; with two vectors of columns the sums then fill the registers.
+// Rows of A that a tile takes; with two vectors of 16 or four of 8 columns the sums then fill the registers.
 inline constexpr int kTileRows = kWidth == 16 ? 12 : 3;
 inline constexpr int kPanel = 32;
 
 template <class W>
-struct Segments {
-  const W* const* begin;
-  long count;
-  long steps;  // of kPack of the rows' type k each
+struct Columns {
+  const W* const* vectors;  // [segment][stride]: where the vectors of a tile begin, one after the other
+  long stride, segments;
+  long steps, ldb;          // of a segment
 };
 
 // Rows of A as the address of every third one: the processor adds one or two strides by itself, so that all
@@ -55,10 +56,10 @@ struct Rows {
 };
 
 template <int kRows, int kVecs, class W>
-inline void step(const Rows<float, kRows>& a, const W* b, Vec (&acc)[kRows][kVecs]) {
+inline void step(const Rows<float, kRows>& a, const W* const (&b)[kVecs], Vec (&acc)[kRows][kVecs]) {
   Vec column[kVecs];
 #pragma GCC unroll 4
-  for (int v = 0; v < kVecs; ++v) column[v] = load(b + v * kWidth);
+  for (int v = 0; v < kVecs; ++v) column[v] = load(b[v]);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     float value;
@@ -70,10 +71,10 @@ inline void step(const Rows<float, kRows>& a, const W* b, Vec (&acc)[kRows][kVec
 }
 
 template <int kRows, int kVecs, class W>
-inline void step(const Rows<bf16, kRows>& a, const W* b, Vec (&acc)[kRows][kVecs]) {
+inline void step(const Rows<bf16, kRows>& a, const W* const (&b)[kVecs], Vec (&acc)[kRows][kVecs]) {
   BitVec column[kVecs];
 #pragma GCC unroll 4
-  for (int v = 0; v < kVecs; ++v) column[v] = load_pairs(b + 2 * v * kWidth);
+  for (int v = 0; v < kVecs; ++v) column[v] = load_pairs(b[v]);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     uint32_t pair;
@@ -98,14 +99,19 @@ struct Ahead {
 };
 
 template <class T, class W, int kRows, int kVecs>
-void tile(const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc, Ahead ahead) {
+void tile(const T* a, long lda, Columns<W> b, float* c, long ldc, Ahead ahead) {
   Vec acc[kRows][kVecs] = {};
   Rows<T, kRows> rows(a, lda);
-  for (long s = 0; s < b.count; ++s) {
-    const W* panel = b.begin[s];
-    for (long i = 0; i < b.steps; ++i, panel += ldb, rows.advance(), ahead.at += ahead.per_step) {
+  for (long s = 0; s < b.segments; ++s) {
+    const W* vectors[kVecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) vectors[v] = b.vectors[s * b.stride + v];
+    for (long i = 0; i < b.steps; ++i) {
       __builtin_prefetch(ahead.at, 0, 2);
-      step<kRows, kVecs>(rows, panel, acc);
+      step<kRows, kVecs>(rows, vectors, acc);
+      rows.advance(), ahead.at += ahead.per_step;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) vectors[v] += b.ldb;
     }
   }
 #pragma GCC unroll 16
@@ -114,14 +120,14 @@ void tile(const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc, Ahe
     for (int v = 0; v < kVecs; ++v) store(c + r * ldc + v * kWidth, acc[r][v]);
 }
 
-// `tile` for any number of rows up to kTileRows. kColumns is 16 or 32.
-template <class T, int kColumns, class W = T>
-void any_tile(int num_rows, const T* a, long lda, Segments<W> b, long ldb, float* c, long ldc, Ahead ahead) {
-  using Tile = void (*)(const T*, long, Segments<W>, long, float*, long, Ahead);
+// `tile` for any number of rows from 1 to kMostRows.
+template <class T, int kVecs, int kMostRows, class W>
+void any_tile(int num_rows, const T* a, long lda, Columns<W> b, float* c, long ldc, Ahead ahead) {
+  using Tile = void (*)(const T*, long, Columns<W>, float*, long, Ahead);
   static constexpr auto tiles = []<int... r>(std::integer_sequence<int, r...>) {
-    return std::array<Tile, sizeof...(r)>{&tile<T, W, r + 1, kColumns / kWidth>...};
-  }(std::make_integer_sequence<int, kTileRows>{});
-  tiles[num_rows - 1](a, lda, b, ldb, c, ldc, ahead);
+    return std::array<Tile, sizeof...(r)>{&tile<T, W, r + 1, kVecs>...};
+  }(std::make_integer_sequence<int, kMostRows>{});
+  tiles[num_rows - 1](a, lda, b, c, ldc, ahead);
 }
 
 }  // namespace quire

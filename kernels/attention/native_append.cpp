@@ -1,0 +1,102 @@
+// Rotates queries and keys, and writes keys and values to their places in the cache.
+
+#include <algorithm>
+
+#include "../native/api.h"
+#include "../native/pool.h"
+#include "native.h"
+
+namespace quire {
+namespace {
+
+constexpr long kMostDim = 512;
+
+// Rotates pairs (d, d + half) of one head.
+template <class T, class Put>
+void rotate(const T* x, const float* cos_sin, long half, const Put& put) {
+  for (long d = 0; d < half; d += kWidth) {
+    if (d + kWidth > half) d = half - kWidth;  // may do some twice
+    Vec first = load(x + d), second = load(x + half + d), cosine = load(cos_sin + d), sine = load(cos_sin + half + d);
+    put(d, first * cosine - second * sine, second * cosine + first * sine);
+  }
+}
+
+// One token's head into its places in a block.
+template <class T>
+void put_key(T* head, long offset, long dim, const T* key) {
+  T* panel = head + offset / kKeys * kKeys * dim + offset % kKeys * kPack<T>;
+  for (long d = 0; d < dim; d += kPack<T>) std::copy(key + d, key + d + kPack<T>, panel + d * kKeys);
+}
+
+template <class T>
+void put_value(T* head, long offset, long dim, const T* value, bool alone) {
+  T* group = head + offset / kPack<T> * kPack<T> * dim;
+  for (long d = 0; d < dim; ++d) group[d * kPack<T> + offset % kPack<T>] = value[d];
+  if (!alone) return;
+  // Values behind the last token meet weights of 0, but a stale NaN would survive that.
+  for (long later = offset + 1; later % kKeys != 0; ++later) {
+    T* rest = head + later / kPack<T> * kPack<T> * dim;
+    for (long d = 0; d < dim; ++d) rest[d * kPack<T> + later % kPack<T>] = T{};
+  }
+}
+
+template <class T>
+struct Append {
+  const Plan& plan;
+  T *cache, *q, *k;
+  const T* v;
+  long q_stride, k_stride, v_stride;  // between tokens
+  const float* cos_sin;
+  const int64_t* positions;
+  const int64_t* slots;
+  long num_tokens;
+
+  void token(long t) const {
+    const Shape& shape = plan.shape;
+    const long dim = shape.head_dim, half = dim / 2;
+    const float* angles = cos_sin + positions[t] * dim;
+    T rotated[kMostDim];
+    auto turn = [&](const T* x) {
+      rotate(x, angles, half, [&](long d, Vec first, Vec second) {
+        store(rotated + d, first), store(rotated + half + d, second);
+      });
+    };
+    for (int head = 0; head < shape.num_qo_heads; ++head) {
+      T* x = q + t * q_stride + head * dim;
+      turn(x);
+      std::copy(rotated, rotated + dim, x);
+    }
+    const long block = slots[t] / shape.block_size, offset = slots[t] % shape.block_size;
+    // The next token of the same sequence, if this step has it, writes behind this one itself.
+    const bool alone = t + 1 == num_tokens || slots[t + 1] != slots[t] + 1;
+    T* keys = cache + block * shape.block();
+    for (int head = 0; head < shape.num_kv_heads; ++head) {
+      turn(k + t * k_stride + head * dim);
+      put_key(keys + head * shape.head(), offset, dim, rotated);
+      put_value(keys + shape.side() + head * shape.head(), offset, dim, v + t * v_stride + head * dim, alone);
+    }
+  }
+
+  void run(Pool& pool) const {
+    const double cost = 0.5 * (plan.shape.num_qo_heads + 4 * plan.shape.num_kv_heads) * plan.shape.head_dim;
+    pool.run_range(num_tokens, cost, [&](long begin, long end) {
+      for (long t = begin; t < end; ++t) token(t);
+    });
+  }
+};
+
+}  // namespace
+}  // namespace quire
+
+using quire::bf16;
+
+extern "C" void quire_attention_append(const quire::Plan* plan, quire::Pool* pool, int is_bf16, void* cache, void* q,
+                                       void* k, const void* v, long q_stride, long k_stride, long v_stride,
+                                       const float* cos_sin, const int64_t* positions, const int64_t* slots,
+                                       long num_tokens) {
+  auto run = [&]<class T>(T) {
+    quire::Append<T>{*plan, static_cast<T*>(cache), static_cast<T*>(q), static_cast<T*>(k), static_cast<const T*>(v),
+                     q_stride, k_stride, v_stride, cos_sin, positions, slots, num_tokens}.run(*pool);
+  };
+  is_bf16 ? run(bf16{}) : run(float{});
+}
