@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""What int8 weights cost in quality: loss of a text under each kind of weights, and how often the next token changes.
+"""What int8 weights, or keys and values in fp8, cost in quality: loss of a text, and how often the next token changes.
 
-  python benchmarks/quantization_loss.py [--model DIR] [--window 512] [FILE]...
+  python benchmarks/quantization_loss.py [--model DIR] [--window 512] [--kv-cache-dtype fp8] [FILE]...
 
 Without files: Python sources of the standard library that the demo model was not trained on. Every window is one
 step of the executor, whose logits of all positions count.
@@ -11,7 +11,7 @@ import argparse
 import math
 import sys
 import sysconfig
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,23 +33,38 @@ sys.path.append(str(Path(__file__).parent.parent / "tools"))
 from train_demo_model import corpus, is_held_out
 
 BLOCK_SIZE = 16
-KINDS = (("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8"))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a model is computed."""
+
+    dtype: str
+    quantization: str = "none"
+    kv_cache_dtype: str = "auto"
+
+    def __str__(self) -> str:
+        weights = self.dtype if self.quantization == "none" else f"{self.quantization}, {self.dtype} beside"
+        return weights if self.kv_cache_dtype == "auto" else f"{weights}, keys and values {self.kv_cache_dtype}"
+
+
+WEIGHTS = (Kind("float32"), Kind("bfloat16"), Kind("bfloat16", "int8"))
+CACHES = (Kind("float32"), Kind("float32", kv_cache_dtype="fp8"), Kind("bfloat16", kv_cache_dtype="fp8"))
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A model with one kind of weights."""
+    """A model computed in one way."""
 
     engine: ModelEngine
     vocab_size: int
 
     @classmethod
-    def load(cls, model: str | None, window: int, dtype: str, quantization: str) -> "Judge":
-        config = ExecutorConfig(
-            model=model, dtype=dtype, quantization=quantization, device="cpu", num_blocks=-(-window // BLOCK_SIZE) + 1
-        )  # type: ignore[arg-type]
+    def load(cls, model: str | None, window: int, kind: Kind) -> "Judge":
+        num_blocks = -(-window // BLOCK_SIZE) + 1
+        config = ExecutorConfig(model=model, device="cpu", num_blocks=num_blocks, **asdict(kind))
         checkpoint, device = read_checkpoint(resolve_model(model)), device_of(config)
-        suite = kernel_suite(config.kernels, device, dtype_of(config, device), None, quantization == "int8")
+        suite = kernel_suite(config.kernels, device, dtype_of(config, device), None, kind.quantization == "int8")
         return cls(ModelEngine(config, checkpoint, suite), checkpoint.config.vocab_size)
 
     @torch.inference_mode()
@@ -78,6 +93,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--windows", type=int, default=200, help="at most")
+    parser.add_argument("--kv-cache-dtype", choices=["auto", "fp8"], default="auto", help="fp8: judge that, not int8")
     args = parser.parse_args()
     texts = [path.read_text() for path in args.files] or [
         text for name, text in corpus(Path(sysconfig.get_paths()["stdlib"])).items() if is_held_out(name)
@@ -86,13 +102,14 @@ def main() -> None:
     tokens = np.concatenate([tokenizer.encode(text) for text in texts])
     windows = [tokens[i : i + args.window].tolist() for i in range(0, len(tokens) - args.window, args.window)]
     windows = windows[: args.windows]
-    reference = Judge.load(args.model, args.window, *KINDS[0])
+    kinds = WEIGHTS if args.kv_cache_dtype == "auto" else CACHES
+    reference = Judge.load(args.model, args.window, kinds[0])
     print(f"{len(windows)} windows of {args.window} tokens")
-    print("| weights | nats per token | perplexity | to float32 | other most likely token |")
+    print("| computed in | nats per token | perplexity | to float32 | other most likely token |")
     print("|---|---|---|---|---|")
     first = None
-    for dtype, quantization in KINDS:
-        judge = Judge.load(args.model, args.window, dtype, quantization)
+    for kind in kinds:
+        judge = Judge.load(args.model, args.window, kind)
         loss, changed = 0.0, 0
         for window in windows:
             logits, wanted = judge.logits(window)[:-1], reference.logits(window)[:-1]
@@ -100,8 +117,7 @@ def main() -> None:
             changed += int((logits.argmax(1) != wanted.argmax(1)).sum())
         first = loss if first is None else first
         share = changed / (len(windows) * (args.window - 1))
-        name = dtype if quantization == "none" else f"{quantization}, {dtype} beside"
-        print(f"| {name} | {loss:.5f} | {math.exp(loss):.4f} | {loss - first:+.5f} | {share:.2%} |", flush=True)
+        print(f"| {kind} | {loss:.5f} | {math.exp(loss):.4f} | {loss - first:+.5f} | {share:.2%} |", flush=True)
 
 
 if __name__ == "__main__":

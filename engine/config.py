@@ -42,6 +42,10 @@ class ExecutorConfig(EngineConfig):
     block_size: int = Field(16, ge=1, le=256)
     """Tokens per KV block."""
 
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    """Type of the keys and values that are kept; fp8: e4m3 with a scale of 1, half the memory of bfloat16; auto: the
+    compute type."""
+
     num_blocks: int | None = Field(None, ge=1)
     """Blocks in the KV pool; default: what kv_memory_mib holds."""
 

@@ -14,7 +14,7 @@ from quire.engine.model.batch import Batch
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.decoder import Decoder
 from quire.engine.model.model_engine import ModelEngine
-from quire.engine.model.placement import device_of, dtype_of
+from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
 from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
 from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
@@ -122,8 +122,9 @@ class Executor:
 
 def _fingerprint(config: ExecutorConfig, weights: str) -> str:
     """Of what decides what a KV block holds: executors of one fleet must agree on it."""
-    dtype = dtype_of(config, device_of(config))
-    return hashlib.sha256(f"{weights} {dtype} {config.quantization}".encode()).hexdigest()
+    device = device_of(config)
+    parts = (weights, dtype_of(config, device), config.quantization, kv_dtype_of(config, device))
+    return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
 
 
 def _kernels(config: ExecutorConfig) -> KernelSuite:

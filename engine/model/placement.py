@@ -18,7 +18,7 @@ def device_of(config: ExecutorConfig) -> torch.device:
 
 
 def dtype_of(config: ExecutorConfig, device: torch.device) -> torch.dtype:
-    """Of weights, activations and KV cache."""
+    """Of weights and activations."""
     match config.dtype:
         case "auto":
             return torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -28,3 +28,8 @@ def dtype_of(config: ExecutorConfig, device: torch.device) -> torch.dtype:
             return torch.bfloat16
         case "float16":
             return torch.float16
+
+
+def kv_dtype_of(config: ExecutorConfig, device: torch.device) -> torch.dtype:
+    """Of the KV cache."""
+    return torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype_of(config, device)

@@ -19,6 +19,7 @@ class AttentionSpec:
         block_size: tokens per KV block.
         dtype, device: of queries and cache.
         sliding_window: positions that a query sees, itself included; None: all up to its own.
+        kv_dtype: of the cache, where it is another: float8_e4m3fn.
     """
 
     num_qo_heads: int
@@ -28,6 +29,7 @@ class AttentionSpec:
     dtype: torch.dtype
     device: torch.device
     sliding_window: int | None = None
+    kv_dtype: torch.dtype | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

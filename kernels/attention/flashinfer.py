@@ -31,6 +31,8 @@ def unsuited(spec: AttentionSpec) -> str | None:
         return f"head_dim must be one of {HEAD_DIMS}, got {spec.head_dim}"
     if spec.dtype not in DTYPES:
         return f"dtype must be float16 or bfloat16, got {spec.dtype}"
+    if spec.kv_dtype not in (None, spec.dtype, torch.float8_e4m3fn):
+        return f"kv_dtype must be the dtype or float8_e4m3fn, got {spec.kv_dtype}"
     return None
 
 
@@ -49,7 +51,7 @@ class FlashInferAttention:
         self._common = {
             "window_left": -1 if spec.sliding_window is None else spec.sliding_window - 1,
             "q_data_type": spec.dtype,
-            "kv_data_type": spec.dtype,
+            "kv_data_type": spec.kv_dtype or spec.dtype,
         }
 
     def plan(self, batch: PagedBatch) -> None:

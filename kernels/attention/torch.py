@@ -148,7 +148,7 @@ class TorchAttention:
     def _run_singles(self, singles: _Singles, layer_kv: Tensor, q: Tensor) -> Tensor:
         """The query heads of a group stand where queries would: they share keys, and nothing is repeated."""
         num_rows, num_kv_heads, head_dim = len(q), self._spec.num_kv_heads, self._spec.head_dim
-        k, v = _gather(layer_kv, singles.blocks)
+        k, v = _gather(layer_kv, singles.blocks, q.dtype)
         for side in (k, v):
             # What a mask hides is multiplied by zero, and zero times a stranger's stale NaN is NaN.
             side[singles.last] = side[singles.last].masked_fill(singles.stale[:, :, None, None], 0)
@@ -164,7 +164,7 @@ class TorchAttention:
         """Heads that share keys stand in the second dimension, over which the keys are expanded, not copied."""
         num_kv_heads, head_dim = self._spec.num_kv_heads, self._spec.head_dim
         num_groups = self._spec.num_qo_heads // num_kv_heads
-        k, v = (side.flatten(0, 1)[: chunk.kv_len] for side in _gather(layer_kv, chunk.blocks))
+        k, v = (side.flatten(0, 1)[: chunk.kv_len] for side in _gather(layer_kv, chunk.blocks, q.dtype))
         out = scaled_dot_product_attention(
             q.view(len(q), num_kv_heads, num_groups, head_dim).permute(1, 2, 0, 3),
             k.transpose(0, 1).unsqueeze(1).expand(-1, num_groups, -1, -1),
@@ -178,10 +178,10 @@ class TorchAttention:
         return torch.from_numpy(array).to(self._spec.device)
 
 
-def _gather(layer_kv: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys and values of some blocks, [len(blocks), block_size, num_kv_heads, head_dim] each.
+def _gather(layer_kv: Tensor, blocks: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Keys and values of some blocks, [len(blocks), block_size, num_kv_heads, head_dim] each, in the queries' dtype.
 
     A block's keys and values are two neighbours of one flat list: selecting there copies whole runs of memory.
     """
     halves = layer_kv.flatten(0, 1)
-    return halves.index_select(0, 2 * blocks), halves.index_select(0, 2 * blocks + 1)
+    return halves.index_select(0, 2 * blocks).to(dtype), halves.index_select(0, 2 * blocks + 1).to(dtype)

@@ -1,5 +1,6 @@
 """Reference in PyTorch."""
 
+import torch
 from torch import Tensor
 
 
@@ -7,5 +8,13 @@ def kv_append(layer_kv: Tensor, k: Tensor, v: Tensor, slot_mapping: Tensor) -> N
     """Write k and v, each [num_tokens, num_kv_heads, head_dim], to their places in `layer_kv`."""
     block_size = layer_kv.shape[2]
     blocks, offsets = slot_mapping // block_size, slot_mapping % block_size
-    layer_kv[blocks, 0, offsets] = k
-    layer_kv[blocks, 1, offsets] = v
+    layer_kv[blocks, 0, offsets] = _rounded(k, layer_kv.dtype)
+    layer_kv[blocks, 1, offsets] = _rounded(v, layer_kv.dtype)
+
+
+def _rounded(x: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype.itemsize < 2:
+        # Conversion alone makes NaN of what is out of range, or not, as the version of PyTorch has it.
+        limit = torch.finfo(dtype).max
+        x = x.clamp(-limit, limit)
+    return x.to(dtype)

@@ -7,6 +7,8 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
+from quire.kernels.kv_append.triton import store, writable
+
 
 @triton.jit
 def _kernel(  # type: ignore[no-untyped-def]
@@ -32,11 +34,12 @@ def _kernel(  # type: ignore[no-untyped-def]
         to = cache_ptr + page * (2 * side) + offset * row + kv_head * (2 * half) + lane
         key = k_ptr + token * k_stride + kv_head * (2 * half) + lane
         first, second = tl.load(key, mask=inside).to(tl.float32), tl.load(key + half, mask=inside).to(tl.float32)
-        tl.store(to, (first * cos - second * sin).to(cache_ptr.dtype.element_ty), mask=inside)
-        tl.store(to + half, (second * cos + first * sin).to(cache_ptr.dtype.element_ty), mask=inside)
+        # Rounded to the keys' own type first, as the reference does.
+        store(to, (first * cos - second * sin).to(k_ptr.dtype.element_ty), inside)
+        store(to + half, (second * cos + first * sin).to(k_ptr.dtype.element_ty), inside)
         value = v_ptr + token * v_stride + kv_head * (2 * half) + lane
-        tl.store(to + side, tl.load(value, mask=inside).to(cache_ptr.dtype.element_ty), mask=inside)
-        tl.store(to + side + half, tl.load(value + half, mask=inside).to(cache_ptr.dtype.element_ty), mask=inside)
+        store(to + side, tl.load(value, mask=inside), inside)
+        store(to + side + half, tl.load(value + half, mask=inside), inside)
 
 
 def rope_append(
@@ -52,6 +55,6 @@ def rope_append(
     if num_tokens:
         half = head_dim // 2
         _kernel[(num_tokens, num_qo_heads + k.shape[1])](
-            q, k, v, layer_kv, cos_sin, positions, slot_mapping, q.stride(0), k.stride(0), v.stride(0), num_qo_heads,
+            q, k, v, writable(layer_kv), cos_sin, positions, slot_mapping, q.stride(0), k.stride(0), v.stride(0), num_qo_heads,
             k.shape[1], layer_kv.shape[2], half, triton.next_power_of_2(half), num_warps=1,
         )  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -304,3 +305,25 @@ def test_info(llama: tuple[Path, Any]) -> None:
     assert (one.max_model_len, two.max_model_len) == (256, 100)
     assert (one.num_blocks, two.num_blocks) == (NUM_BLOCKS, 7)
     assert one.eos_token_ids == ()
+
+
+def test_keys_and_values_in_float8(llama: tuple[Path, Any]) -> None:
+    """Close to the model, four times as many blocks in the same memory, and another pool to the scheduler."""
+    driver = Driver(new_executor(llama[0], kv_cache_dtype="fp8"))
+    driver.start(0, prompt(20, 9))
+    driver.run({0: 20})
+    driver.generate([0], 10)
+    logits = llama[1](torch.tensor([driver.tokens[0]])).logits[0, 19:-1]
+    made = torch.tensor(driver.tokens[0][20:])
+    behind = logits.max(-1).values - logits.gather(-1, made[:, None])[:, 0]
+    assert behind.max() < 0.5 * logits.std()
+    infos = [
+        new_executor(llama[0], num_blocks=None, kv_memory_mib=1, kv_cache_dtype=dtype).info for dtype in ("auto", "fp8")
+    ]
+    assert infos[1].num_blocks == 4 * infos[0].num_blocks
+    assert infos[1].fingerprint != infos[0].fingerprint
+
+
+def test_a_type_of_cache_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValidationError, match="Input should be 'auto' or 'fp8'"):
+        ExecutorConfig(kv_cache_dtype="int4")  # type: ignore[arg-type]

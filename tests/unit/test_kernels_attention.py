@@ -131,6 +131,18 @@ def test_a_row_alone_equals_the_row_in_a_batch() -> None:
         torch.testing.assert_close(together[start:stop], dense(q, k, v, None), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 20])
+def test_keys_and_values_may_be_kept_in_float8(window: int | None) -> None:
+    case = make_case(MIXED, 4, 2, 64)
+    eighths = tuple((q, rounded(k), rounded(v)) for q, k, v in case.rows)
+    kept = replace(case, rows=eighths, layer_kv=case.layer_kv.to(torch.float8_e4m3fn))
+    torch.testing.assert_close(run(kept, window), expected(kept, window), rtol=1e-5, atol=1e-5)
+
+
+def rounded(x: Tensor) -> Tensor:
+    return x.to(torch.float8_e4m3fn).to(x.dtype)
+
+
 def test_queries_may_be_a_strided_view() -> None:
     case = make_case(MIXED, 4, 2, 64)
     merged = torch.cat((case.q, torch.zeros(len(case.q), 4, 64)), dim=1)
@@ -299,6 +311,7 @@ def test_native_says_what_it_cannot_do(library: NativeLibrary) -> None:
         ({"head_dim": 72}, "heads of 32 to 512 in steps of 16, got 72"),
         ({"dtype": torch.float16}, "got torch.float16"),
         ({"device": torch.device("meta")}, "needs the CPU, got meta"),
+        ({"kv_dtype": torch.float8_e4m3fn}, "cache of the compute type, torch.float32, got torch.float8_e4m3fn"),
     )
     for change, complaint in changes:
         with pytest.raises(ValueError, match=complaint):
@@ -321,7 +334,17 @@ def test_append_writes_only_its_places() -> None:
     assert layer_kv.count_nonzero() == k.numel() + v.numel()
 
 
-def test_copy_reads_all_sources_first() -> None:
-    kv = torch.arange(5.0).view(1, 5, 1, 1, 1, 1).repeat(2, 1, 2, 4, 1, 1)
+def test_append_rounds_to_float8_and_stays_in_its_range() -> None:
+    layer_kv = torch.zeros(1, 2, BLOCK_SIZE, 1, 6, dtype=torch.float8_e4m3fn)
+    k = torch.tensor([0.1, -1.07, 447.0, 1e6, -torch.inf, 0.0005]).view(1, 1, 6)
+    kv_append(layer_kv, k, -k, torch.tensor([3]))
+    wanted = torch.tensor([0.1015625, -1.125, 448.0, 448.0, -448.0, 0.0])
+    assert torch.equal(layer_kv[0, 0, 3, 0].float(), wanted)
+    assert torch.equal(layer_kv[0, 1, 3, 0].float(), -wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float8_e4m3fn], ids=["float32", "float8"])
+def test_copy_reads_all_sources_first(dtype: torch.dtype) -> None:
+    kv = torch.arange(5.0).view(1, 5, 1, 1, 1, 1).repeat(2, 1, 2, 4, 1, 1).to(dtype)
     kv_copy(kv, torch.tensor([0, 1]), torch.tensor([1, 2]))
     assert kv[:, :, 0, 0, 0, 0].tolist() == [[0, 0, 1, 3, 4]] * 2
