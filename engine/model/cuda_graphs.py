@@ -1,13 +1,15 @@
 """Generation steps as CUDA graphs: captured once per size, replayed with one launch.
 
 rows    1 … n │ padding up to the next captured size
-                position 0 of a block that belongs to nobody; the logits of these rows are not looked at
+                position 0 of a block that belongs to nobody; nobody looks at what comes of these rows
+
+A graph ends with the hidden states, in a buffer that all sizes share: logits are 32 times as large, and no graph need
+keep its own.
 """
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Protocol, runtime_checkable
 
 import numpy as np
@@ -66,18 +68,12 @@ class GraphAttention(Protocol):
         """As `plan`, for a size that was reserved."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Captured:
-    graph: torch.cuda.CUDAGraph
-    logits: Tensor
-
-
 class CudaGraphs:
     """Replays generation steps.
 
     Args:
         attention: of every window of the model.
-        forward: (input_ids, last_tokens) -> logits, for what the attention was planned for.
+        forward: input_ids -> hidden states of every row, for what the attention was planned for.
         spare_block: a block of the pool that no sequence is given.
         max_blocks: of one sequence.
     """
@@ -85,7 +81,7 @@ class CudaGraphs:
     def __init__(
         self,
         attention: Sequence[GraphAttention],
-        forward: Callable[[Tensor, Tensor], Tensor],
+        forward: Callable[[Tensor], Tensor],
         *,
         max_rows: int,
         max_blocks: int,
@@ -99,9 +95,9 @@ class CudaGraphs:
         self._spare_slot = spare_block * block_size
         room = torch.zeros(3, self._sizes[-1], dtype=torch.int64, device=device)
         self._input_ids, self._positions, self._slots = room.unbind()
-        self._rows = torch.arange(self._sizes[-1], device=device)
+        self._hidden = torch.empty(0, device=device)
         self._spares = torch.full((self._sizes[-1],), spare_block, dtype=torch.int32, device=device)
-        self._captured: dict[int, _Captured] = {}
+        self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._capture_all(max_blocks, device)
 
     def can_run(self, batch: Batch) -> bool:
@@ -110,7 +106,7 @@ class CudaGraphs:
         return len(batch.input_ids) == num_rows == len(batch.sampling_slots) <= self._sizes[-1]
 
     def run(self, batch: Batch) -> Tensor:
-        """Logits [num_rows, vocab_size], float32; they hold until the next run."""
+        """Hidden states [num_rows, hidden_size]; they hold until the next run."""
         num_rows = len(batch.slots)
         size = next(size for size in self._sizes if size >= num_rows)
         self._input_ids[:num_rows].copy_(batch.input_ids)
@@ -120,9 +116,8 @@ class CudaGraphs:
             self._positions[num_rows:size].zero_()
             self._slots[num_rows:size].fill_(self._spare_slot)
         self._plan(batch.paged, size)
-        captured = self._captured[size]
-        captured.graph.replay()
-        return captured.logits[:num_rows]
+        self._graphs[size].replay()
+        return self._hidden[:num_rows]
 
     def _plan(self, paged: PagedBatch, size: int) -> None:
         whole = padded(paged, self._spares[: size - len(paged.kv_lens)], self._positions[:size], self._slots[:size])
@@ -130,10 +125,10 @@ class CudaGraphs:
             attention.plan_fixed(whole)
 
     def _capture_all(self, max_blocks: int, device: torch.device) -> None:
-        began, before = time.perf_counter(), torch.cuda.memory_reserved(device)
+        began, before = time.perf_counter(), torch.cuda.mem_get_info(device)[0]
         pool = torch.cuda.graph_pool_handle()
         nothing, start = np.zeros(0, np.int32), np.zeros(1, np.int32)
-        none = self._rows[:0]
+        none = self._positions[:0]
         empty = PagedBatch(start, start, nothing, none.int(), nothing, none, none)
         self._slots.fill_(self._spare_slot)
         # The largest first, so that the others find their memory in its pool.
@@ -141,21 +136,25 @@ class CudaGraphs:
             for attention in self._attention:
                 attention.reserve(size, size * max_blocks)
             self._plan(empty, size)
-            self._captured[size] = self._capture(size, pool)
-        taken = (torch.cuda.memory_reserved(device) - before) >> 20
+            self._graphs[size] = self._capture(size, pool)
+        torch.cuda.empty_cache()
+        taken = (before - torch.cuda.mem_get_info(device)[0]) >> 20
         seconds = time.perf_counter() - began
         logger.info(
             "captured %d graphs up to %d rows in %.1f s, %d MiB", len(self._sizes), self._sizes[-1], seconds, taken
         )
 
-    def _capture(self, size: int, pool: Any) -> _Captured:
+    def _capture(self, size: int, pool: Any) -> torch.cuda.CUDAGraph:
+        input_ids = self._input_ids[:size]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UPS):
-                self._forward(self._input_ids[:size], self._rows[:size])
+                hidden = self._forward(input_ids)
         torch.cuda.current_stream().wait_stream(stream)
+        if len(self._hidden) < size:
+            self._hidden = torch.empty_like(hidden)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            logits = self._forward(self._input_ids[:size], self._rows[:size])
-        return _Captured(graph, logits)
+            self._hidden[:size].copy_(self._forward(input_ids))
+        return graph

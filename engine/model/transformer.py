@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from quire.engine.model.layers import Layers
-from quire.kernels.decoder_blocks.base import Block, BlockShape
+from quire.kernels.decoder_blocks.attend import attend
+from quire.kernels.decoder_blocks.base import BlockShape
 from quire.kernels.suite import KernelSuite
 
 
@@ -36,10 +36,11 @@ class Transformer:
         kernels, eps, layers = self.kernels, self.shape.rms_norm_eps, self.layers
         residual = kernels.take_rows(layers.embedding, input_ids)
         x = kernels.rms_norm(residual, layers.first_norm, eps)
-        if layers.fused is not None:
-            return layers.fused(x, residual)
+        fused = layers.fused
+        if fused is not None and (fused.max_tokens is None or len(x) <= fused.max_tokens):
+            return fused(x, residual)
         for block in layers.blocks:
-            x = self._attend(block, x)
+            x = block.output(attend(self.shape, block, block.qkv(x), kernels.rms_norm))
             x, residual = kernels.add_rms_norm(x, residual, block.mlp_norm, eps)
             x = block.down(block.gate_up(x))
             x, residual = kernels.add_rms_norm(x, residual, block.next_norm, eps)
@@ -47,19 +48,8 @@ class Transformer:
 
     def forward(self, input_ids: Tensor, last_tokens: Tensor) -> Tensor:
         """Logits of some of the new tokens, given as indices into `input_ids`."""
-        return self.logits(self.hidden(input_ids), last_tokens)
+        return self.logits(self.kernels.take_rows(self.hidden(input_ids), last_tokens))
 
-    def logits(self, hidden: Tensor, rows: Tensor) -> Tensor:
-        """Float32 [num_rows, vocab_size] of some rows of hidden states."""
-        return self.layers.lm_head(self.kernels.take_rows(hidden, rows))
-
-    def _attend(self, block: Block, x: Tensor) -> Tensor:
-        shape, kernels = self.shape, self.kernels
-        num_heads = [shape.num_qo_heads, shape.num_kv_heads, shape.num_kv_heads]
-        merged = block.qkv(x).view(-1, sum(num_heads), shape.head_dim)
-        q, k, v = torch.split(merged, num_heads, dim=1)
-        if block.q_norm is not None and block.k_norm is not None:
-            q = kernels.rms_norm(q, block.q_norm, shape.rms_norm_eps)
-            k = kernels.rms_norm(k, block.k_norm, shape.rms_norm_eps)
-        block.attention.append(block.layer_kv, q, k, v, shape.cos_sin)
-        return block.output(block.attention.run(block.layer_kv, q).flatten(1))
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 [num_rows, vocab_size] of normed hidden states."""
+        return self.layers.lm_head(hidden)

@@ -1,10 +1,10 @@
 """FlashInfer's paged attention (Ye et al., "FlashInfer", 2025): planned once per step, run once per layer.
 
-Steps of changing shape, context and generation mixed, go through the prefill kernels; steps of generation alone that
-a CUDA graph replays through the decode kernels, whose buffers then stay where they are.
+Rows of context go through the prefill kernels, rows of generation through those for decoding, also where one step has
+both: a row of one token would fill a whole tile of queries. Generation that a CUDA graph replays has wrappers of its
+own, whose buffers stay where they are.
 """
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -18,11 +18,17 @@ from quire.kernels.rope.triton import rope_append
 
 HEAD_DIMS: Final = (64, 128, 256)
 DTYPES: Final = (torch.float16, torch.bfloat16)
+# Ada, the first with an instruction that the append rounds by.
+_FP8_CAPABILITY: Final = (8, 9)
 # What 1,024 rows of 32 heads of 128 need to add up their parts is 320 MiB.
 WORKSPACE_BYTES: Final = 512 << 20
-# From so many queries per key head on, decoding on tensor cores is the faster way: for one sequence of 1,024 tokens and
-# four heads to a key head, a layer took 9.9 µs in place of 15.5 on an H100.
+# Planned indices of one step; what 1,024 rows need is 40 KiB.
+INDEX_BYTES: Final = 1 << 20
+# From so many queries per key head on, decoding is faster on tensor cores; at just so many, only up to so many rows: on
+# an H100 a layer took 10.8 µs in place of 17.0 at one row of 1,024 tokens, 377 and 382 at 256, but 359 in place of 293
+# at 1,024 rows of 190.
 _TENSOR_CORE_GROUPS: Final = 4
+_TENSOR_CORE_ROWS: Final = 256
 
 
 def unsuited(spec: AttentionSpec) -> str | None:
@@ -33,6 +39,10 @@ def unsuited(spec: AttentionSpec) -> str | None:
         return f"dtype must be float16 or bfloat16, got {spec.dtype}"
     if spec.kv_dtype not in (None, spec.dtype, torch.float8_e4m3fn):
         return f"kv_dtype must be the dtype or float8_e4m3fn, got {spec.kv_dtype}"
+    if spec.kv_dtype == torch.float8_e4m3fn:
+        capability = torch.cuda.get_device_capability(spec.device)
+        if capability < _FP8_CAPABILITY:
+            return f"kv_dtype float8_e4m3fn needs compute capability {_FP8_CAPABILITY}, got {capability}"
     return None
 
 
@@ -42,10 +52,14 @@ class FlashInferAttention:
     def __init__(self, spec: AttentionSpec) -> None:
         self._spec = spec
         self._workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=spec.device)
-        self._eager = BatchPrefillWithPagedKVCacheWrapper(self._workspace, "NHD")
+        self._indices = torch.empty(INDEX_BYTES, dtype=torch.uint8, device=spec.device)
+        self._context = BatchPrefillWithPagedKVCacheWrapper(self._workspace, "NHD")
+        many = spec.num_qo_heads // spec.num_kv_heads > _TENSOR_CORE_GROUPS
+        self._generation = BatchDecodeWithPagedKVCacheWrapper(self._workspace, "NHD", use_tensor_cores=many)
         self._fixed: dict[int, Any] = {}
         self._block_ids = torch.empty(0, dtype=torch.int32, device=spec.device)
-        self._run: Callable[[Tensor, Tensor], Tensor] = self._eager.run
+        # Wrappers, each with the tokens it computes.
+        self._parts: list[tuple[Any, slice]] = []
         self._batch: PagedBatch | None = None
         self._planned = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._common = {
@@ -55,22 +69,36 @@ class FlashInferAttention:
         }
 
     def plan(self, batch: PagedBatch) -> None:
-        spec = self._spec
+        longer = np.flatnonzero(np.diff(batch.qo_indptr) > 1)
+        num_context = int(longer[-1]) + 1 if len(longer) else 0
+        first, num_tokens = (int(batch.qo_indptr[row]) for row in (num_context, -1))
         self._settle()
-        self._eager.plan(
-            torch.from_numpy(batch.qo_indptr),
-            torch.from_numpy(batch.kv_indptr),
-            batch.block_ids,
-            torch.from_numpy(self._last_page_len(batch)),
+        self._batch, self._parts = batch, []
+        if num_context:
+            qo_indptr = torch.from_numpy(batch.qo_indptr[: num_context + 1])
+            self._plan(self._context, batch, slice(num_context), qo_indptr, causal=True)
+            self._parts.append((self._context, slice(first)))
+        if first < num_tokens:
+            self._plan(self._generation, batch, slice(num_context, None))
+            self._parts.append((self._generation, slice(first, num_tokens)))
+        self._planned.record()
+
+    def _plan(self, wrapper: Any, batch: PagedBatch, rows: slice, *qo_indptr: Tensor, **options: Any) -> None:
+        """Plan some of the rows."""
+        spec = self._spec
+        indptr = batch.kv_indptr[rows.start or 0 : None if rows.stop is None else rows.stop + 1]
+        wrapper.plan(
+            *qo_indptr,
+            torch.from_numpy(indptr - indptr[0]),
+            batch.block_ids[indptr[0] : indptr[-1]],
+            torch.from_numpy(self._last_page_len(batch)[rows]),
             spec.num_qo_heads,
             spec.num_kv_heads,
             spec.head_dim,
             spec.block_size,
-            causal=True,
+            **options,
             **self._common,
         )
-        self._planned.record()
-        self._batch, self._run = batch, self._eager.run
 
     def reserve(self, num_rows: int, num_indices: int) -> None:
         """Make the buffers of generation steps of `num_rows` rows with up to `num_indices` blocks.
@@ -84,32 +112,28 @@ class FlashInferAttention:
 
         if len(self._block_ids) < num_indices:
             self._block_ids = room(num_indices)
-        self._fixed[num_rows] = BatchDecodeWithPagedKVCacheWrapper(
+        groups = spec.num_qo_heads // spec.num_kv_heads
+        few = num_rows <= _TENSOR_CORE_ROWS
+        wrapper = BatchDecodeWithPagedKVCacheWrapper(
             self._workspace,
             "NHD",
             use_cuda_graph=True,
-            use_tensor_cores=spec.num_qo_heads // spec.num_kv_heads >= _TENSOR_CORE_GROUPS,
+            use_tensor_cores=groups > _TENSOR_CORE_GROUPS or (groups == _TENSOR_CORE_GROUPS and few),
             paged_kv_indptr_buffer=room(num_rows + 1),
             paged_kv_indices_buffer=self._block_ids,
             paged_kv_last_page_len_buffer=room(num_rows),
         )
+        # Steps follow each other, so that one buffer does for all sizes in place of 8 MiB for each.
+        wrapper.reset_workspace_buffer(self._workspace, self._indices)
+        self._fixed[num_rows] = wrapper
 
     def plan_fixed(self, batch: PagedBatch) -> None:
         """As `plan`, for a generation step of a size that was reserved; the device tensors of `batch` stay."""
-        spec, wrapper = self._spec, self._fixed[len(batch.kv_lens)]
+        num_rows = len(batch.kv_lens)
         self._settle()
-        wrapper.plan(
-            torch.from_numpy(batch.kv_indptr),
-            batch.block_ids,
-            torch.from_numpy(self._last_page_len(batch)),
-            spec.num_qo_heads,
-            spec.num_kv_heads,
-            spec.head_dim,
-            spec.block_size,
-            **self._common,
-        )
+        self._plan(self._fixed[num_rows], batch, slice(None))
         self._planned.record()
-        self._batch, self._run = batch, wrapper.run
+        self._batch, self._parts = batch, [(self._fixed[num_rows], slice(num_rows))]
 
     def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
         if self._batch is None:
@@ -117,7 +141,10 @@ class FlashInferAttention:
         rope_append(layer_kv, q, k, v, cos_sin, self._batch.positions, self._batch.slot_mapping)
 
     def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
-        return self._run(q, layer_kv)
+        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        for wrapper, tokens in self._parts:
+            wrapper.run(q[tokens], layer_kv, out=out[tokens])
+        return out
 
     def _settle(self) -> None:
         """A plan is written to pinned memory that is copied when the device comes to it: not before that is over."""

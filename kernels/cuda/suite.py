@@ -6,10 +6,11 @@ from dataclasses import replace
 from quire.kernels.attention.base import AttentionBackend, AttentionSpec
 from quire.kernels.attention.flashinfer import FlashInferAttention, unsuited
 from quire.kernels.attention.torch import TorchAttention
+from quire.kernels.decoder_blocks.triton import fuse
 from quire.kernels.gated_linear.triton import gated
 from quire.kernels.linear.base import LinearMaker
+from quire.kernels.linear.cuda import CudaLinear
 from quire.kernels.linear.int8 import Int8Linear
-from quire.kernels.linear.torch import TorchLinear
 from quire.kernels.rms_norm.triton import add_rms_norm, rms_norm
 from quire.kernels.sampling.triton import sample
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
@@ -22,7 +23,7 @@ def cuda_suite(int8: bool = False) -> KernelSuite:
     Args:
         int8: whether linear layers keep their weights in 8-bit integers.
     """
-    linear: LinearMaker = Int8Linear.pack if int8 else TorchLinear
+    linear: LinearMaker = Int8Linear.pack if int8 else CudaLinear
     return replace(
         TORCH_SUITE,
         name="cuda",
@@ -31,6 +32,7 @@ def cuda_suite(int8: bool = False) -> KernelSuite:
         gated_linear=gated(linear),
         rms_norm=rms_norm,
         add_rms_norm=add_rms_norm,
+        fuse_blocks=fuse,
         sample=sample,
     )
 

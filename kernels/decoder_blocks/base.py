@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
@@ -45,9 +45,20 @@ class BlockShape:
     cos_sin: Tensor
 
 
-FusedBlocks: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(x, residual) -> x of the last block's `next_norm`; all [num_tokens, hidden_size], x normed. May overwrite
-both arguments; the result holds until the next call."""
+class FusedBlocks(Protocol):
+    """All blocks of a model in one call.
+
+    Attributes:
+        max_tokens: of one call; more are for the single operations. None: any number.
+    """
+
+    @property
+    def max_tokens(self) -> int | None: ...
+
+    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
+        """x of the last block's `next_norm`; all [num_tokens, hidden_size], x normed. May overwrite both arguments;
+        the result holds until the next call."""
+
 
 BlockFuser: TypeAlias = Callable[[BlockShape, Sequence[Block]], FusedBlocks | None]
 """The fused form of some blocks, or None where a backend cannot fuse these."""

@@ -43,6 +43,8 @@ class _Buffers(ctypes.Structure):
 class NativeDecoderBlocks:
     """Implements `FusedBlocks`."""
 
+    max_tokens = None
+
     def __init__(self, library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> None:
         """
         Raises:

@@ -7,15 +7,17 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
+from quire.kernels.cuda.overlap import can_overlap, follow
 from quire.kernels.linear.base import Linear, LinearMaker
 
 _BLOCK = 1024
 
 
 @triton.jit
-def _kernel(gate_up_ptr, out_ptr, size, block: tl.constexpr):  # type: ignore[no-untyped-def]
+def _kernel(gate_up_ptr, out_ptr, size, overlaps: tl.constexpr, block: tl.constexpr):  # type: ignore[no-untyped-def]
     row, column = tl.program_id(0).to(tl.int64), tl.program_id(1) * block + tl.arange(0, block)
     inside = column < size
+    follow(overlaps)
     gate = tl.load(gate_up_ptr + row * 2 * size + column, mask=inside, other=0.0).to(tl.float32)
     up = tl.load(gate_up_ptr + row * 2 * size + size + column, mask=inside, other=0.0).to(tl.float32)
     value = gate / (1.0 + tl.exp(-gate)) * up
@@ -27,7 +29,8 @@ def silu_mul(gate_up: Tensor) -> Tensor:
     num_tokens, size = gate_up.shape[0], gate_up.shape[1] // 2
     out = torch.empty((num_tokens, size), dtype=gate_up.dtype, device=gate_up.device)
     if num_tokens:
-        _kernel[(num_tokens, triton.cdiv(size, _BLOCK))](gate_up, out, size, _BLOCK)
+        overlaps = can_overlap(gate_up)
+        _kernel[(num_tokens, triton.cdiv(size, _BLOCK))](gate_up, out, size, overlaps, _BLOCK, launch_pdl=overlaps)
     return out
 
 

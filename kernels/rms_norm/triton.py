@@ -5,16 +5,19 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
+from quire.kernels.cuda.overlap import can_overlap, follow
+
 
 @triton.jit
 def _kernel(  # type: ignore[no-untyped-def]
     x_ptr, residual_ptr, weight_ptr, out_ptr, total_ptr, x_stride, head_stride, num_heads, size, eps,
-    has_residual: tl.constexpr, block: tl.constexpr,
+    has_residual: tl.constexpr, overlaps: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0), tl.program_id(1)
     column = tl.arange(0, block)
     inside = column < size
     place = (row * num_heads + head).to(tl.int64) * size + column
+    follow(overlaps)
     x_place = x_ptr + row.to(tl.int64) * x_stride + head * head_stride + column
     wide = tl.load(x_place, mask=inside, other=0.0).to(tl.float32)
     if has_residual:
@@ -49,10 +52,11 @@ def _launch(
     x: Tensor, residual: Tensor | None, weight: Tensor, out: Tensor, total: Tensor | None, x_stride: int,
     head_stride: int, num_heads: int, eps: float,
 ) -> None:  # fmt: skip
-    size = x.shape[-1]
+    size, overlaps = x.shape[-1], can_overlap(x)
     if x.shape[0]:
         _kernel[(x.shape[0], num_heads)](
             x, x if residual is None else residual, weight, out, out if total is None else total, x_stride,
-            head_stride, num_heads, size, eps, residual is not None, triton.next_power_of_2(size),
+            head_stride, num_heads, size, eps, residual is not None, overlaps, triton.next_power_of_2(size),
             num_warps=min(16, max(1, triton.next_power_of_2(size) // 512)),
+            launch_pdl=overlaps,
         )  # fmt: skip
