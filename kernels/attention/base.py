@@ -20,6 +20,7 @@ class AttentionSpec:
         dtype, device: of queries and cache.
         sliding_window: positions that a query sees, itself included; None: all up to its own.
         kv_dtype: of the cache, where it is another: float8_e4m3fn.
+        logits_soft_cap: scores x become cap * tanh(x / cap) before the mask (Gemma 2, 2024), above 0; None: they stay.
     """
 
     num_qo_heads: int
@@ -30,6 +31,7 @@ class AttentionSpec:
     device: torch.device
     sliding_window: int | None = None
     kv_dtype: torch.dtype | None = None
+    logits_soft_cap: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -66,6 +66,7 @@ class FlashInferAttention:
             "window_left": -1 if spec.sliding_window is None else spec.sliding_window - 1,
             "q_data_type": spec.dtype,
             "kv_data_type": spec.kv_dtype or spec.dtype,
+            "logits_soft_cap": spec.logits_soft_cap,
         }
 
     def plan(self, batch: PagedBatch) -> None:

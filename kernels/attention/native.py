@@ -100,6 +100,8 @@ def unsuited(spec: AttentionSpec) -> str | None:
         return f"needs {' or '.join(str(dtype) for dtype in DTYPES)}, got {spec.dtype}"
     if spec.kv_dtype not in (None, spec.dtype):
         return f"needs a cache of the compute type, {spec.dtype}, got {spec.kv_dtype}"
+    if spec.logits_soft_cap is not None:
+        return f"needs scores without a soft cap, got {spec.logits_soft_cap}"
     if spec.block_size % _KEYS:
         return f"needs a block size that {_KEYS} divides, got {spec.block_size}"
     if spec.head_dim not in _HEAD_DIMS:

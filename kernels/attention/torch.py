@@ -152,11 +152,11 @@ class TorchAttention:
         for side in (k, v):
             # What a mask hides is multiplied by zero, and zero times a stranger's stale NaN is NaN.
             side[singles.last] = side[singles.last].masked_fill(singles.stale[:, :, None, None], 0)
-        out = scaled_dot_product_attention(
+        out = self._attend(
             q.view(num_rows, num_kv_heads, -1, head_dim),
             k.view(num_rows, -1, num_kv_heads, head_dim).transpose(1, 2),
             v.view(num_rows, -1, num_kv_heads, head_dim).transpose(1, 2),
-            attn_mask=singles.visible[:, None, None, :],
+            singles.visible[:, None, None, :],
         )
         return out.reshape(num_rows, -1, head_dim)
 
@@ -165,14 +165,24 @@ class TorchAttention:
         num_kv_heads, head_dim = self._spec.num_kv_heads, self._spec.head_dim
         num_groups = self._spec.num_qo_heads // num_kv_heads
         k, v = (side.flatten(0, 1)[: chunk.kv_len] for side in _gather(layer_kv, chunk.blocks, q.dtype))
-        out = scaled_dot_product_attention(
+        out = self._attend(
             q.view(len(q), num_kv_heads, num_groups, head_dim).permute(1, 2, 0, 3),
             k.transpose(0, 1).unsqueeze(1).expand(-1, num_groups, -1, -1),
             v.transpose(0, 1).unsqueeze(1).expand(-1, num_groups, -1, -1),
-            attn_mask=chunk.mask,
-            is_causal=chunk.mask is None,
+            chunk.mask,
         )
         return out.permute(2, 0, 1, 3).reshape(len(q), -1, head_dim)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Of [..., tokens, head_dim] each; without a mask it is causal."""
+        cap = self._spec.logits_soft_cap
+        if cap is None:
+            return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        if mask is None:
+            mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        scores = q.float() @ k.float().transpose(-1, -2) / self._spec.head_dim**0.5
+        scores = (cap * torch.tanh(scores / cap)).masked_fill(~mask, -torch.inf)
+        return (scores.softmax(-1) @ v.float()).to(q.dtype)
 
     def _to_device(self, array: NDArray[np.int64] | NDArray[np.bool_]) -> Tensor:
         return torch.from_numpy(array).to(self._spec.device)

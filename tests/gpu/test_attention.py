@@ -1,5 +1,6 @@
 """FlashInfer's attention behind our seam, against the reference in float32 on the same paged cache."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from quire.kernels.attention.base import AttentionBackend, AttentionSpec, PagedBatch
 from quire.kernels.attention.torch import TorchAttention
+from quire.kernels.kv_copy.torch import kv_copy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -80,3 +82,48 @@ def test_attention(backend: type[AttentionBackend], num_qo: int, num_kv: int, he
 @pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
 def test_a_sliding_window(backend: type[AttentionBackend], fixed: bool) -> None:
     compare(backend, 32, 8, 128, 100, fixed)
+
+
+def compare_on_its_cache(backend: type[Any], of: AttentionSpec, fixed: bool) -> None:
+    """Against the reference in float32 that reads the cache as the backend has filled it."""
+    torch.manual_seed(2)
+    paged = batch(DECODE if fixed else MIXED)
+    num_tokens, num_qo, num_kv = int(paged.qo_indptr[-1]), of.num_qo_heads, of.num_kv_heads
+    cache = torch.randn(NUM_BLOCKS, 2, BLOCK_SIZE, num_kv, of.head_dim, device="cuda").to(of.kv_dtype or of.dtype)
+    merged = torch.randn(num_tokens, num_qo + 2 * num_kv, of.head_dim, device="cuda", dtype=of.dtype) * 2
+    angles = torch.rand(4096, of.head_dim // 2, device="cuda") * 6
+    q, k, v = torch.split(merged, [num_qo, num_kv, num_kv], dim=1)
+    attention, reference = backend(of), TorchAttention(replace(of, dtype=torch.float32))
+    if fixed:
+        attention.reserve(len(DECODE), 4096)
+        attention.plan_fixed(paged)
+    else:
+        attention.plan(paged)
+    attention.append(cache, q, k, v, torch.cat((angles.cos(), angles.sin()), dim=-1))
+    found = attention.run(cache, q).float()
+    reference.plan(paged)
+    wanted = reference.run(cache, q.float())
+    error = (found - wanted).norm() / wanted.norm()
+    assert error < 1e-2, f"relative error {error:.4f}"
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
+@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(32, 8, 128), (9, 3, 64)])
+def test_keys_and_values_in_float8(
+    backend: type[AttentionBackend], num_qo: int, num_kv: int, head_dim: int, fixed: bool
+) -> None:
+    of = replace(spec(num_qo, num_kv, head_dim, None, torch.bfloat16), kv_dtype=torch.float8_e4m3fn)
+    compare_on_its_cache(backend, of, fixed)
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
+def test_a_soft_cap(backend: type[AttentionBackend], fixed: bool) -> None:
+    of = replace(spec(32, 8, 128, None, torch.bfloat16), logits_soft_cap=2.0)
+    compare_on_its_cache(backend, of, fixed)
+
+
+def test_blocks_in_float8_are_copied() -> None:
+    kv = torch.randn(2, 5, 2, BLOCK_SIZE, 1, 64, device="cuda").to(torch.float8_e4m3fn)
+    wanted = kv.float()[:, [0, 0, 1, 3, 4]]
+    kv_copy(kv, torch.tensor([0, 1], device="cuda"), torch.tensor([1, 2], device="cuda"))
+    assert torch.equal(kv.float(), wanted)

@@ -76,11 +76,13 @@ def make_case(
     return Case(tuple(rows), layer_kv, batch)
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
+def dense(q: Tensor, k: Tensor, v: Tensor, window: int | None, cap: float | None = None) -> Tensor:
     """Softmax attention written out in float64."""
     groups = q.shape[1] // k.shape[1]
     k, v = (x.double().repeat_interleave(groups, dim=1) for x in (k, v))
     scores = torch.einsum("qhd,khd->hqk", q.double(), k) / q.shape[-1] ** 0.5
+    if cap is not None:
+        scores = cap * (scores / cap).tanh()
     key = torch.arange(len(k))
     query = (key[-len(q) :])[:, None]
     hidden = (key > query) if window is None else (key > query) | (key <= query - window)
@@ -88,17 +90,17 @@ def dense(q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Tensor:
     return torch.einsum("hqk,khd->qhd", weights, v).float()
 
 
-def run(case: Case, window: int | None) -> Tensor:
+def run(case: Case, window: int | None, cap: float | None = None) -> Tensor:
     q = case.q
     num_kv, head_dim = case.layer_kv.shape[-2:]
-    spec = AttentionSpec(q.shape[1], num_kv, head_dim, BLOCK_SIZE, q.dtype, CPU, window)
+    spec = AttentionSpec(q.shape[1], num_kv, head_dim, BLOCK_SIZE, q.dtype, CPU, window, logits_soft_cap=cap)
     backend = attention_backend("torch", spec)
     backend.plan(case.batch)
     return backend.run(case.layer_kv, q)
 
 
-def expected(case: Case, window: int | None) -> Tensor:
-    return torch.cat([dense(q, k, v, window) for q, k, v in case.rows])
+def expected(case: Case, window: int | None, cap: float | None = None) -> Tensor:
+    return torch.cat([dense(q, k, v, window, cap) for q, k, v in case.rows])
 
 
 @pytest.mark.parametrize("window", [None, 20])
@@ -141,6 +143,15 @@ def test_keys_and_values_may_be_kept_in_float8(window: int | None) -> None:
 
 def rounded(x: Tensor) -> Tensor:
     return x.to(torch.float8_e4m3fn).to(x.dtype)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("cap", [0.5, 30.0])
+def test_scores_may_have_a_soft_cap(cap: float, window: int | None) -> None:
+    case = make_case(MIXED, 4, 2, 64)
+    found = run(case, window, cap)
+    torch.testing.assert_close(found, expected(case, window, cap), rtol=1e-5, atol=1e-5)
+    assert (found - expected(case, window)).abs().max() > 1e-4
 
 
 def test_queries_may_be_a_strided_view() -> None:
@@ -311,6 +322,7 @@ def test_native_says_what_it_cannot_do(library: NativeLibrary) -> None:
         ({"head_dim": 72}, "heads of 32 to 512 in steps of 16, got 72"),
         ({"dtype": torch.float16}, "got torch.float16"),
         ({"device": torch.device("meta")}, "needs the CPU, got meta"),
+        ({"logits_soft_cap": 30.0}, "scores without a soft cap, got 30.0"),
         ({"kv_dtype": torch.float8_e4m3fn}, "cache of the compute type, torch.float32, got torch.float8_e4m3fn"),
     )
     for change, complaint in changes:
