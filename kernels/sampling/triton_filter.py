@@ -1,6 +1,6 @@
 """Rows that filter, in Triton: thresholds are searched for, not found by sorting; one program per row.
 
-bound       distances by the eighth were counted when the row was weighed: they say how far what passes can reach
+reach       distances by the eighth were counted when the row was weighed: they say how far what passes can be
 gather      what may pass is copied, in order of ids, where there is room for it; else the row itself is searched
 search      for a rank, whose bits are those of the distance, then of the place: likelier is less, no two are alike
 draw        among the tokens up to that rank, in order of ids
@@ -19,9 +19,13 @@ from quire.kernels.sampling.triton_row import distance, first_beyond, last_posit
 BUCKETS: Final = 256
 # Likely tokens of real models are fewer, except where sampling is close to uniform: that is slower, not wrong.
 _ROOM: Final = 8192
-_BLOCK: Final = 2048
-_GATHER_BLOCK: Final = 8192
+# Tokens at a time: of what was gathered, of a whole row, and of a row that is gathered.
+_FEW: Final = 512
+_MANY: Final = 2048
+_GATHER: Final = 8192
 _WARPS: Final = 16
+# One kernel serves all vocabularies up to 131,072.
+_LEAST_ID_BITS: Final = 17
 
 
 @triton.jit
@@ -31,8 +35,8 @@ def bucket_of(distances, buckets: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _last_bucket(counts_ptr, total, top_k, top_p, min_p, buckets: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The last bucket of which a token may pass. top_k needs all that it leaves: top_p is relative to their sum."""
+def _reach(counts_ptr, total, top_k, top_p, min_p, buckets: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The distance before which all lies that may pass. top_k needs all that it leaves: top_p is relative to that."""
     bucket = tl.arange(0, buckets)
     counts = tl.load(counts_ptr + bucket)
     # A little more than the weight can be, whatever the rounding.
@@ -42,20 +46,20 @@ def _last_bucket(counts_ptr, total, top_k, top_p, min_p, buckets: tl.constexpr):
     may_pass = (from_here > spared) & (heaviest >= min_p)
     if top_k > 0:
         may_pass = tl.cumsum(counts, axis=0) - counts < top_k
-    return tl.max(tl.where(may_pass, bucket, 0), axis=0)
+    last = tl.max(tl.where(may_pass, bucket, 0), axis=0)
+    return tl.where(last < buckets - 1, (last + 1) / 8, float("inf"))
 
 
 @triton.jit
 def _gather(  # type: ignore[no-untyped-def]
-    logits_ptr, size, top, temperature, last_bucket, values_ptr, ids_ptr, room: tl.constexpr, buckets: tl.constexpr,
-    block: tl.constexpr,
+    logits_ptr, size, least, values_ptr, ids_ptr, room: tl.constexpr, block: tl.constexpr
 ):  # fmt: skip
-    """Copies as many as there is room for; how many there are."""
+    """Copies logits from `least` on, as many as there is room for; how many there are."""
     count = 0
     for start in range(0, size, block):
         column = start + tl.arange(0, block)
         x = tl.load(logits_ptr + column, mask=column < size, other=float("-inf"))
-        passes = (bucket_of(distance(x, top, temperature), buckets) <= last_bucket) & (column < size)
+        passes = (x >= least) & (column < size)
         place = count + tl.cumsum(passes.to(tl.int32), axis=0) - 1
         tl.store(values_ptr + place, x, mask=passes & (place < room))
         tl.store(ids_ptr + place, column, mask=passes & (place < room))
@@ -123,29 +127,10 @@ def _draw(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
-    logits_ptr, greatest_ptr, drawn_ptr, temperature_ptr, seed_ptr, position_ptr, filtered_ptr, top_k_ptr, top_p_ptr,
-    min_p_ptr, sums_ptr, counts_ptr, values_ptr, ids_ptr, tokens_ptr, stride, size, num_parts, parts: tl.constexpr,
-    buckets: tl.constexpr, room: tl.constexpr, id_bits: tl.constexpr, block: tl.constexpr, gather_block: tl.constexpr,
+def _select(  # type: ignore[no-untyped-def]
+    source_ptr, size, top, temperature, top_k, top_p, min_p, total, u, id_bits: tl.constexpr, block: tl.constexpr
 ):  # fmt: skip
-    i, part = tl.program_id(0).to(tl.int64), tl.arange(0, parts)
-    draw = tl.load(filtered_ptr + i)
-    row = tl.load(drawn_ptr + draw)
-    top_k, top_p, min_p = tl.load(top_k_ptr + i), tl.load(top_p_ptr + i), tl.load(min_p_ptr + i)
-    temperature, source_ptr = tl.load(temperature_ptr + draw), logits_ptr + row * stride
-    top = tl.load(source_ptr + tl.load(greatest_ptr + row))
-    total = tl.sum(tl.load(sums_ptr + draw * num_parts + part, mask=part < num_parts, other=0.0), axis=0)
-
-    last_bucket = _last_bucket(counts_ptr + draw * buckets, total, top_k, top_p, min_p, buckets)
-    values_ptr, ids_ptr = values_ptr + i * room, ids_ptr + i * room
-    count = _gather(
-        source_ptr, size, top, temperature, last_bucket, values_ptr, ids_ptr, room, buckets, gather_block
-    )  # fmt: skip
-    # Of a row of NaN nothing passes.
-    is_gathered = (count > 0) & (count <= room)
-    if is_gathered:
-        source_ptr, size = values_ptr, count
-
+    """The place of the token that is drawn; `total` is the weight of the whole row."""
     last_rank = tl.full((), 0x7FFFFFFFFFFFFFFF, tl.int64)
     if top_k > 0:
         last_rank = _search(source_ptr, size, top, temperature, top_k.to(tl.float64), False, id_bits, block)
@@ -155,11 +140,39 @@ def _kernel(  # type: ignore[no-untyped-def]
         by_weight = _search(source_ptr, size, top, temperature, goal, True, id_bits, block)
         last_rank = tl.minimum(last_rank, by_weight)
     total = _weigh(source_ptr, size, top, temperature, last_rank, min_p, id_bits, block)
-    goal = uniform(tl.load(seed_ptr + draw), tl.load(position_ptr + draw)) * total
-    place = _draw(source_ptr, size, top, temperature, last_rank, min_p, goal, id_bits, block)
-    if is_gathered:
-        place = tl.load(ids_ptr + place)
-    tl.store(tokens_ptr + row, place)
+    return _draw(source_ptr, size, top, temperature, last_rank, min_p, u * total, id_bits, block)
+
+
+@triton.jit
+def _kernel(  # type: ignore[no-untyped-def]
+    logits_ptr, greatest_ptr, drawn_ptr, temperature_ptr, seed_ptr, position_ptr, filtered_ptr, top_k_ptr, top_p_ptr,
+    min_p_ptr, sums_ptr, counts_ptr, values_ptr, ids_ptr, tokens_ptr, stride, size, num_parts, parts: tl.constexpr,
+    buckets: tl.constexpr, room: tl.constexpr, id_bits: tl.constexpr, few: tl.constexpr, many: tl.constexpr,
+    gather: tl.constexpr,
+):  # fmt: skip
+    """Draws a token for one row; what it may be, from few gathered ones or from the whole row."""
+    i, part = tl.program_id(0).to(tl.int64), tl.arange(0, parts)
+    draw = tl.load(filtered_ptr + i)
+    row = tl.load(drawn_ptr + draw)
+    top_k, top_p, min_p = tl.load(top_k_ptr + i), tl.load(top_p_ptr + i), tl.load(min_p_ptr + i)
+    temperature, source_ptr = tl.load(temperature_ptr + draw), logits_ptr + row * stride
+    top = tl.load(source_ptr + tl.load(greatest_ptr + row))
+    total = tl.sum(tl.load(sums_ptr + draw * num_parts + part, mask=part < num_parts, other=0.0), axis=0)
+
+    u = uniform(tl.load(seed_ptr + draw), tl.load(position_ptr + draw))
+
+    reach = _reach(counts_ptr + draw * buckets, total, top_k, top_p, min_p, buckets)
+    values_ptr, ids_ptr = values_ptr + i * room, ids_ptr + i * room
+    # A little less than where the reach ends, whatever the rounding.
+    least = top - reach * temperature * 1.0001 - tl.abs(top) * 1e-6
+    count = _gather(source_ptr, size, least, values_ptr, ids_ptr, room, gather)
+    # Of a row of NaN nothing passes.
+    if (count > 0) & (count <= room):
+        place = _select(values_ptr, count, top, temperature, top_k, top_p, min_p, total, u, id_bits, few)
+        token = tl.load(ids_ptr + place)
+    else:
+        token = _select(source_ptr, size, top, temperature, top_k, top_p, min_p, total, u, id_bits, many)
+    tl.store(tokens_ptr + row, token)
 
 
 def select(logits: Tensor, rows: SamplingRows, greatest: Tensor, sums: Tensor, counts: Tensor, tokens: Tensor) -> None:
@@ -177,6 +190,6 @@ def select(logits: Tensor, rows: SamplingRows, greatest: Tensor, sums: Tensor, c
     _kernel[(num_filtered,)](
         logits, greatest, rows.drawn, rows.temperature, rows.seed, rows.position, rows.filtered, rows.top_k, rows.top_p,
         rows.min_p, sums, counts, values, ids, tokens, logits.stride(0), size, num_parts,
-        triton.next_power_of_2(num_parts), BUCKETS, _ROOM, (size - 1).bit_length(), _BLOCK, _GATHER_BLOCK,
-        num_warps=_WARPS,
+        triton.next_power_of_2(num_parts), BUCKETS, _ROOM, max(_LEAST_ID_BITS, (size - 1).bit_length()), _FEW, _MANY,
+        _GATHER, num_warps=_WARPS,
     )  # fmt: skip
