@@ -18,8 +18,6 @@ from quire.kernels.rope.triton import rope_append
 
 HEAD_DIMS: Final = (64, 128, 256)
 DTYPES: Final = (torch.float16, torch.bfloat16)
-# Ada, the first with an instruction that the append rounds by.
-_FP8_CAPABILITY: Final = (8, 9)
 # What 1,024 rows of 32 heads of 128 need to add up their parts is 320 MiB.
 WORKSPACE_BYTES: Final = 512 << 20
 # Planned indices of one step; what 1,024 rows need is 40 KiB.
@@ -39,10 +37,6 @@ def unsuited(spec: AttentionSpec) -> str | None:
         return f"dtype must be float16 or bfloat16, got {spec.dtype}"
     if spec.kv_dtype not in (None, spec.dtype, torch.float8_e4m3fn):
         return f"kv_dtype must be the dtype or float8_e4m3fn, got {spec.kv_dtype}"
-    if spec.kv_dtype == torch.float8_e4m3fn:
-        capability = torch.cuda.get_device_capability(spec.device)
-        if capability < _FP8_CAPABILITY:
-            return f"kv_dtype float8_e4m3fn needs compute capability {_FP8_CAPABILITY}, got {capability}"
     return None
 
 
