@@ -25,3 +25,14 @@ def attend(shape: BlockShape, block: Block, qkv: Tensor, rms_norm: Callable[[Ten
         k = rms_norm(k, block.k_norm, shape.rms_norm_eps)
     block.attention.append(block.layer_kv, q, k, v, shape.cos_sin)
     return block.attention.run(block.layer_kv, q).flatten(1)
+
+
+def wanted(rows: Tensor | None, attended: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+    """What the last block goes on with: behind its attention, no token needs another one.
+
+    Args:
+        rows: int64, ascending; None: all.
+    """
+    if rows is None or len(rows) == len(attended):
+        return attended, residual
+    return attended[rows], residual[rows]

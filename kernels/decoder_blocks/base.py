@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from torch import Tensor
 
@@ -45,20 +45,10 @@ class BlockShape:
     cos_sin: Tensor
 
 
-class FusedBlocks(Protocol):
-    """All blocks of a model in one call.
-
-    Attributes:
-        max_tokens: of one call; more are for the single operations. None: any number.
-    """
-
-    @property
-    def max_tokens(self) -> int | None: ...
-
-    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
-        """x of the last block's `next_norm`; all [num_tokens, hidden_size], x normed. May overwrite both arguments;
-        the result holds until the next call."""
-
+FusedBlocks: TypeAlias = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""(x, residual, rows) -> x of the last block's `next_norm`, [num_rows, hidden_size]. x, normed, and residual are
+[num_tokens, hidden_size]; rows are the tokens that are wanted, int64, ascending, or None for all. May overwrite x and
+residual; the result holds until the next call."""
 
 BlockFuser: TypeAlias = Callable[[BlockShape, Sequence[Block]], FusedBlocks | None]
 """The fused form of some blocks, or None where a backend cannot fuse these."""

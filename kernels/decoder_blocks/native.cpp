@@ -1,5 +1,7 @@
 // The operations of a step, one after the other, without going back to Python between them.
 
+#include <cstring>
+
 #include "../native/api.h"
 
 // As in native.py. q_norm and k_norm are both there or both null.
@@ -40,6 +42,7 @@ struct Step {
                    sizes.eps);
   }
 
+  // Queries, keys and values of every token; the keys and values are then in the cache.
   void attend(const Block& block) const {
     const long dim = sizes.head_dim, width = sizes.is_bf16 ? 2 : 4;
     const long q_size = sizes.num_qo_heads * dim, kv_size = sizes.num_kv_heads * dim, row = q_size + 2 * kv_size;
@@ -57,24 +60,41 @@ struct Step {
     quire_attention_append(block.attention, pool, sizes.is_bf16, block.layer_kv, q, k, v, q_stride, k_stride, row,
                            cos_sin, positions, slots, tokens);
     quire_attention_run(block.attention, pool, sizes.is_bf16, block.layer_kv, q, q_stride, b.attended);
-    linear(b.attended, block.output, b.x);
+  }
+
+  // Goes on with some tokens only, in ascending order.
+  void keep(const int64_t* rows, long num_rows) {
+    const long width = sizes.is_bf16 ? 2 : 4;
+    auto move = [&](void* matrix, long columns) {
+      char* to = static_cast<char*>(matrix);
+      const long size = columns * width;
+      for (long i = 0; i < num_rows; ++i) std::memmove(to + i * size, to + rows[i] * size, size);
+    };
+    move(b.attended, sizes.num_qo_heads * sizes.head_dim);
+    move(b.residual, sizes.hidden);
+    tokens = num_rows;
   }
 
   void feed_forward(const Block& block) const {
+    linear(b.attended, block.output, b.x);
+    add_norm(b.x, block.mlp_norm, b.x);
     linear(b.x, block.gate_up, b.gated);
     linear(b.gated, block.down, b.x);
+    add_norm(b.x, block.next_norm, b.x);
   }
 };
 
 }  // namespace
 
+// `rows` are the tokens whose results are wanted: x gets those, one behind the other.
 extern "C" void quire_decoder_blocks(quire::Pool* pool, const Block* blocks, const Sizes* sizes, const Buffers* buffers,
-                                     const float* cos_sin, const int64_t* positions, const int64_t* slots, long tokens) {
-  const Step step{pool, *sizes, *buffers, cos_sin, positions, slots, tokens};
+                                     const float* cos_sin, const int64_t* positions, const int64_t* slots, long tokens,
+                                     const int64_t* rows, long num_rows) {
+  Step step{pool, *sizes, *buffers, cos_sin, positions, slots, tokens};
   for (long i = 0; i < sizes->num_blocks; ++i) {
     step.attend(blocks[i]);
-    step.add_norm(buffers->x, blocks[i].mlp_norm, buffers->x);
+    // Behind the last attention no token needs another one.
+    if (i + 1 == sizes->num_blocks && num_rows < tokens) step.keep(rows, num_rows);
     step.feed_forward(blocks[i]);
-    step.add_norm(buffers->x, blocks[i].next_norm, buffers->x);
   }
 }

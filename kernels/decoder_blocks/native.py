@@ -43,8 +43,6 @@ class _Buffers(ctypes.Structure):
 class NativeDecoderBlocks:
     """Implements `FusedBlocks`."""
 
-    max_tokens = None
-
     def __init__(self, library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> None:
         """
         Raises:
@@ -67,8 +65,9 @@ class NativeDecoderBlocks:
         self._room = [torch.empty(0)] * len(self._widths)
         self._capacity = 0
 
-    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, residual: Tensor, rows: Tensor | None) -> Tensor:
         num_tokens = x.shape[0]
+        num_rows = num_tokens if rows is None else len(rows)
         if num_tokens > self._capacity:
             self._room = [torch.empty(num_tokens * width, dtype=self._dtype) for width in self._widths]
             self._capacity = num_tokens
@@ -83,8 +82,10 @@ class NativeDecoderBlocks:
             batch.positions.data_ptr(),
             batch.slot_mapping.data_ptr(),
             num_tokens,
+            None if rows is None else rows.data_ptr(),
+            num_rows,
         )
-        return x
+        return x[:num_rows]
 
 
 def fuse(library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> FusedBlocks | None:

@@ -1,13 +1,16 @@
-"""In Triton, for one token: norms, gate and residuals are computed where the products are, seven kernels to a block."""
+"""On an NVIDIA GPU: residuals are added by the products, and for one token norms and gates are theirs, too.
+
+A block is seven kernels for one token and ten otherwise.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from quire.kernels.decoder_blocks.attend import attend
+from quire.kernels.decoder_blocks.attend import attend, wanted
 from quire.kernels.decoder_blocks.base import Block, BlockShape, FusedBlocks
-from quire.kernels.gated_linear.triton import TritonGatedLinear
+from quire.kernels.gated_linear.triton import TritonGatedLinear, silu_mul
 from quire.kernels.linear.cuda import CudaLinear
 from quire.kernels.linear.triton import row_product
 from quire.kernels.rms_norm.triton import rms_norm
@@ -34,26 +37,31 @@ class _Products:
 class TritonDecoderBlocks:
     """Implements `FusedBlocks`."""
 
-    max_tokens = 1
-
     def __init__(self, shape: BlockShape, blocks: Sequence[tuple[Block, _Products]]) -> None:
         self._shape = shape
         self._blocks = blocks
 
-    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
-        eps = self._shape.rms_norm_eps
+    def __call__(self, x: Tensor, residual: Tensor, rows: Tensor | None) -> Tensor:
         # x of the first block is normed already, that of the others is the residual.
         norm: Tensor | None = None
         for block, products in self._blocks:
-            qkv = row_product(x, products.qkv.weight, products.qkv.bias, norm=norm, eps=eps)
+            qkv = self._normed(products.qkv, x, norm, is_gated=False)
             attended = attend(self._shape, block, qkv, rms_norm)
-            residual = row_product(attended, products.output.weight, products.output.bias, residual=residual)
-            gated = row_product(
-                residual, products.gate_up.weight, products.gate_up.bias, norm=block.mlp_norm, eps=eps, is_gated=True
-            )
-            x = residual = row_product(gated, products.down.weight, products.down.bias, residual=residual)
+            if block is self._blocks[-1][0]:
+                attended, residual = wanted(rows, attended, residual)
+            residual = products.output.plus(attended, residual)
+            gated = self._normed(products.gate_up, residual, block.mlp_norm, is_gated=True)
+            x = residual = products.down.plus(gated, residual)
             norm = block.next_norm
-        return x if norm is None else rms_norm(x, norm, eps)
+        return x if norm is None else rms_norm(x, norm, self._shape.rms_norm_eps)
+
+    def _normed(self, product: CudaLinear, x: Tensor, norm: Tensor | None, is_gated: bool) -> Tensor:
+        """The product of the norm of x, if there is one, gated or not."""
+        eps = self._shape.rms_norm_eps
+        if len(x) == 1:
+            return row_product(x, product.weight, product.bias, norm=norm, eps=eps, is_gated=is_gated)
+        y = product(x if norm is None else rms_norm(x, norm, eps))
+        return silu_mul(y) if is_gated else y
 
 
 def fuse(shape: BlockShape, blocks: Sequence[Block]) -> FusedBlocks | None:
