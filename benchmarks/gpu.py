@@ -6,10 +6,12 @@
 Without a model: random bfloat16 weights in the shape of Llama-3.1-8B. First the two ceilings: bytes that a copy moves,
 and operations of a bfloat16 matrix product. A generation step must read the weights (but the embedding) and its
 sequences' keys and values, and multiply; a context step multiplies. End to end, all requests are sent at once to `LLM`.
-The GPU waits whenever no step of two in flight is being computed.
+The GPU waits whenever no step of two in flight is being computed. The log between says how fast the weights were read
+and what the pool and the CUDA graphs take.
 """
 
 import argparse
+import logging
 import statistics
 import sys
 import tempfile
@@ -211,6 +213,9 @@ def main() -> None:
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/gpu.py: there is no usable GPU")
+    # What is loaded and captured, and what that takes.
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("quire.engine.model").setLevel(logging.INFO)
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}")
     ceilings = measure_ceilings()
     print(

@@ -6,7 +6,6 @@ from dataclasses import replace
 from quire.kernels.attention.base import AttentionBackend, AttentionSpec
 from quire.kernels.attention.flashinfer import FlashInferAttention, unsuited
 from quire.kernels.attention.torch import TorchAttention
-from quire.kernels.decoder_blocks.triton import fuse
 from quire.kernels.gated_linear.triton import gated
 from quire.kernels.linear.base import LinearMaker
 from quire.kernels.linear.cuda import CudaLinear
@@ -32,7 +31,6 @@ def cuda_suite(int8: bool = False) -> KernelSuite:
         gated_linear=gated(linear),
         rms_norm=rms_norm,
         add_rms_norm=add_rms_norm,
-        fuse_blocks=fuse,
         sample=sample,
     )
 

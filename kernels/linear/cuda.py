@@ -11,20 +11,15 @@ from quire.kernels.linear.triton import row_product
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CudaLinear:
-    """Implements `Linear`. Wide results of narrow weights are never rounded to these."""
+    """Implements `Linear`. Results that are to be wider than the weight are never rounded to its type."""
 
     weight: Tensor
     bias: Tensor | None
     out_dtype: torch.dtype
 
-    @property
-    def is_narrow(self) -> bool:
-        """Whether the weight has a type of 16 bits, which is what `row_product` is for."""
-        return self.weight.dtype.itemsize == 2
-
     def __call__(self, x: Tensor) -> Tensor:
-        if self.is_narrow and len(x) == 1:
-            return row_product(x, self.weight, self.bias, out_dtype=self.out_dtype)
+        if len(x) == 1 and self.weight.dtype.itemsize == 2:
+            return row_product(x, self.weight, self.bias, self.out_dtype)
         if self.out_dtype == self.weight.dtype:
             return functional.linear(x, self.weight, self.bias)
         product = torch.mm(x, self.weight.T, out_dtype=self.out_dtype)

@@ -68,7 +68,7 @@ def rope_append(
         half, overlaps = head_dim // 2, can_overlap(q)
         groups = triton.cdiv(num_qo_heads, _HEADS) + triton.cdiv(k.shape[1], _HEADS)
         _kernel[(num_tokens, groups)](
-            q, k, v, writable(layer_kv), cos_sin, positions, slot_mapping, q.stride(0), k.stride(0), v.stride(0), num_qo_heads,
-            k.shape[1], layer_kv.shape[2], half, triton.next_power_of_2(half), _HEADS, overlaps, num_warps=1,
-            launch_pdl=overlaps,
+            q, k, v, writable(layer_kv), cos_sin, positions, slot_mapping, q.stride(0), k.stride(0), v.stride(0),
+            num_qo_heads, k.shape[1], layer_kv.shape[2], half, triton.next_power_of_2(half), _HEADS, overlaps,
+            num_warps=1, launch_pdl=overlaps,
         )  # fmt: skip

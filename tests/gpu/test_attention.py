@@ -17,6 +17,7 @@ BLOCK_SIZE, NUM_BLOCKS = 16, 600
 # Queries of a row, and its tokens in the cache with them.
 MIXED = ((300, 300), (1, 1), (7, 40), (1, 37), (16, 32), (1, 16), (1, 2000), (33, 33), (1, 17))
 DECODE = ((1, 1), (1, 16), (1, 17), (1, 900), (1, 31))
+MANY = tuple((1, 1 + 29 * row % 150) for row in range(70))
 
 
 def spec(num_qo: int, num_kv: int, head_dim: int, window: int | None, dtype: torch.dtype) -> AttentionSpec:
@@ -48,9 +49,12 @@ def backend() -> type[AttentionBackend]:
     return found
 
 
-def compare(backend: type[Any], num_qo: int, num_kv: int, head_dim: int, window: int | None, fixed: bool) -> None:
+def compare(
+    backend: type[Any], num_qo: int, num_kv: int, head_dim: int, window: int | None, fixed: bool,
+    rows: tuple[tuple[int, int], ...] = (),
+) -> None:  # fmt: skip
     torch.manual_seed(1)
-    paged = batch(DECODE if fixed else MIXED)
+    paged = batch(rows or (DECODE if fixed else MIXED))
     num_tokens = int(paged.qo_indptr[-1])
     layer_kv = torch.randn(NUM_BLOCKS, 2, BLOCK_SIZE, num_kv, head_dim, device="cuda", dtype=torch.bfloat16)
     merged = torch.randn(num_tokens, num_qo + 2 * num_kv, head_dim, device="cuda", dtype=torch.bfloat16)
@@ -63,7 +67,7 @@ def compare(backend: type[Any], num_qo: int, num_kv: int, head_dim: int, window:
         cache = layer_kv.to(dtype)
         q, k, v = torch.split(merged.to(dtype, copy=True), [num_qo, num_kv, num_kv], dim=1)
         if fixed and isinstance(attention, backend):
-            attention.reserve(len(DECODE), 4096)
+            attention.reserve(len(paged.kv_lens), 4096)
             attention.plan_fixed(paged)
         else:
             attention.plan(paged)
@@ -77,6 +81,11 @@ def compare(backend: type[Any], num_qo: int, num_kv: int, head_dim: int, window:
 @pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(32, 8, 128), (9, 3, 64)])
 def test_attention(backend: type[AttentionBackend], num_qo: int, num_kv: int, head_dim: int, fixed: bool) -> None:
     compare(backend, num_qo, num_kv, head_dim, None, fixed)
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
+def test_rows_enough_for_our_own_kernel(backend: type[AttentionBackend], fixed: bool) -> None:
+    compare(backend, 32, 8, 128, None, fixed, MANY if fixed else (MIXED[0], *MANY))
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])

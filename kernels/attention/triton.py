@@ -1,0 +1,89 @@
+"""Decoding of many rows in Triton: a program takes the queries that share a key head, over all keys of its row.
+
+Nothing is split, so that nothing is merged: there must be more rows than the device needs to be busy. Softmax is summed
+up on the way (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
+"""
+
+from typing import Final
+
+import triton
+from torch import Tensor
+from triton import language as tl
+
+from quire.kernels.cuda.overlap import can_overlap, follow
+
+# Of tensor cores; what is missing in a group of queries are zeros.
+_LEAST_ROWS: Final = 16
+_LOG2_E: Final = 1.4426950408889634
+# Tokens of one step of a program, warps that compute it, and steps in flight.
+_TILE: Final = 64
+_WARPS: Final = 2
+_STAGES: Final = 3
+
+
+@triton.jit
+def _kernel(  # type: ignore[no-untyped-def]
+    q_ptr, cache_ptr, out_ptr, indptr_ptr, blocks_ptr, last_ptr, q_stride, scale, num_kv_heads: tl.constexpr,
+    groups: tl.constexpr, head_dim: tl.constexpr, block_size: tl.constexpr, overlaps: tl.constexpr,
+    padded: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    row, head = tl.program_id(0) // num_kv_heads, tl.program_id(0) % num_kv_heads
+    group, lane, token = tl.arange(0, padded), tl.arange(0, head_dim), tl.arange(0, tile)
+    first = tl.load(indptr_ptr + row)
+    length = (tl.load(indptr_ptr + row + 1) - first - 1) * block_size + tl.load(last_ptr + row)
+    query = (head * groups + group)[:, None] * head_dim + lane[None, :]
+    follow(overlaps)
+    q = tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=group[:, None] < groups, other=0.0)
+    highest = tl.full([padded], float("-inf"), tl.float32)
+    weights = tl.zeros([padded], tl.float32)
+    total = tl.zeros([padded, head_dim], tl.float32)
+    side: tl.constexpr = block_size * num_kv_heads * head_dim
+    for start in range(0, length, tile):
+        at = start + token
+        there = at < length
+        block = tl.load(blocks_ptr + first + at // block_size, mask=there, other=0)
+        place = block.to(tl.int64) * (2 * side) + (at % block_size) * (num_kv_heads * head_dim) + head * head_dim
+        key = cache_ptr + place[:, None] + lane[None, :]
+        k = tl.load(key, mask=there[:, None], other=0.0)
+        scores = tl.where(there[None, :], tl.dot(q, tl.trans(k)) * scale, float("-inf"))
+        higher = tl.maximum(highest, tl.max(scores, axis=1))
+        shares, shrink = tl.exp2(scores - higher[:, None]), tl.exp2(highest - higher)
+        weights = weights * shrink + tl.sum(shares, axis=1)
+        v = tl.load(key + side, mask=there[:, None], other=0.0)
+        total = tl.dot(shares.to(v.dtype), v, total * shrink[:, None])
+        highest = higher
+    result = (total / weights[:, None]).to(out_ptr.dtype.element_ty)
+    place = out_ptr + row.to(tl.int64) * (num_kv_heads * groups * head_dim) + query
+    tl.store(place, result, mask=group[:, None] < groups)
+
+
+class TritonDecode:
+    """One token of each row; planned and run as FlashInfer's wrappers are."""
+
+    def __init__(self, indptr: Tensor, blocks: Tensor, last_page_len: Tensor) -> None:
+        """
+        Args:
+            indptr, blocks, last_page_len: buffers on the device that plans are written to.
+        """
+        self._indptr, self._blocks, self._last = indptr, blocks, last_page_len
+
+    def plan(
+        self, indptr: Tensor, blocks: Tensor, last_page_len: Tensor, num_qo_heads: int, num_kv_heads: int,
+        head_dim: int, block_size: int, **types: object,
+    ) -> None:  # fmt: skip
+        """What `run` reads later."""
+        self._indptr[: len(indptr)].copy_(indptr, non_blocking=True)
+        self._blocks[: len(blocks)].copy_(blocks, non_blocking=True)
+        self._last[: len(last_page_len)].copy_(last_page_len, non_blocking=True)
+
+    def run(self, q: Tensor, layer_kv: Tensor, out: Tensor) -> None:
+        """Into `out`, [num_rows, num_qo_heads, head_dim], contiguous; q alike, but rows need not follow each other."""
+        num_rows, num_qo_heads, head_dim = q.shape
+        num_kv_heads, overlaps = layer_kv.shape[3], can_overlap(q)
+        groups = num_qo_heads // num_kv_heads
+        _kernel[(num_rows * num_kv_heads,)](
+            q, layer_kv, out, self._indptr, self._blocks, self._last, q.stride(0), head_dim**-0.5 * _LOG2_E,
+            num_kv_heads, groups, head_dim, layer_kv.shape[2], overlaps,
+            max(_LEAST_ROWS, triton.next_power_of_2(groups)), _TILE, num_warps=_WARPS, num_stages=_STAGES,
+            launch_pdl=overlaps,
+        )  # fmt: skip
