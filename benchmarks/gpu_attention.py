@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""FlashInfer's kernels, our own and layouts of the cache, one layer of Llama-3.1-8B's heads: what our attention chooses by.
+"""FlashInfer's kernels, our own, and layouts of the cache on one layer of Llama-3.1-8B: what our attention chooses by.
 
   python benchmarks/gpu_attention.py
 
