@@ -80,7 +80,8 @@ class SchedulerConfig(EngineConfig):
     """How sequences share what a step has left for context."""
 
     target_itl_ms: float | None = Field(None, gt=0)
-    """Inter-token latency to aim at, by smaller context chunks while sequences generate; default: no aim."""
+    """Inter-token latency to aim at, by smaller context chunks while sequences generate; default: what the executor
+    suggests while no more context waits than two steps hold, 100 on a CPU and no aim on a GPU."""
 
     max_waiting_requests: int = Field(1024, ge=1)
     """Requests that may wait; more are refused with RESOURCE_EXHAUSTED."""

@@ -25,6 +25,8 @@ from quire.kernels.suite import KernelSuite
 
 # Of a step, by device: products are at full speed from there on.
 _STEP_TOKENS: Final = {"cpu": 512, "cuda": 8192}
+# A step of so many tokens takes a third of a second on two cores: too long for whoever generates beside one prompt.
+_ITL_MS: Final = {"cpu": 100, "cuda": 0}
 _NOTHING: Final = torch.empty(0, dtype=torch.int32)
 
 
@@ -82,6 +84,7 @@ class Executor:
             num_slots=config.num_slots,
             eos_token_ids=checkpoint.eos_token_ids,
             step_tokens=_STEP_TOKENS[self._engine.device.type],
+            itl_ms=_ITL_MS[self._engine.device.type],
         )
 
     def reset(self) -> None:

@@ -89,6 +89,7 @@ class ExecutorInfo:
         num_slots: sequences that can be started at once.
         eos_token_ids: tokens that end a sequence unless it ignores them.
         step_tokens: tokens of a step that keep its device busy and do not hold up who generates for long.
+        itl_ms: inter-token latency to aim at while little context waits; 0: no aim.
         committed: the highest `committed` of the plans that it has run: a ledger of before is not to be believed.
     """
 
@@ -101,4 +102,5 @@ class ExecutorInfo:
     num_slots: int
     eos_token_ids: tuple[int, ...]
     step_tokens: int = 2048
+    itl_ms: int = 0
     committed: int = 0

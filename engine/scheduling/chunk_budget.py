@@ -1,6 +1,12 @@
 """How many context tokens a step may take while sequences wait for their next token."""
 
+from typing import Self
+
+from quire.engine.config import SchedulerConfig
+from quire.engine.step import ExecutorInfo
+
 SMOOTHING = 0.2
+STEPS_OF_BACKLOG = 2
 
 
 class ChunkBudget:
@@ -12,17 +18,33 @@ class ChunkBudget:
     Args:
         target_itl_ms: the aim in milliseconds; None: no limit.
         smallest: tokens that a step may always take, so that context never starves.
+        most_backlog: where more context tokens wait, full steps get through them sooner, and the aim is given up;
+            None: it never is.
     """
 
-    def __init__(self, target_itl_ms: float | None, smallest: int) -> None:
+    def __init__(self, target_itl_ms: float | None, smallest: int, most_backlog: int | None = None) -> None:
         self._target_us = None if target_itl_ms is None else target_itl_ms * 1000
         self._smallest = smallest
+        self._most_backlog = most_backlog
         self._generation_us: float | None = None
         self._token_us: float | None = None
 
-    def limit(self, budget: int, num_generating: int) -> int:
-        """What of a budget of context tokens may be used beside so many generating sequences."""
+    @classmethod
+    def configured(cls, config: SchedulerConfig, info: ExecutorInfo, max_num_tokens: int) -> Self:
+        """What the settings ask for holds always; what the executor suggests, only while little context waits."""
+        if config.target_itl_ms is not None:
+            return cls(config.target_itl_ms, info.block_size)
+        return cls(info.itl_ms or None, info.block_size, STEPS_OF_BACKLOG * max_num_tokens)
+
+    def limit(self, budget: int, num_generating: int, backlog: int) -> int:
+        """What of a budget of context tokens may be used beside so many generating sequences.
+
+        Args:
+            backlog: context tokens that are yet to be computed.
+        """
         if self._target_us is None or not num_generating or not self._token_us:
+            return budget
+        if self._most_backlog is not None and backlog > self._most_backlog:
             return budget
         room_us = self._target_us - (self._generation_us or 0.0)
         return min(budget, max(self._smallest, int(room_us / self._token_us)))

@@ -27,9 +27,9 @@ class MicroBatchScheduler:
         self._chunking = chunking
         self._chunk_budget = chunk_budget
 
-    def budget(self, num_generating: int) -> int:
-        """Tokens left for context beside so many generating sequences."""
-        return self._chunk_budget.limit(max(0, self._max_num_tokens - num_generating), num_generating)
+    def budget(self, num_generating: int, backlog: int) -> int:
+        """Tokens left for context beside so many generating sequences, where `backlog` tokens wait."""
+        return self._chunk_budget.limit(max(0, self._max_num_tokens - num_generating), num_generating, backlog)
 
     def chunks(self, budget: int, sequences: List[Sequence]) -> list[ContextChunk]:
         """Chunks of the sequences' contexts within the budget; a sequence that gets nothing has none."""

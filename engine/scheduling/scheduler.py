@@ -80,7 +80,7 @@ class Scheduler:
             max_num_tokens,
             info.block_size,
             config.context_chunking,
-            ChunkBudget(config.target_itl_ms, info.block_size),
+            ChunkBudget.configured(config, info, max_num_tokens),
         )
         self._waiting = WaitingQueue(
             config.max_waiting_requests, config.max_waiting_tokens, config.priority_ageing_s, clock
@@ -199,7 +199,7 @@ class Scheduler:
         self._capacity.begin_step(self.num_running)
         for victim in self._capacity.victims(self._active, self._num_retiring()):
             self._pause(victim)
-        budget = self._micro_batch.budget(len(self._generation))
+        budget = self._micro_batch.budget(len(self._generation), self.num_context_tokens)
         starts = self._admit(budget - sum(sequence.num_context_left for sequence in self._context))
         chunks = self._micro_batch.chunks(budget, self._context)
         growing, stalled = self._split_growing()

@@ -88,6 +88,7 @@ def info_to_proto(info: ExecutorInfo) -> executor_pb2.ExecutorInfo:
         num_slots=info.num_slots,
         eos_token_ids=info.eos_token_ids,
         step_tokens=info.step_tokens,
+        itl_ms=info.itl_ms,
         committed=info.committed,
     )
 
@@ -103,6 +104,7 @@ def info_from_proto(info: executor_pb2.ExecutorInfo) -> ExecutorInfo:
         num_slots=info.num_slots,
         eos_token_ids=tuple(info.eos_token_ids),
         step_tokens=info.step_tokens,
+        itl_ms=info.itl_ms,
         committed=info.committed,
     )
 

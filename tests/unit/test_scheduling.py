@@ -254,16 +254,26 @@ def test_generation_goes_first(make_rig) -> None:
 
 def test_the_chunk_budget_follows_measured_times() -> None:
     budget = ChunkBudget(target_itl_ms=10, smallest=16)
-    assert budget.limit(512, num_generating=4) == 512, "nothing is known yet"
+    assert budget.limit(512, num_generating=4, backlog=1000) == 512, "nothing is known yet"
     for _ in range(50):
         budget.observe(num_context=0, num_generating=4, compute_us=4_000)
         budget.observe(num_context=100, num_generating=4, compute_us=4_000 + 100 * 50)
-    assert budget.limit(512, num_generating=4) == pytest.approx(6_000 / 50, abs=1)
-    assert budget.limit(512, num_generating=0) == 512
+    assert budget.limit(512, num_generating=4, backlog=1000) == pytest.approx(6_000 / 50, abs=1)
+    assert budget.limit(512, num_generating=0, backlog=1000) == 512
     for _ in range(50):
         budget.observe(num_context=0, num_generating=4, compute_us=12_000)
-    assert budget.limit(512, num_generating=4) == 16, "context goes on even where the target cannot be met"
-    assert ChunkBudget(None, 16).limit(512, 4) == 512
+    assert budget.limit(512, num_generating=4, backlog=1000) == 16, (
+        "context goes on even where the target cannot be met"
+    )
+    assert ChunkBudget(None, 16).limit(512, 4, 1000) == 512
+
+
+def test_a_suggested_aim_yields_to_a_backlog() -> None:
+    budget = ChunkBudget(target_itl_ms=10, smallest=16, most_backlog=1024)
+    budget.observe(num_context=0, num_generating=4, compute_us=4_000)
+    budget.observe(num_context=100, num_generating=4, compute_us=4_000 + 100 * 50)
+    assert budget.limit(512, num_generating=4, backlog=1024) == 120
+    assert budget.limit(512, num_generating=4, backlog=1025) == 512
 
 
 # ── cache ──
