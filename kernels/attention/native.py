@@ -1,4 +1,4 @@
-"""In C++ for CPUs; blocks hold panels of matrix products, see native.cpp."""
+"""In C++ for CPUs; blocks hold panels of matrix products, see native.h."""
 
 import weakref
 from typing import Final
