@@ -19,6 +19,7 @@ class NativeAttention:
 
     Attributes:
         handle: the C++ side of it.
+        num_passes: of the plan: how often 256 keys of a head are gone through, for however many queries at once.
     """
 
     def __init__(self, spec: AttentionSpec, library: NativeLibrary) -> None:
@@ -35,6 +36,7 @@ class NativeAttention:
             spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.block_size, spec.sliding_window or 0
         )
         weakref.finalize(self, library.attention_delete, self.handle)
+        self.num_passes = 0
         self._batch: PagedBatch | None = None
 
     @property
@@ -50,7 +52,7 @@ class NativeAttention:
 
     def plan(self, batch: PagedBatch) -> None:
         self._batch = batch
-        self._library.attention_plan(
+        self.num_passes = self._library.attention_plan(
             self.handle,
             self._library.num_threads,
             len(batch.kv_lens),

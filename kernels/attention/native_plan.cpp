@@ -31,6 +31,13 @@ class Planner {
     if (num_floats_ > static_cast<long>(plan.states.size())) plan.states.resize(num_floats_);
   }
 
+  // How often a split of a KV head is gone through, for however many queries at once.
+  long num_passes() const {
+    long passes = static_cast<long>(plan_.parts.size());
+    for (const Item& item : plan_.items) passes += item.split_end - item.split_begin;
+    return passes;
+  }
+
  private:
   long count(int row) const { return qo_indptr_[row + 1] - qo_indptr_[row]; }
 
@@ -144,10 +151,10 @@ quire::Plan* quire_attention_new(int num_qo_heads, int num_kv_heads, int head_di
 
 void quire_attention_delete(quire::Plan* plan) { delete plan; }
 
-void quire_attention_plan(quire::Plan* plan, int num_threads, int num_rows, const int32_t* qo_indptr,
+long quire_attention_plan(quire::Plan* plan, int num_threads, int num_rows, const int32_t* qo_indptr,
                           const int32_t* kv_indptr, const int32_t* kv_indices, const int32_t* kv_lens) {
   plan->starts.assign(kv_indptr, kv_indptr + num_rows);
   plan->kv_indices.assign(kv_indices, kv_indices + kv_indptr[num_rows]);
-  quire::Planner(*plan, num_threads, num_rows, qo_indptr, kv_lens);
+  return quire::Planner(*plan, num_threads, num_rows, qo_indptr, kv_lens).num_passes();
 }
 }

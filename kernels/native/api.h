@@ -37,7 +37,7 @@ void quire_sample(quire::Pool* pool, const float* logits, long num_rows, long si
 
 quire::Plan* quire_attention_new(int num_qo_heads, int num_kv_heads, int head_dim, int block_size, int window);
 void quire_attention_delete(quire::Plan* plan);
-void quire_attention_plan(quire::Plan* plan, int num_threads, int num_rows, const int32_t* qo_indptr,
+long quire_attention_plan(quire::Plan* plan, int num_threads, int num_rows, const int32_t* qo_indptr,
                           const int32_t* kv_indptr, const int32_t* kv_indices, const int32_t* kv_lens);
 void quire_attention_append(const quire::Plan* plan, quire::Pool* pool, int is_bf16, void* cache, void* q, void* k,
                             const void* v, long q_stride, long k_stride, long v_stride, const float* cos_sin,

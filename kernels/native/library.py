@@ -44,7 +44,7 @@ class NativeLibrary:
         self.take_rows = self._declare("quire_take_rows", _POINTER, *[_POINTER] * 3, *[_LONG] * 2)
         self.attention_new = self._declare("quire_attention_new", *[_INT] * 5, result=_POINTER)
         self.attention_delete = self._declare("quire_attention_delete", _POINTER)
-        self.attention_plan = self._declare("quire_attention_plan", _POINTER, _INT, _INT, *[_POINTER] * 4)
+        self.attention_plan = self._declare("quire_attention_plan", _POINTER, _INT, _INT, *[_POINTER] * 4, result=_LONG)
         self.attention_run = self._declare(
             "quire_attention_run", _POINTER, _POINTER, _INT, *[_POINTER] * 2, _LONG, _POINTER
         )

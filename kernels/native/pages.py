@@ -3,6 +3,7 @@
 import math
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import torch
@@ -23,7 +24,9 @@ def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     # One page more, so that it can begin where a page does.
     pages = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
+        # A system built without them says that there is no such advice; its pages do, too.
+        with suppress(OSError):
+            pages.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(pages, dtype=torch.uint8)
     begin = -whole.data_ptr() % _HUGE
     return whole[begin : begin + size].view(dtype).view(*shape)

@@ -302,6 +302,7 @@ def test_info(llama: tuple[Path, Any]) -> None:
     assert one.incarnation != two.incarnation
     assert one.fingerprint == two.fingerprint
     assert (one.vocab_size, one.block_size, one.num_slots) == (VOCAB, BLOCK_SIZE, 8)
+    assert (one.step_tokens, one.itl_ms) == (512, 100), "what suits a CPU"
     assert (one.max_model_len, two.max_model_len) == (256, 100)
     assert (one.num_blocks, two.num_blocks) == (NUM_BLOCKS, 7)
     assert one.eos_token_ids == ()

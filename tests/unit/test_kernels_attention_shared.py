@@ -92,6 +92,18 @@ def test_rows_with_a_common_prefix(library: NativeLibrary, dtype: torch.dtype, w
     check(library, rows, 16, dtype, window)
 
 
+def test_a_common_prefix_is_gone_through_once_for_a_tile_of_rows(library: NativeLibrary) -> None:
+    num_qo, num_kv, head_dim = HEADS
+    backend = NativeAttention(AttentionSpec(num_qo, num_kv, head_dim, 16, torch.float32, CPU), library)
+    # Two splits in common, a third that is each row's own; a tile holds 16 rows of 3 heads to a key head.
+    rows = [Row(1, 600, 0, 32) for _ in range(16)]
+    backend.plan(batch_of(rows, tables_of(rows, 16)))
+    assert backend.num_passes == num_kv * (2 + len(rows))
+    alone = [Row(1, 600) for _ in rows]
+    backend.plan(batch_of(alone, tables_of(alone, 16)))
+    assert backend.num_passes == num_kv * 3 * len(rows)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     rows=st.lists(

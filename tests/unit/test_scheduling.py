@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
@@ -268,12 +269,16 @@ def test_the_chunk_budget_follows_measured_times() -> None:
     assert ChunkBudget(None, 16).limit(512, 4, 1000) == 512
 
 
-def test_a_suggested_aim_yields_to_a_backlog() -> None:
-    budget = ChunkBudget(target_itl_ms=10, smallest=16, most_backlog=1024)
+@pytest.mark.parametrize(
+    ("asked", "suggested", "little", "much"), [(None, 10, 120, 512), (10.0, 100, 120, 120), (None, 0, 512, 512)]
+)
+def test_a_suggested_aim_yields_to_a_backlog(asked: float | None, suggested: int, little: int, much: int) -> None:
+    info = replace(executor_info(64, 16), itl_ms=suggested)
+    budget = ChunkBudget.configured(SchedulerConfig(target_itl_ms=asked), info, 512)
     budget.observe(num_context=0, num_generating=4, compute_us=4_000)
     budget.observe(num_context=100, num_generating=4, compute_us=4_000 + 100 * 50)
-    assert budget.limit(512, num_generating=4, backlog=1024) == 120
-    assert budget.limit(512, num_generating=4, backlog=1025) == 512
+    assert budget.limit(512, num_generating=4, backlog=1024) == little
+    assert budget.limit(512, num_generating=4, backlog=1025) == much
 
 
 # ── cache ──

@@ -1,8 +1,11 @@
 """Behind the last attention only the tokens that are asked for are computed: with the same result."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.model.checkpoint import read_checkpoint
@@ -12,6 +15,7 @@ from quire.engine.model.rotary import cos_sin_table
 from quire.engine.model.transformer import Transformer
 from quire.kernels.attention.base import AttentionSpec, PagedBatch
 from quire.kernels.decoder_blocks.base import BlockShape
+from quire.kernels.linear.base import Linear
 from quire.kernels.native.compiler import supported_levels
 from quire.kernels.registry import kernel_suite
 
@@ -55,3 +59,21 @@ def test_some_rows_are_those_of_all(transformer: Transformer, rows: list[int]) -
     everything = transformer.hidden(ids).clone()
     assert everything.shape[0] == NUM_TOKENS
     torch.testing.assert_close(transformer.hidden(ids, wanted), everything[wanted], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("transformer", ["torch"], indirect=True)
+def test_the_others_are_not_computed(transformer: Transformer) -> None:
+    widths: list[int] = []
+    layers = transformer.layers
+
+    def counting(gate_up: Linear) -> Linear:
+        def run(x: Tensor) -> Tensor:
+            widths.append(len(x))
+            return gate_up(x)
+
+        return run
+
+    blocks = tuple(replace(block, gate_up=counting(block.gate_up)) for block in layers.blocks)
+    counted = replace(transformer, layers=replace(layers, blocks=blocks))
+    counted.hidden(torch.arange(NUM_TOKENS), torch.tensor([7, 39]))
+    assert widths == [NUM_TOKENS] * (len(blocks) - 1) + [2]
