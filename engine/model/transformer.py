@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from quire.engine.model.layers import Layers
-from quire.kernels.decoder_blocks.attend import attend, wanted
-from quire.kernels.decoder_blocks.base import BlockShape
+from quire.kernels.decoder_blocks.base import Block, BlockShape
 from quire.kernels.suite import KernelSuite
 
 
@@ -40,9 +40,10 @@ class Transformer:
         if layers.fused is not None:
             return layers.fused(x, residual, rows)
         for block in layers.blocks:
-            attended = attend(self.shape, block, block.qkv(x), kernels.rms_norm)
-            if block is layers.blocks[-1]:
-                attended, residual = wanted(rows, attended, residual)
+            attended = self._attend(block, x)
+            if block is layers.blocks[-1] and rows is not None and len(rows) < len(attended):
+                # Behind the last attention no token needs another one.
+                attended, residual = kernels.take_rows(attended, rows), kernels.take_rows(residual, rows)
             x = block.output(attended)
             x, residual = kernels.add_rms_norm(x, residual, block.mlp_norm, eps)
             x = block.down(block.gate_up(x))
@@ -56,3 +57,15 @@ class Transformer:
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 [num_rows, vocab_size] of normed hidden states."""
         return self.layers.lm_head(hidden)
+
+    def _attend(self, block: Block, x: Tensor) -> Tensor:
+        """Merged projection, normed heads, rotation, append and attention: [num_tokens, num_qo_heads * head_dim]."""
+        shape, kernels = self.shape, self.kernels
+        num_heads = [shape.num_qo_heads, shape.num_kv_heads, shape.num_kv_heads]
+        merged = block.qkv(x).view(-1, sum(num_heads), shape.head_dim)
+        q, k, v = torch.split(merged, num_heads, dim=1)
+        if block.q_norm is not None and block.k_norm is not None:
+            q = kernels.rms_norm(q, block.q_norm, shape.rms_norm_eps)
+            k = kernels.rms_norm(k, block.k_norm, shape.rms_norm_eps)
+        block.attention.append(block.layer_kv, q, k, v, shape.cos_sin)
+        return block.attention.run(block.layer_kv, q).flatten(1)

@@ -199,8 +199,9 @@ class Scheduler:
         self._capacity.begin_step(self.num_running)
         for victim in self._capacity.victims(self._active, self._num_retiring()):
             self._pause(victim)
-        budget = self._micro_batch.budget(len(self._generation), self.num_context_tokens)
-        starts = self._admit(budget - sum(sequence.num_context_left for sequence in self._context))
+        started = sum(sequence.num_context_left for sequence in self._context)
+        budget = self._micro_batch.budget(len(self._generation), self._waiting.num_tokens + started)
+        starts = self._admit(budget - started)
         chunks = self._micro_batch.chunks(budget, self._context)
         growing, stalled = self._split_growing()
         generation = self._generation.advance(stalled)
