@@ -15,7 +15,10 @@ from quire.engine.request import (
 )
 from quire.v1 import inference_pb2 as pb
 
-_SCALARS = ("temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "ignore_eos")
+_SCALARS = (
+    "temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "ignore_eos", "presence_penalty",
+    "frequency_penalty", "repetition_penalty",
+)  # fmt: skip
 _LISTS = ("stop", "stop_token_ids")
 
 

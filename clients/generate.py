@@ -67,6 +67,15 @@ class Settings(ClientSettings):
     ignore_eos: bool = False
     """Go on past the model's end-of-sequence tokens."""
 
+    presence_penalty: float = 0.0
+    """Taken off the logit of each token generated so far; -2 to 2."""
+
+    frequency_penalty: float = 0.0
+    """Taken off once for each time the token was generated; -2 to 2."""
+
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of each token in the prompt or generated so far; at most 10."""
+
     timeout: float | None = Field(None, gt=0)
     """Seconds that the whole answer may take; default: no limit."""
 

@@ -22,7 +22,9 @@ class FinishReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are chosen and when to stop. Filters apply in the order temperature, top_k, top_p, min_p.
+    """How tokens are chosen and when to stop.
+
+    Penalties apply to the model's logits first, of greedy requests too; then temperature, top_k, top_p, min_p.
 
     Attributes:
         temperature: divides the logits; 0 is greedy, at most 100.
@@ -34,6 +36,10 @@ class SamplingParams:
         stop: strings that end the text, which then ends before the match.
         stop_token_ids: tokens that end the sequence; the matched one is in the ids but not in the text.
         ignore_eos: go on past the model's own end-of-sequence tokens.
+        presence_penalty: taken off the logit of each token generated so far; -2 to 2.
+        frequency_penalty: taken off once for each time the token was generated; -2 to 2.
+        repetition_penalty: divides positive and multiplies negative logits of each token in the prompt or generated so
+            far; above 0, at most 10.
     """
 
     temperature: float = 1.0
@@ -45,6 +51,14 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+
+    @property
+    def is_penalized(self) -> bool:
+        """Whether what a sequence has said changes what it says next."""
+        return self.presence_penalty != 0 or self.frequency_penalty != 0 or self.repetition_penalty != 1
 
 
 DEFAULT_RETENTION_PRIORITY = 35

@@ -9,6 +9,21 @@ from dataclasses import dataclass
 from quire.engine.request import Int32Array
 
 
+@dataclass(frozen=True, slots=True)
+class Penalties:
+    """How a sequence's own tokens change what comes next.
+
+    Attributes:
+        num_prompt: of the tokens known at the start, those of the prompt; the others were generated.
+        presence, frequency, repetition: as in `SamplingParams`.
+    """
+
+    num_prompt: int
+    presence: float
+    frequency: float
+    repetition: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SequenceStart:
     """A sequence that takes a slot.
@@ -19,6 +34,7 @@ class SequenceStart:
         num_computed: how many leading tokens have their KV in `block_table` already; below num_tokens.
         block_table: block ids, shape (num_blocks,); position p lives in block_table[p // block_size].
         temperature, top_k, top_p, min_p, seed: as in `SamplingParams`, with the seed drawn.
+        penalties: None: nothing is penalised, and nothing is counted.
     """
 
     slot: int
@@ -30,6 +46,7 @@ class SequenceStart:
     top_p: float
     min_p: float
     seed: int
+    penalties: Penalties | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -16,6 +16,8 @@ from quire.engine.errors import InvalidRequest
 from quire.engine.request import DEFAULT_MAX_TOKENS, Int32Array, RequestOptions, SamplingParams
 
 MAX_TEMPERATURE = 100
+MAX_PENALTY = 2
+MAX_REPETITION_PENALTY = 10
 MAX_TOP_K = 2**31 - 1
 MAX_SEED = 2**64 - 1
 MAX_STOPS = 16
@@ -73,6 +75,24 @@ _RULES = (
         "must be above 0 and at most 1",
     ),
     _Rule("sampling.min_p", lambda params: params.min_p, lambda value: 0 <= value <= 1, "must be 0 to 1"),
+    _Rule(
+        "sampling.presence_penalty",
+        lambda params: params.presence_penalty,
+        lambda value: -MAX_PENALTY <= value <= MAX_PENALTY,
+        f"must be {-MAX_PENALTY} to {MAX_PENALTY}",
+    ),
+    _Rule(
+        "sampling.frequency_penalty",
+        lambda params: params.frequency_penalty,
+        lambda value: -MAX_PENALTY <= value <= MAX_PENALTY,
+        f"must be {-MAX_PENALTY} to {MAX_PENALTY}",
+    ),
+    _Rule(
+        "sampling.repetition_penalty",
+        lambda params: params.repetition_penalty,
+        lambda value: 0 < value <= MAX_REPETITION_PENALTY,
+        f"must be above 0 and at most {MAX_REPETITION_PENALTY}",
+    ),
     _Rule(
         "sampling.seed",
         lambda params: params.seed,

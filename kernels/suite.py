@@ -13,6 +13,8 @@ from quire.kernels.gated_linear.torch import gated
 from quire.kernels.kv_copy.torch import kv_copy
 from quire.kernels.linear.base import LinearMaker
 from quire.kernels.linear.torch import TorchLinear
+from quire.kernels.penalties.base import PenaltyRows
+from quire.kernels.penalties.torch import penalize
 from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
 from quire.kernels.sampling.base import SamplingRows
 from quire.kernels.sampling.torch import sample
@@ -33,6 +35,7 @@ class KernelSuite:
         rms_norm: (x, weight, eps) -> normed.
         add_rms_norm: (x, residual, weight, eps) -> (normed, x + residual).
         kv_copy: (kv, sources, destinations) -> None, in place.
+        penalize: (logits, rows) -> None, in place.
         sample: (logits, rows) -> token ids.
         fuse_blocks: (shape, blocks) -> all decoder blocks in one call, or None to compose them of the others.
     """
@@ -46,6 +49,7 @@ class KernelSuite:
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
     kv_copy: Callable[[Tensor, Tensor, Tensor], None]
+    penalize: Callable[[Tensor, PenaltyRows], None]
     sample: Callable[[Tensor, SamplingRows], Tensor]
     fuse_blocks: BlockFuser
 
@@ -60,6 +64,7 @@ TORCH_SUITE = KernelSuite(
     rms_norm=rms_norm,
     add_rms_norm=add_rms_norm,
     kv_copy=kv_copy,
+    penalize=penalize,
     sample=sample,
     fuse_blocks=lambda shape, blocks: None,
 )

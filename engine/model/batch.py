@@ -8,6 +8,7 @@ from torch import Tensor
 
 from quire.engine.request import Int32Array
 from quire.kernels.attention.base import PagedBatch
+from quire.kernels.penalties.base import PenaltyRows
 from quire.kernels.sampling.base import SamplingRows
 
 
@@ -24,6 +25,7 @@ class Batch:
         paged: where the tokens are in the KV cache.
         last_tokens: int64 [num_sampling], on the device: which token's hidden state each sampling row uses.
         sampling: how the sampling rows choose.
+        penalties: which of them are penalised before; None: none.
     """
 
     slots: Int32Array
@@ -34,6 +36,7 @@ class Batch:
     paged: PagedBatch
     last_tokens: Tensor
     sampling: SamplingRows
+    penalties: PenaltyRows | None = None
 
 
 def one_row(num_tokens: int, block_size: int, device: torch.device) -> PagedBatch:

@@ -13,5 +13,10 @@ class Decoder:
         self._kernels = kernels
 
     def decode(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Token ids, int64 [num_sampling], of float32 logits [num_sampling, vocab_size]; on their device."""
+        """Token ids, int64 [num_sampling], of float32 logits [num_sampling, vocab_size]; on their device.
+
+        Logits of penalised rows are overwritten.
+        """
+        if batch.penalties is not None:
+            self._kernels.penalize(logits, batch.penalties)
         return self._kernels.sample(logits, batch.sampling)

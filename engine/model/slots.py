@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quire.engine.model.batch import Batch
+from quire.engine.model.penalties import SlotPenalties
 from quire.engine.model.staging import Staging
 from quire.engine.request import Int32Array
 from quire.engine.step import SequenceStart, StepPlan
@@ -56,6 +57,7 @@ class Slots:
         self._top_p = np.ones(num_slots, np.float32)
         self._min_p = np.zeros(num_slots, np.float32)
         self._seed = np.zeros(num_slots, np.uint64)
+        self._penalties = SlotPenalties(num_slots, vocab_size, device)
         self._newest = torch.zeros(num_slots, dtype=torch.int64, device=device)
         whole, real = (torch.empty(0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
         self._all_greedy = SamplingRows(whole, real, whole, whole, real, real, whole, whole)
@@ -65,6 +67,7 @@ class Slots:
         self._known = [np.empty(0, np.int32)] * len(self._known)
         for counter in (self._num_known, self._num_computed, self._num_tokens, self._num_table):
             counter[:] = 0
+        self._penalties.reset()
 
     def apply(self, plan: StepPlan) -> Batch:
         """Take in what the plan changes and build its step; `advance` completes it.
@@ -92,6 +95,7 @@ class Slots:
             "last_tokens": qo_indptr[1:][sampling].astype(np.int64) - 1,
             "sampling": slots[sampling].astype(np.int64),
             **self._draws(slots[sampling]),
+            **self._penalties.arrays(slots[sampling]),
         }
         there = self._staging.upload(arrays)
         newest = self._newest[there["generation"]]
@@ -112,6 +116,7 @@ class Slots:
             ),
             last_tokens=there["last_tokens"],
             sampling=self._sampling(there),
+            penalties=self._penalties.rows(there),
         )
 
     def advance(self, batch: Batch, token_ids: Tensor) -> None:
@@ -119,6 +124,7 @@ class Slots:
         self._num_computed[batch.slots] += batch.num_tokens
         self._num_tokens[batch.sampling_slots] += 1
         self._newest[batch.sampling_places] = token_ids
+        self._penalties.advance(batch.penalties, token_ids)
 
     def _start(self, start: SequenceStart) -> None:
         slot, num_tokens = start.slot, len(start.token_ids)
@@ -130,6 +136,12 @@ class Slots:
         )
         in_vocabulary = start.token_ids.min() >= 0 and start.token_ids.max() < self._vocab_size
         self._check(in_vocabulary, f"slot {slot}: token ids must be below {self._vocab_size}")
+        penalties = start.penalties
+        self._check(
+            penalties is None or 0 < penalties.num_prompt <= num_tokens,
+            f"slot {slot} starts with {num_tokens} tokens, of which the prompt must be at least one and at most all",
+        )
+        self._penalties.start(start)
         self._known[slot] = start.token_ids.copy()
         self._num_known[slot] = self._num_tokens[slot] = num_tokens
         self._num_computed[slot] = start.num_computed

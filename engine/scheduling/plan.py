@@ -7,7 +7,7 @@ import numpy as np
 from quire.engine.request import Int32Array
 from quire.engine.scheduling.scheduled_step import ScheduledStep
 from quire.engine.scheduling.sequence import Sequence
-from quire.engine.step import SequenceStart, StepPlan
+from quire.engine.step import Penalties, SequenceStart, StepPlan
 
 
 def make_plan(step: ScheduledStep, committed: int) -> StepPlan:
@@ -41,6 +41,17 @@ def _start(sequence: Sequence, num_computed: int) -> SequenceStart:
         top_p=params.top_p,
         min_p=params.min_p,
         seed=params.seed,
+        penalties=_penalties(sequence) if params.is_penalized else None,
+    )
+
+
+def _penalties(sequence: Sequence) -> Penalties:
+    params = sequence.request.params
+    return Penalties(
+        num_prompt=sequence.num_prompt,
+        presence=params.presence_penalty,
+        frequency=params.frequency_penalty,
+        repetition=params.repetition_penalty,
     )
 
 

@@ -34,6 +34,9 @@ void quire_sample(quire::Pool* pool, const float* logits, long num_rows, long si
                   const int64_t* drawn, const float* temperature, const int64_t* seed, const int64_t* position,
                   long num_filtered, const int64_t* filtered, const int64_t* top_k, const float* top_p,
                   const float* min_p, int64_t* tokens);
+void quire_penalize(quire::Pool* pool, float* logits, long size, long num_rows, const int64_t* rows,
+                    const int64_t* slots, const int32_t* counts, const float* presence, const float* frequency,
+                    const float* repetition);
 
 quire::Plan* quire_attention_new(int num_qo_heads, int num_kv_heads, int head_dim, int block_size, int window);
 void quire_attention_delete(quire::Plan* plan);

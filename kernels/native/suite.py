@@ -18,6 +18,7 @@ from quire.kernels.linear.native import NativeLinear
 from quire.kernels.linear.torch import TorchLinear
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.pages import zeros
+from quire.kernels.penalties.native import NativePenalize
 from quire.kernels.rms_norm.native import NativeRmsNorm
 from quire.kernels.sampling.native import NativeSample
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
@@ -54,6 +55,7 @@ def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
         linear=partial(linear, is_gated=False),
         gated_linear=partial(linear, is_gated=True),
         take_rows=NativeTakeRows(library),
+        penalize=NativePenalize(library),
         sample=NativeSample(library),
         fuse_blocks=partial(fuse, library),
         rms_norm=norm.norm,

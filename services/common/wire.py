@@ -11,7 +11,7 @@ import numpy as np
 from quire.clients.convert import cache_from_proto, cache_to_proto
 from quire.engine.open_request import OpenRequest
 from quire.engine.request import FinishReason, Int32Array, Request, RequestOptions, SamplingParams
-from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
+from quire.engine.step import ExecutorInfo, Penalties, SequenceStart, StepPlan, StepResult
 from quire.engine.validation import ServingLimits
 from quire.v1 import executor_pb2, inference_pb2, scheduler_pb2
 
@@ -125,6 +125,9 @@ def submission_to_proto(request: OpenRequest, resumed: bool) -> scheduler_pb2.Su
             max_tokens=params.max_tokens,
             stop_token_ids=params.stop_token_ids,
             ignore_eos=params.ignore_eos,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
+            repetition_penalty=params.repetition_penalty,
         ),
         priority=request.options.priority,
         cache=cache_to_proto(request.options.cache),
@@ -149,6 +152,9 @@ def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> 
             max_tokens=sampling.max_tokens,
             stop_token_ids=tuple(sampling.stop_token_ids),
             ignore_eos=sampling.ignore_eos,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
         ),
         options=RequestOptions(submission.priority, cache_from_proto(submission.cache)),
         is_resumed=submission.resumed,
@@ -176,6 +182,7 @@ def _start_to_proto(start: SequenceStart) -> executor_pb2.SequenceStart:
         top_p=start.top_p,
         min_p=start.min_p,
         seed=start.seed,
+        penalties=_penalties_to_proto(start.penalties) if start.penalties else None,
     )
 
 
@@ -190,4 +197,18 @@ def _start_from_proto(start: executor_pb2.SequenceStart) -> SequenceStart:
         top_p=start.top_p,
         min_p=start.min_p,
         seed=start.seed,
+        penalties=_penalties_from_proto(start.penalties) if start.HasField("penalties") else None,
     )
+
+
+def _penalties_to_proto(penalties: Penalties) -> executor_pb2.Penalties:
+    return executor_pb2.Penalties(
+        num_prompt=penalties.num_prompt,
+        presence=penalties.presence,
+        frequency=penalties.frequency,
+        repetition=penalties.repetition,
+    )
+
+
+def _penalties_from_proto(penalties: executor_pb2.Penalties) -> Penalties:
+    return Penalties(penalties.num_prompt, penalties.presence, penalties.frequency, penalties.repetition)

@@ -24,6 +24,9 @@ SAMPLED: dict[str, Any] = {
     "top_p": 0.95,
     "seed": 11,
     "ignore_eos": True,
+    "presence_penalty": 0,
+    "frequency_penalty": 0.5,
+    "repetition_penalty": 1.25,
 }
 
 
@@ -53,7 +56,10 @@ async def stream(http: aiohttp.ClientSession, **body: Any) -> list[dict[str, Any
 
 
 async def test_both_apis_give_the_same_answer(stack: RunningStack, http: aiohttp.ClientSession) -> None:
-    params = SamplingParams(temperature=0.8, top_p=0.95, seed=11, max_tokens=40, ignore_eos=True)
+    params = SamplingParams(
+        temperature=0.8, top_p=0.95, seed=11, max_tokens=40, ignore_eos=True, frequency_penalty=0.5,
+        repetition_penalty=1.25,
+    )  # fmt: skip
     async with AsyncClient(stack.frontend, timeout=60) as client:
         answer = await client.generate(PROMPT, params)
     whole = await complete(http, **SAMPLED)
@@ -126,6 +132,9 @@ async def test_models_health_and_detokenize(http: aiohttp.ClientSession) -> None
         ('{"prompt": "a", "max_tokens": 0}', 400, "max_tokens"),
         ('{"prompt": "a", "temperature": NaN}', 400, "temperature"),
         ('{"prompt": "a", "temperature": "1"}', 400, "temperature"),
+        ('{"prompt": "a", "presence_penalty": 2.5}', 400, "presence_penalty"),
+        ('{"prompt": "a", "frequency_penalty": -3}', 400, "frequency_penalty"),
+        ('{"prompt": "a", "repetition_penalty": 0}', 400, "repetition_penalty"),
         ('{"prompt": "a", "stop": [1]}', 400, "stop"),
         ('{"prompt": "a", "seed": -1}', 400, "seed"),
         ('{"prompt": "a", "bogus": 1}', 400, "bogus"),

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -18,7 +19,8 @@ PROMPTS = random_prompts(12, 200, 2048, seed=3)
 NUM_BLOCKS = 160
 GREEDY = SamplingParams(temperature=0, max_tokens=300, ignore_eos=True)
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=5, max_tokens=300, ignore_eos=True)
-PARAMS = [SAMPLED if index % 4 == 0 else GREEDY for index in range(len(PROMPTS))]
+PENALIZED = replace(GREEDY, presence_penalty=0.3, frequency_penalty=0.2, repetition_penalty=1.1)
+PARAMS = [(SAMPLED, GREEDY, PENALIZED, GREEDY)[index % 4] for index in range(len(PROMPTS))]
 
 Tokens = list[tuple[int, ...]]
 

@@ -27,6 +27,9 @@ FULL = SamplingParams(
     stop=("a", "b"),
     stop_token_ids=(1, 2),
     ignore_eos=True,
+    presence_penalty=-0.5,
+    frequency_penalty=2.0,
+    repetition_penalty=1.25,
 )
 
 

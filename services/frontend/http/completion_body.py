@@ -12,6 +12,11 @@ from quire.services.frontend.http.body import Body
 MAX_PROMPTS = 128
 # OpenAI's default.
 DEFAULT_MAX_TOKENS = 16
+# Fields of the same name and meaning in `SamplingParams`.
+_AS_GIVEN = (
+    "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos", "presence_penalty", "frequency_penalty",
+    "repetition_penalty",
+)  # fmt: skip
 
 
 class StreamOptions(Body):
@@ -35,6 +40,9 @@ class CompletionBody(Body):
     stop: str | list[str] | None = Field(None, union_mode="left_to_right")
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -44,18 +52,11 @@ class CompletionBody(Body):
     echo: Literal[False] | None = None
     logprobs: None = None
     suffix: Literal[""] | None = None
-    presence_penalty: float | None = Field(None, ge=0, le=0)
-    frequency_penalty: float | None = Field(None, ge=0, le=0)
-    repetition_penalty: float | None = Field(None, ge=1, le=1)
     logit_bias: dict[str, float] | None = Field(None, max_length=0)
 
     def sampling(self) -> SamplingParams:
         """How to sample; fields that are unset or null get OpenAI's defaults, else Quire's."""
-        given = {
-            name: value
-            for name in ("temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos")
-            if (value := getattr(self, name)) is not None
-        }
+        given = {name: value for name in _AS_GIVEN if (value := getattr(self, name)) is not None}
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         return SamplingParams(
             max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
