@@ -1,13 +1,12 @@
 """Sampling on the device at a real vocabulary: the reference's tokens, and what a step of it takes."""
 
-import statistics
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 
 from quire.kernels.sampling.torch import sample as reference
+from support.device_time import microseconds
 from support.sampling import Row, sampling_rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
@@ -30,23 +29,6 @@ def logits_of(deviation: float) -> torch.Tensor:
     generator = torch.Generator(DEVICE).manual_seed(1)
     drawn = torch.randn(NUM_ROWS, VOCAB_SIZE, device=DEVICE, generator=generator) * deviation
     return drawn.bfloat16().float()
-
-
-def microseconds(call: Callable[[], object]) -> float:
-    """Median of the device's times of a graph, so that the host's launches do not count; also, nothing synchronises."""
-    call()
-    torch.cuda.synchronize()
-    graph, times = torch.cuda.CUDAGraph(), []
-    with torch.cuda.graph(graph):
-        call()
-    for _ in range(25):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
-        graph.replay()
-        ended.record()
-        ended.synchronize()
-        times.append(began.elapsed_time(ended) * 1e3)
-    return statistics.median(times)
 
 
 @pytest.mark.parametrize("shape", DEVIATIONS)
