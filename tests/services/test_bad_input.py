@@ -1,6 +1,8 @@
 """What can never be served is refused with the field, the value and the limit, and harms nobody."""
 
+import asyncio
 import math
+import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -60,6 +62,42 @@ async def test_sampling_out_of_range(client: AsyncClient, changes: dict[str, obj
     with pytest.raises(InvalidRequest) as caught:
         await client.generate([5, 6, 7], replace(GREEDY, **changes))  # type: ignore[arg-type]
     assert str(caught.value) == message
+
+
+ODD_NUMBERS = (math.nan, math.inf, -math.inf, 0.0, -0.0, 1e-45, -1e-45, 3.4e38, 2.0, -2.0, 10.0, 0.5, 1.0)
+FUZZED = ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+
+
+def odd_request(draw: random.Random) -> bytes:
+    """A message with odd values, of which every third also has a byte that is wrong."""
+    sampling = pb.SamplingParams(max_tokens=4, ignore_eos=True)
+    for name in draw.sample(FUZZED, draw.randint(1, 3)):
+        setattr(sampling, name, draw.choice((*ODD_NUMBERS, draw.uniform(-3, 12))))
+    payload = bytearray(pb.GenerateRequest(text="def", sampling=sampling).SerializeToString())
+    if draw.random() < 1 / 3:
+        payload[draw.randrange(5, len(payload))] = draw.randrange(256)
+    return bytes(payload)
+
+
+async def test_odd_values_are_refused_or_served(stack: RunningStack, client: AsyncClient) -> None:
+    """Together, so that what one asks for would show in the others, of which one is as ever."""
+    draw = random.Random(4)
+    expected = await client.generate("def", GREEDY)
+    async with grpc.aio.insecure_channel(stack.frontend) as channel:
+
+        async def ask(payload: bytes) -> grpc.StatusCode:
+            call = channel.unary_unary(GENERATE)(payload, timeout=30)
+            return await call.code()
+
+        codes: list[grpc.StatusCode] = []
+        # Fewer at a time than may wait.
+        for _ in range(10):
+            asking = [ask(odd_request(draw)) for _ in range(15)]
+            *found, unharmed = await asyncio.gather(*asking, client.generate("def", GREEDY))
+            assert unharmed.token_ids == expected.token_ids
+            codes += found
+    assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}
+    assert 20 < codes.count(grpc.StatusCode.OK) < 130
 
 
 @pytest.mark.parametrize("prompt", ["", []], ids=["text", "ids"])
