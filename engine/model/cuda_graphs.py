@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from quire.engine.model.batch import Batch
+from quire.engine.model.graph_inputs import GraphInputs
 from quire.kernels.attention.base import PagedBatch
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,15 @@ def graph_sizes(largest: int) -> list[int]:
     while sizes[-1] < largest:
         sizes.append(sizes[-1] + (8 if sizes[-1] < 256 else 64))
     return [size for i, size in enumerate(sizes) if i == 0 or sizes[i - 1] < largest]
+
+
+def size_for(count: int, sizes: Sequence[int]) -> int:
+    """The least that is enough of ascending sizes.
+
+    >>> size_for(3, [1, 2, 4])
+    4
+    """
+    return next(size for size in sizes if size >= count)
 
 
 def padded(paged: PagedBatch, spares: Tensor, positions: Tensor, slot_mapping: Tensor) -> PagedBatch:
@@ -59,13 +69,25 @@ def padded(paged: PagedBatch, spares: Tensor, positions: Tensor, slot_mapping: T
 
 @runtime_checkable
 class GraphAttention(Protocol):
-    """An attention backend whose generation steps can be captured."""
+    """An `AttentionBackend` whose generation steps can be captured."""
+
+    def plan(self, batch: PagedBatch) -> None:
+        """As that of the backend."""
 
     def reserve(self, num_rows: int, num_indices: int) -> None:
         """Make the buffers of generation steps of `num_rows` rows with up to `num_indices` blocks."""
 
     def plan_fixed(self, batch: PagedBatch) -> None:
         """As `plan`, for a size that was reserved."""
+
+    def shares(self, batch: PagedBatch) -> bool:
+        """Whether generation rows share so much that `plan` is better for them."""
+
+    def place(self, positions: Tensor, slot_mapping: Tensor) -> None:
+        """What `append` reads until the next plan, as in `PagedBatch`."""
+
+    def run(self, layer_kv: Tensor, q: Tensor, out: Tensor | None = None) -> Tensor:
+        """As `AttentionBackend.run`, into `out` where it is given."""
 
 
 class CudaGraphs:
@@ -74,6 +96,8 @@ class CudaGraphs:
     Args:
         attention: of every window of the model.
         forward: input_ids -> hidden states of every row, for what the attention was planned for.
+        inputs: room for the largest size.
+        sizes: ascending numbers of rows, see `graph_sizes`.
         spare_block: a block of the pool that no sequence is given.
         max_blocks: of one sequence.
     """
@@ -82,19 +106,17 @@ class CudaGraphs:
         self,
         attention: Sequence[GraphAttention],
         forward: Callable[[Tensor], Tensor],
+        inputs: GraphInputs,
         *,
-        max_rows: int,
+        sizes: Sequence[int],
         max_blocks: int,
-        block_size: int,
         spare_block: int,
-        device: torch.device,
     ) -> None:
         self._attention = attention
         self._forward = forward
-        self._sizes = graph_sizes(max_rows)
-        self._spare_slot = spare_block * block_size
-        room = torch.zeros(3, self._sizes[-1], dtype=torch.int64, device=device)
-        self._input_ids, self._positions, self._slots = room.unbind()
+        self._inputs = inputs
+        self._sizes = sizes
+        device = inputs.input_ids.device
         self._hidden = torch.empty(0, device=device)
         self._spares = torch.full((self._sizes[-1],), spare_block, dtype=torch.int32, device=device)
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
@@ -106,21 +128,17 @@ class CudaGraphs:
         return len(batch.input_ids) == num_rows == len(batch.sampling_slots) <= self._sizes[-1]
 
     def run(self, batch: Batch) -> Tensor:
-        """Hidden states [num_rows, hidden_size]; they hold until the next run."""
+        """Hidden states of all rows, and of those that pad them; they hold until the next run."""
         num_rows = len(batch.slots)
-        size = next(size for size in self._sizes if size >= num_rows)
-        self._input_ids[:num_rows].copy_(batch.input_ids)
-        self._positions[:num_rows].copy_(batch.paged.positions)
-        self._slots[:num_rows].copy_(batch.paged.slot_mapping)
-        if num_rows < size:
-            self._positions[num_rows:size].zero_()
-            self._slots[num_rows:size].fill_(self._spare_slot)
+        size = size_for(num_rows, self._sizes)
+        self._inputs.fill(batch, size)
         self._plan(batch.paged, size)
         self._graphs[size].replay()
-        return self._hidden[:num_rows]
+        return self._hidden[:size]
 
     def _plan(self, paged: PagedBatch, size: int) -> None:
-        whole = padded(paged, self._spares[: size - len(paged.kv_lens)], self._positions[:size], self._slots[:size])
+        spares, inputs = self._spares[: size - len(paged.kv_lens)], self._inputs
+        whole = padded(paged, spares, inputs.positions[:size], inputs.slots[:size])
         for attention in self._attention:
             attention.plan_fixed(whole)
 
@@ -128,9 +146,8 @@ class CudaGraphs:
         began, before = time.perf_counter(), torch.cuda.mem_get_info(device)[0]
         pool = torch.cuda.graph_pool_handle()
         nothing, start = np.zeros(0, np.int32), np.zeros(1, np.int32)
-        none = self._positions[:0]
+        none = self._inputs.positions[:0]
         empty = PagedBatch(start, start, nothing, none.int(), nothing, none, none)
-        self._slots.fill_(self._spare_slot)
         # The largest first, so that the others find their memory in its pool.
         for size in reversed(self._sizes):
             for attention in self._attention:
@@ -145,7 +162,7 @@ class CudaGraphs:
         )
 
     def _capture(self, size: int, pool: Any) -> torch.cuda.CUDAGraph:
-        input_ids = self._input_ids[:size]
+        input_ids = self._inputs.input_ids[:size]
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

@@ -10,13 +10,14 @@ from quire.engine.config import ExecutorConfig
 from quire.engine.errors import StartupError
 from quire.engine.model.batch import Batch, one_row
 from quire.engine.model.checkpoint import Checkpoint
-from quire.engine.model.cuda_graphs import CudaGraphs, GraphAttention
+from quire.engine.model.cuda_graphs import GraphAttention
 from quire.engine.model.kv_pool import block_bytes, fixed_size, size_from_memory
 from quire.engine.model.layers import prepare
 from quire.engine.model.loader import load_weights
 from quire.engine.model.model_config import ModelConfig
 from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
 from quire.engine.model.rotary import cos_sin_table
+from quire.engine.model.step_graphs import StepGraphs
 from quire.engine.model.transformer import Transformer
 from quire.engine.request import Int32Array
 from quire.kernels.attention.base import AttentionBackend, AttentionSpec
@@ -70,8 +71,8 @@ class ModelEngine:
 
         They hold until the next call.
         """
-        if self._graphs is not None and self._graphs.can_run(batch):
-            return self._transformer.logits(self._graphs.run(batch))
+        if self._graphs is not None:
+            return self._transformer.logits(self._graphs.hidden(batch))[: len(batch.sampling_slots)]
         for attention in self._attention.values():
             attention.plan(batch.paged)
         return self._transformer.forward(batch.input_ids, batch.last_tokens)
@@ -115,18 +116,18 @@ class ModelEngine:
         return size_from_memory(self._config, per_block, peak, self.device)
 
     @torch.inference_mode()
-    def _capture(self) -> CudaGraphs | None:
-        attention = [each for each in self._attention.values() if isinstance(each, GraphAttention)]
-        if not self._config.cuda_graphs or len(attention) < len(self._attention):
+    def _capture(self) -> StepGraphs | None:
+        attention = [self._attention[window] for window in self._model.windows]
+        captured = [each for each in attention if isinstance(each, GraphAttention)]
+        if not self._config.cuda_graphs or len(captured) < len(attention):
             return None
-        return CudaGraphs(
-            attention,
-            self._transformer.hidden,
+        return StepGraphs(
+            self._transformer,
+            captured,
             max_rows=self._config.num_slots,
             max_blocks=-(-self.max_model_len // self._config.block_size),
             block_size=self._config.block_size,
             spare_block=self.num_blocks,
-            device=self.device,
         )
 
 

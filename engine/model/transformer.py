@@ -34,32 +34,24 @@ class Transformer:
         Returns:
             Normed hidden states, [num_rows, hidden_size].
         """
-        kernels, eps, layers = self.kernels, self.shape.rms_norm_eps, self.layers
-        residual = kernels.take_rows(layers.embedding, input_ids)
-        x = kernels.rms_norm(residual, layers.first_norm, eps)
+        x, residual = self.embed(input_ids)
+        layers = self.layers
         if layers.fused is not None:
             return layers.fused(x, residual, rows)
         for block in layers.blocks:
-            attended = self._attend(block, x)
-            if block is layers.blocks[-1] and rows is not None and len(rows) < len(attended):
-                # Behind the last attention no token needs another one.
-                attended, residual = kernels.take_rows(attended, rows), kernels.take_rows(residual, rows)
-            x = block.output(attended)
-            x, residual = kernels.add_rms_norm(x, residual, block.mlp_norm, eps)
-            x = block.down(block.gate_up(x))
-            x, residual = kernels.add_rms_norm(x, residual, block.next_norm, eps)
+            attended = block.attention.run(block.layer_kv, self.project(block, x)).flatten(1)
+            if block is layers.blocks[-1] and rows is not None:
+                return self.finish_rows(block, attended, residual, rows)
+            x, residual = self.finish(block, attended, residual)
         return x
 
-    def forward(self, input_ids: Tensor, last_tokens: Tensor) -> Tensor:
-        """Logits of some of the new tokens, given as indices into `input_ids`."""
-        return self.logits(self.hidden(input_ids, last_tokens))
+    def embed(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed states before the first block, and the residual, [num_tokens, hidden_size] each."""
+        residual = self.kernels.take_rows(self.layers.embedding, input_ids)
+        return self.kernels.rms_norm(residual, self.layers.first_norm, self.shape.rms_norm_eps), residual
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Float32 [num_rows, vocab_size] of normed hidden states."""
-        return self.layers.lm_head(hidden)
-
-    def _attend(self, block: Block, x: Tensor) -> Tensor:
-        """Merged projection, normed heads, rotation, append and attention: [num_tokens, num_qo_heads * head_dim]."""
+    def project(self, block: Block, x: Tensor) -> Tensor:
+        """Merged projection, normed heads, rotation and append: queries [num_tokens, num_qo_heads, head_dim]."""
         shape, kernels = self.shape, self.kernels
         num_heads = [shape.num_qo_heads, shape.num_kv_heads, shape.num_kv_heads]
         merged = block.qkv(x).view(-1, sum(num_heads), shape.head_dim)
@@ -68,4 +60,23 @@ class Transformer:
             q = kernels.rms_norm(q, block.q_norm, shape.rms_norm_eps)
             k = kernels.rms_norm(k, block.k_norm, shape.rms_norm_eps)
         block.attention.append(block.layer_kv, q, k, v, shape.cos_sin)
-        return block.attention.run(block.layer_kv, q).flatten(1)
+        return q
+
+    def finish(self, block: Block, attended: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
+        """What follows the attention, [num_tokens, num_qo_heads * head_dim]: normed states and residual behind it."""
+        kernels, eps = self.kernels, self.shape.rms_norm_eps
+        x, residual = kernels.add_rms_norm(block.output(attended), residual, block.mlp_norm, eps)
+        return kernels.add_rms_norm(block.down(block.gate_up(x)), residual, block.next_norm, eps)
+
+    def finish_rows(self, block: Block, attended: Tensor, residual: Tensor, rows: Tensor) -> Tensor:
+        """Normed states behind the last block: there no token needs another one any more."""
+        take_rows = self.kernels.take_rows
+        return self.finish(block, take_rows(attended, rows), take_rows(residual, rows))[0]
+
+    def forward(self, input_ids: Tensor, last_tokens: Tensor) -> Tensor:
+        """Logits of some of the new tokens, given as indices into `input_ids`."""
+        return self.logits(self.hidden(input_ids, last_tokens))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 [num_rows, vocab_size] of normed hidden states."""
+        return self.layers.lm_head(hidden)

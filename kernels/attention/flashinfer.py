@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quire.kernels.attention.base import AttentionSpec, PagedBatch
+from quire.kernels.attention.shared_prefixes import SharedPrefix, shared_prefixes
 from quire.kernels.attention.triton import TritonDecode
+from quire.kernels.attention.triton_shared import SharedDecode, plan_tasks
 from quire.kernels.rope.triton import rope_append
 
 HEAD_DIMS: Final = (64, 128, 256)
@@ -29,6 +31,8 @@ _TENSOR_CORE_GROUPS: Final = 4
 # From so many rows times key heads on, our own kernel is the fastest: on an H200 it took 66 µs in place of 78 for 64
 # rows of 1,024 tokens, 244 in place of 269 for 256, and 195 in place of 275 for 1,024 rows of 190.
 _LEAST_PROGRAMS: Final = 512
+# Keys and values of a layer that a prefix must spare: what a second kernel costs, and that no graph has the attention.
+_LEAST_SPARED_BYTES: Final = 128 << 20
 
 
 def unsuited(spec: AttentionSpec) -> str | None:
@@ -58,7 +62,7 @@ class FlashInferAttention:
         self._block_ids = torch.empty(0, dtype=torch.int32, device=spec.device)
         # Wrappers, each with the tokens it computes.
         self._parts: list[tuple[Any, slice]] = []
-        self._batch: PagedBatch | None = None
+        self._places: tuple[Tensor, Tensor] | None = None
         self._planned = torch.cuda.Event()  # type: ignore[no-untyped-call]
         self._common = {
             "window_left": -1 if spec.sliding_window is None else spec.sliding_window - 1,
@@ -72,19 +76,40 @@ class FlashInferAttention:
         num_context = int(longer[-1]) + 1 if len(longer) else 0
         first, num_tokens = (int(batch.qo_indptr[row]) for row in (num_context, -1))
         self._settle()
-        self._batch, self._parts = batch, []
+        self._parts = []
+        self.place(batch.positions, batch.slot_mapping)
         if num_context:
             qo_indptr = torch.from_numpy(batch.qo_indptr[: num_context + 1])
             self._plan(self._context, batch, slice(num_context), qo_indptr, causal=True)
             self._parts.append((self._context, slice(first)))
         if first < num_tokens:
-            count = num_tokens - first
-            wrapper: Any = self._generation
-            if self._is_ours(count):
-                wrapper = TritonDecode(self._room(count + 1), self._room(len(batch.block_ids)), self._room(count))
-            self._plan(wrapper, batch, slice(num_context, None))
-            self._parts.append((wrapper, slice(first, num_tokens)))
+            self._parts.append((self._plan_generation(batch, num_context), slice(first, num_tokens)))
         self._planned.record()
+
+    def _plan_generation(self, batch: PagedBatch, num_context: int) -> Any:
+        count, prefixes = len(batch.kv_lens) - num_context, self._prefixes(batch, num_context)
+        if not prefixes and not self._is_ours(count):
+            self._plan(self._generation, batch, slice(num_context, None))
+            return self._generation
+        spec, indptr = self._spec, batch.kv_indptr[num_context:] - batch.kv_indptr[num_context]
+        blocks = self._room(int(indptr[-1]))
+        decode = TritonDecode(self._room(count + 1), blocks, self._room(count))
+        self._plan(decode, batch, slice(num_context, None))
+        if not prefixes:
+            return decode
+        groups = spec.num_qo_heads // spec.num_kv_heads
+        tasks = plan_tasks(prefixes, indptr, spec.block_size, groups, spec.num_kv_heads)
+        return SharedDecode(decode, tasks, blocks, spec.num_qo_heads, spec.head_dim)
+
+    def _prefixes(self, batch: PagedBatch, num_context: int) -> list[SharedPrefix]:
+        """Those of the rows of generation that should be computed once."""
+        spec = self._spec
+        if not self._is_plain:
+            return []
+        block_bytes = 2 * spec.block_size * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
+        indptr = batch.kv_indptr[num_context:]
+        indices = batch.kv_indices[indptr[0] :]
+        return shared_prefixes(indptr - indptr[0], indices, spec.block_size, _LEAST_SPARED_BYTES // block_bytes)
 
     def _plan(self, wrapper: Any, batch: PagedBatch, rows: slice, *qo_indptr: Tensor, **options: Any) -> None:
         """Plan some of the rows."""
@@ -127,30 +152,44 @@ class FlashInferAttention:
         wrapper.reset_workspace_buffer(self._workspace, self._indices)
         self._fixed[num_rows] = wrapper
 
+    def shares(self, batch: PagedBatch) -> bool:
+        """Whether rows of generation share a prefix so long that `plan` is better than `plan_fixed`."""
+        return bool(self._prefixes(batch, 0))
+
     def plan_fixed(self, batch: PagedBatch) -> None:
         """As `plan`, for a generation step of a size that was reserved; the device tensors of `batch` stay."""
         num_rows = len(batch.kv_lens)
         self._settle()
         self._plan(self._fixed[num_rows], batch, slice(None))
         self._planned.record()
-        self._batch, self._parts = batch, [(self._fixed[num_rows], slice(num_rows))]
+        self._parts = [(self._fixed[num_rows], slice(num_rows))]
+        self.place(batch.positions, batch.slot_mapping)
+
+    def place(self, positions: Tensor, slot_mapping: Tensor) -> None:
+        """What `append` reads until the next plan."""
+        self._places = positions, slot_mapping
 
     def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
-        if self._batch is None:
+        if self._places is None:
             raise RuntimeError("append before plan")
-        rope_append(layer_kv, q, k, v, cos_sin, self._batch.positions, self._batch.slot_mapping)
+        rope_append(layer_kv, q, k, v, cos_sin, *self._places)
 
-    def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
-        out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    def run(self, layer_kv: Tensor, q: Tensor, out: Tensor | None = None) -> Tensor:
+        if out is None:
+            out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for wrapper, tokens in self._parts:
             wrapper.run(q[tokens], layer_kv, out=out[tokens])
         return out
 
     def _is_ours(self, num_rows: int) -> bool:
-        """Whether our own kernel decodes so many rows; it knows neither windows, soft caps nor another cache type."""
+        """Whether our own kernel decodes so many rows."""
+        return self._is_plain and num_rows * self._spec.num_kv_heads >= _LEAST_PROGRAMS
+
+    @property
+    def _is_plain(self) -> bool:
+        """Our own kernels know neither windows, soft caps nor another type of cache."""
         spec = self._spec
-        special = (spec.sliding_window, spec.logits_soft_cap, None if spec.kv_dtype == spec.dtype else spec.kv_dtype)
-        return num_rows * spec.num_kv_heads >= _LEAST_PROGRAMS and special == (None, None, None)
+        return (spec.sliding_window, spec.logits_soft_cap, spec.kv_dtype or spec.dtype) == (None, None, spec.dtype)
 
     def _room(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.int32, device=self._spec.device)

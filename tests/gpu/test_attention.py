@@ -88,6 +88,40 @@ def test_rows_enough_for_our_own_kernel(backend: type[AttentionBackend], fixed: 
     compare(backend, 32, 8, 128, None, fixed, MANY if fixed else (MIXED[0], *MANY))
 
 
+@pytest.mark.parametrize("context", [0, 200], ids=["decode", "mixed"])
+def test_a_shared_prefix(backend: type[AttentionBackend], context: int) -> None:
+    """Of 2,000 tokens, before 70 rows: enough to be computed once."""
+    torch.manual_seed(3)
+    rows = ((context, context),) * bool(context) + ((1, 2000), *((1, 2000 + each) for each in range(69)))
+    random = np.random.default_rng(0)
+    indptr, blocks = [0], []
+    for row, (_, kv_len) in enumerate(rows):
+        shared = 0 if row == 0 and context else 2000 // BLOCK_SIZE - 1
+        own = random.integers(0, 400, -(-kv_len // BLOCK_SIZE) - shared)
+        blocks += [*range(400, 400 + shared), *own.tolist()]
+        indptr.append(len(blocks))
+    kv_indices = np.array(blocks, np.int32)
+    places = torch.zeros(sum(count for count, _ in rows), dtype=torch.int64, device="cuda")
+    paged = PagedBatch(
+        qo_indptr=np.cumsum([0, *(count for count, _ in rows)], dtype=np.int32), kv_indptr=np.array(indptr, np.int32),
+        kv_indices=kv_indices, block_ids=torch.from_numpy(kv_indices).cuda(),
+        kv_lens=np.array([kv_len for _, kv_len in rows], np.int32), positions=places, slot_mapping=places,
+    )  # fmt: skip
+    cache = torch.randn(NUM_BLOCKS, 2, BLOCK_SIZE, 8, 128, device="cuda", dtype=torch.bfloat16)
+    q = torch.randn(len(places), 32, 128, device="cuda", dtype=torch.bfloat16)
+    attention, reference = (
+        kind(spec(32, 8, 128, None, dtype))
+        for kind, dtype in ((backend, torch.bfloat16), (TorchAttention, torch.float32))
+    )
+    if not context:
+        assert attention.shares(paged)
+    attention.plan(paged)
+    reference.plan(paged)
+    found, wanted = attention.run(cache, q).float(), reference.run(cache.float(), q.float())
+    error = (found - wanted).norm() / wanted.norm()
+    assert error < 1e-2, f"relative error {error:.4f}"
+
+
 @pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
 def test_a_sliding_window(backend: type[AttentionBackend], fixed: bool) -> None:
     compare(backend, 32, 8, 128, 100, fixed)

@@ -1,10 +1,14 @@
 """What of the GPU executor needs no GPU: sizes of graphs, padding, staging."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
-from quire.engine.model.cuda_graphs import graph_sizes, padded
+from quire.engine.model.cuda_graphs import graph_sizes, padded, size_for
+from quire.engine.model.graph_inputs import GraphInputs
+from quire.engine.model.piecewise_graphs import PIECE_SIZES
 from quire.engine.model.staging import Staging
 from quire.kernels.attention.base import PagedBatch
 
@@ -19,6 +23,22 @@ def test_many_rows() -> None:
     assert sizes[:6] == [1, 2, 4, 8, 16, 24]
     assert sizes[sizes.index(256) :] == [256, *range(320, 1025, 64)]
     assert sizes[-2] < 1000 <= sizes[-1]
+
+
+def test_a_step_takes_the_least_size_that_has_room() -> None:
+    assert [size_for(count, PIECE_SIZES) for count in (1, 64, 65, 512, 513, 1024)] == [64, 64, 128, 512, 640, 1024]
+
+
+def test_what_graphs_read_is_padded_with_a_spare_block() -> None:
+    inputs = GraphInputs(6, spare_block=5, block_size=4, device=torch.device("cpu"))
+    assert inputs.slots.tolist() == [20] * 6
+    for tokens in ([7, 8, 9, 10], [1, 2]):
+        ids = torch.tensor(tokens)
+        batch = SimpleNamespace(input_ids=ids, paged=SimpleNamespace(positions=ids + 100, slot_mapping=ids))
+        inputs.fill(batch, 4)
+    assert inputs.input_ids[:2].tolist() == [1, 2]
+    assert inputs.positions.tolist() == [101, 102, 0, 0, 0, 0]
+    assert inputs.slots.tolist() == [1, 2, 20, 20, 20, 20]
 
 
 def test_padded_rows_are_one_token_of_the_spare_block() -> None:

@@ -1,0 +1,60 @@
+"""`StepGraphs`: which CUDA graphs compute a step, and that no size appears for the first time while requests run.
+
+To load a kernel the driver waits for the device, and cuBLAS has one for about every eight rows: the rows that sample
+are padded to sizes that were captured.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from quire.engine.model.batch import Batch
+from quire.engine.model.cuda_graphs import CudaGraphs, GraphAttention, graph_sizes, size_for
+from quire.engine.model.graph_inputs import GraphInputs
+from quire.engine.model.piecewise_graphs import PIECE_SIZES, PiecewiseGraphs
+from quire.engine.model.transformer import Transformer
+
+
+class StepGraphs:
+    """Captured at once.
+
+    Args:
+        attention: of every block; several may share one.
+        max_rows: sequences of a step.
+        max_blocks: of one sequence.
+        spare_block: a block of the pool that no sequence is given.
+    """
+
+    def __init__(
+        self, transformer: Transformer, attention: Sequence[GraphAttention], *, max_rows: int, max_blocks: int,
+        block_size: int, spare_block: int,
+    ) -> None:  # fmt: skip
+        self._transformer, self._sizes = transformer, graph_sizes(max_rows)
+        self._windows = list(dict.fromkeys(attention))
+        device = transformer.layers.embedding.device
+        inputs = GraphInputs(max(self._sizes[-1], PIECE_SIZES[-1]), spare_block, block_size, device)
+        self._whole = CudaGraphs(
+            self._windows, transformer.hidden, inputs, sizes=self._sizes, max_blocks=max_blocks, spare_block=spare_block
+        )
+        self._pieces = PiecewiseGraphs(transformer, attention, inputs)
+        hidden = transformer.layers.embedding.new_zeros(self._sizes[-1], transformer.layers.embedding.shape[1])
+        for size in self._sizes:
+            transformer.logits(hidden[:size])
+
+    def hidden(self, batch: Batch) -> Tensor:
+        """Normed hidden states of the rows that sample; others may follow."""
+        in_pieces = self._pieces.can_run(batch)
+        if self._whole.can_run(batch) and not (in_pieces and any(each.shares(batch.paged) for each in self._windows)):
+            return self._whole.run(batch)
+        for attention in self._windows:
+            attention.plan(batch.paged)
+        rows = self._padded(batch.last_tokens)
+        if in_pieces:
+            return self._pieces.run(batch, rows)
+        return self._transformer.hidden(batch.input_ids, rows)
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        """The last one repeated."""
+        missing = size_for(len(rows), self._sizes) - len(rows) if len(rows) else 0
+        return torch.cat((rows, rows[-1:].expand(missing)))
