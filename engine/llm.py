@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 from quire.engine.completion import Completion, join
 from quire.engine.config import ExecutorConfig, SchedulerConfig
@@ -17,6 +17,8 @@ from quire.engine.text.pieces import pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.validation import token_array
 
+# Prompts that are submitted before steps may begin.
+_AT_ONCE: Final = 64
 T = TypeVar("T")
 Prompt = str | Sequence[int]
 DEFAULTS = SamplingParams()
@@ -135,8 +137,12 @@ class LLM:
         self, prompts: Sequence[Prompt], params: SamplingParams, options: RequestOptions
     ) -> list[Completion]:
         """All at once, as far as the waiting queue takes them; the first that fails ends the others."""
-        running = [asyncio.create_task(self._complete(prompt, params, options)) for prompt in prompts]
+        running: list[asyncio.Task[Completion]] = []
         try:
+            for prompt in prompts:
+                running.append(asyncio.create_task(self._complete(prompt, params, options)))
+                if len(running) % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
             return await asyncio.gather(*running)
         finally:
             for task in running:
