@@ -1,7 +1,8 @@
 """FlashInfer's paged attention (Ye et al., "FlashInfer", 2025): planned once per step, run once per layer.
 
 Rows of context go through the prefill kernels, rows of generation through those for decoding, also where one step has
-both: a row of one token would fill a whole tile of queries. Many rows of generation are decoded by a kernel of our own.
+both: a row of one token would fill a whole tile of queries. Many rows of generation are decoded by a kernel of our own;
+with heads that FlashInfer does not know, all rows are computed by such.
 What a CUDA graph replays has wrappers of its own, whose buffers stay where they are.
 """
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from quire.kernels.attention.base import AttentionSpec, PagedBatch
 from quire.kernels.attention.shared_prefixes import SharedPrefix, shared_prefixes
 from quire.kernels.attention.triton import TritonDecode
+from quire.kernels.attention.triton_context import TritonContext
 from quire.kernels.attention.triton_shared import SharedDecode, plan_tasks
 from quire.kernels.rope.triton import rope_append
 
@@ -37,13 +39,20 @@ _LEAST_SPARED_BYTES: Final = 128 << 20
 
 def unsuited(spec: AttentionSpec) -> str | None:
     """Why these kernels cannot do what the spec asks, or None."""
-    if spec.head_dim not in HEAD_DIMS:
-        return f"head_dim must be one of {HEAD_DIMS}, got {spec.head_dim}"
     if spec.dtype not in DTYPES:
         return f"dtype must be float16 or bfloat16, got {spec.dtype}"
     if spec.kv_dtype not in (None, spec.dtype, torch.float8_e4m3fn):
         return f"kv_dtype must be the dtype or float8_e4m3fn, got {spec.kv_dtype}"
+    if spec.head_dim not in HEAD_DIMS and not _is_plain(spec):
+        return f"head_dim must be one of {HEAD_DIMS} with windows, soft caps or float8, got {spec.head_dim}"
+    if spec.head_dim > HEAD_DIMS[-1]:
+        return f"head_dim must be at most {HEAD_DIMS[-1]}, got {spec.head_dim}"
     return None
+
+
+def _is_plain(spec: AttentionSpec) -> bool:
+    """Our own kernels know neither windows, soft caps nor another type of cache."""
+    return (spec.sliding_window, spec.logits_soft_cap, spec.kv_dtype or spec.dtype) == (None, None, spec.dtype)
 
 
 class FlashInferAttention:
@@ -51,9 +60,12 @@ class FlashInferAttention:
 
     def __init__(self, spec: AttentionSpec) -> None:
         self._spec = spec
-        self._workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=spec.device)
+        self._is_plain, self._is_known = _is_plain(spec), spec.head_dim in HEAD_DIMS
+        self._workspace = torch.empty(WORKSPACE_BYTES * self._is_known, dtype=torch.uint8, device=spec.device)
         self._indices = torch.empty(INDEX_BYTES, dtype=torch.uint8, device=spec.device)
-        self._context = BatchPrefillWithPagedKVCacheWrapper(self._workspace, "NHD")
+        self._context: Any = TritonContext()
+        if self._is_known:
+            self._context = BatchPrefillWithPagedKVCacheWrapper(self._workspace, "NHD")
         self._tensor_cores = spec.num_qo_heads // spec.num_kv_heads >= _TENSOR_CORE_GROUPS
         self._generation = BatchDecodeWithPagedKVCacheWrapper(
             self._workspace, "NHD", use_tensor_cores=self._tensor_cores
@@ -183,13 +195,8 @@ class FlashInferAttention:
 
     def _is_ours(self, num_rows: int) -> bool:
         """Whether our own kernel decodes so many rows."""
-        return self._is_plain and num_rows * self._spec.num_kv_heads >= _LEAST_PROGRAMS
-
-    @property
-    def _is_plain(self) -> bool:
-        """Our own kernels know neither windows, soft caps nor another type of cache."""
-        spec = self._spec
-        return (spec.sliding_window, spec.logits_soft_cap, spec.kv_dtype or spec.dtype) == (None, None, spec.dtype)
+        many = num_rows * self._spec.num_kv_heads >= _LEAST_PROGRAMS
+        return not self._is_known or (self._is_plain and many)
 
     def _room(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.int32, device=self._spec.device)

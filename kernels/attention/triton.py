@@ -44,27 +44,31 @@ class Parts:
 
 @triton.jit
 def absorb(  # type: ignore[no-untyped-def]
-    q, cache_ptr, blocks_ptr, at, there, head, highest, weights, total, scale, num_kv_heads: tl.constexpr,
-    head_dim: tl.constexpr, block_size: tl.constexpr,
+    q, cache_ptr, blocks_ptr, at, there, visible, head, highest, weights, total, scale, num_kv_heads: tl.constexpr,
+    head_dim: tl.constexpr, width: tl.constexpr, block_size: tl.constexpr,
 ):  # fmt: skip
     """Add some tokens of a row to its queries' softmax.
 
     Args:
-        q: [queries, head_dim].
+        q: [queries, width], zeros from head_dim on.
         blocks_ptr: the row's blocks.
-        at, there: positions, and whether they count.
-        highest, weights, total: [queries], [queries] and [queries, head_dim] of the tokens before.
+        at, there: positions, and whether the row has them.
+        visible: [1 or queries, positions], whether queries see them.
+        highest, weights, total: [queries], [queries] and [queries, width] of the tokens before.
     """
-    lane = tl.arange(0, head_dim)
+    lane = tl.arange(0, width)
     side: tl.constexpr = block_size * num_kv_heads * head_dim
     block = tl.load(blocks_ptr + at // block_size, mask=there, other=0)
     place = block.to(tl.int64) * (2 * side) + (at % block_size) * (num_kv_heads * head_dim) + head * head_dim
     key = cache_ptr + place[:, None] + lane[None, :]
-    k = tl.load(key, mask=there[:, None], other=0.0)
-    scores = tl.where(there[None, :], tl.dot(q, tl.trans(k)) * scale, float("-inf"))
+    inside = there[:, None]
+    if width > head_dim:
+        inside = inside & (lane < head_dim)[None, :]
+    k = tl.load(key, mask=inside, other=0.0)
+    scores = tl.where(visible, tl.dot(q, tl.trans(k)) * scale, float("-inf"))
     higher = tl.maximum(highest, tl.max(scores, axis=1))
     shares, shrink = tl.exp2(scores - higher[:, None]), tl.exp2(highest - higher)
-    v = tl.load(key + side, mask=there[:, None], other=0.0)
+    v = tl.load(key + side, mask=inside, other=0.0)
     return (
         higher,
         weights * shrink + tl.sum(shares, axis=1),
@@ -76,25 +80,26 @@ def absorb(  # type: ignore[no-untyped-def]
 def _kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, out_ptr, indptr_ptr, blocks_ptr, last_ptr, skips_ptr, counts_ptr, highest_ptr, weights_ptr,
     totals_ptr, q_stride, scale, num_rows, num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr,
-    block_size: tl.constexpr, overlaps: tl.constexpr, has_parts: tl.constexpr, padded: tl.constexpr,
-    tile: tl.constexpr,
+    width: tl.constexpr, block_size: tl.constexpr, overlaps: tl.constexpr, has_parts: tl.constexpr,
+    padded: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0) // num_kv_heads, tl.program_id(0) % num_kv_heads
-    group, lane, token = tl.arange(0, padded), tl.arange(0, head_dim), tl.arange(0, tile)
+    group, lane, token = tl.arange(0, padded), tl.arange(0, width), tl.arange(0, tile)
+    real = (group < groups)[:, None] & (lane < head_dim)[None, :]
     first = tl.load(indptr_ptr + row)
     length = (tl.load(indptr_ptr + row + 1) - first - 1) * block_size + tl.load(last_ptr + row)
     start = tl.load(skips_ptr + row) if has_parts else 0
     query = (head * groups + group)[:, None] * head_dim + lane[None, :]
     follow(overlaps)
-    q = tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=group[:, None] < groups, other=0.0)
+    q = tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0)
     highest = tl.full([padded], float("-inf"), tl.float32)
     weights = tl.zeros([padded], tl.float32)
-    total = tl.zeros([padded, head_dim], tl.float32)
+    total = tl.zeros([padded, width], tl.float32)
     for position in range(start, length, tile):
         at = position + token
         highest, weights, total = absorb(
-            q, cache_ptr, blocks_ptr + first, at, at < length, head, highest, weights, total, scale, num_kv_heads,
-            head_dim, block_size,
+            q, cache_ptr, blocks_ptr + first, at, at < length, (at < length)[None, :], head, highest, weights, total,
+            scale, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     if has_parts:
         for part in range(tl.load(counts_ptr + row)):
@@ -104,12 +109,12 @@ def _kernel(  # type: ignore[no-untyped-def]
             shrink, share = tl.exp2(highest - higher), tl.exp2(theirs - higher)
             weights = weights * shrink + tl.load(weights_ptr + place, mask=group < groups, other=0.0) * share
             values = totals_ptr + place[:, None] * head_dim + lane[None, :]
-            values = tl.load(values, mask=group[:, None] < groups, other=0.0)
+            values = tl.load(values, mask=real, other=0.0)
             total = total * shrink[:, None] + values * share[:, None]
             highest = higher
     result = (total / weights[:, None]).to(out_ptr.dtype.element_ty)
     place = out_ptr + row.to(tl.int64) * (num_kv_heads * groups * head_dim) + query
-    tl.store(place, result, mask=group[:, None] < groups)
+    tl.store(place, result, mask=real)
 
 
 class TritonDecode:
@@ -140,7 +145,7 @@ class TritonDecode:
         done = (none,) * 5 if parts is None else (parts.skips, parts.counts, parts.highest, parts.weights, parts.totals)
         _kernel[(num_rows * num_kv_heads,)](
             q, layer_kv, out, self._indptr, self._blocks, self._last, *done, q.stride(0), head_dim**-0.5 * LOG2_E,
-            num_rows, num_kv_heads, groups, head_dim, layer_kv.shape[2], overlaps, parts is not None,
-            max(_LEAST_ROWS, triton.next_power_of_2(groups)), _TILE, num_warps=_WARPS, num_stages=_STAGES,
-            launch_pdl=overlaps,
+            num_rows, num_kv_heads, groups, head_dim, triton.next_power_of_2(head_dim), layer_kv.shape[2], overlaps,
+            parts is not None, max(_LEAST_ROWS, triton.next_power_of_2(groups)), _TILE, num_warps=_WARPS,
+            num_stages=_STAGES, launch_pdl=overlaps,
         )  # fmt: skip

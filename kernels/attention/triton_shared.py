@@ -36,33 +36,34 @@ _TASK: Final = 7
 @triton.jit  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, highest_ptr, weights_ptr, totals_ptr, tasks_ptr, members_ptr, blocks_ptr, q_stride, scale,
-    num_rows, num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, block_size: tl.constexpr,
-    overlaps: tl.constexpr, queries: tl.constexpr, tile: tl.constexpr,
+    num_rows, num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
+    block_size: tl.constexpr, overlaps: tl.constexpr, queries: tl.constexpr, tile: tl.constexpr,
 ):  # fmt: skip
     task, head = tasks_ptr + tl.program_id(0) * 7, tl.program_id(1)
     start, stop, part = tl.load(task + 4), tl.load(task + 5), tl.load(task + 6)
     query = tl.load(task + 2) * queries + tl.arange(0, queries)
     here = query < tl.load(task + 1) * groups
     row = tl.load(members_ptr + tl.load(task) + query // groups, mask=here, other=0)
-    lane, token = tl.arange(0, head_dim), tl.arange(0, tile)
+    lane, token = tl.arange(0, width), tl.arange(0, tile)
+    real = here[:, None] & (lane < head_dim)[None, :]
     qo_head = head * groups + query % groups
     follow(overlaps)
     place = q_ptr + row.to(tl.int64)[:, None] * q_stride + qo_head[:, None] * head_dim + lane[None, :]
-    q = tl.load(place, mask=here[:, None], other=0.0)
+    q = tl.load(place, mask=real, other=0.0)
     highest = tl.full([queries], float("-inf"), tl.float32)
     weights = tl.zeros([queries], tl.float32)
-    total = tl.zeros([queries, head_dim], tl.float32)
+    total = tl.zeros([queries, width], tl.float32)
     blocks = blocks_ptr + tl.load(task + 3)
     for position in range(start, stop, tile):
         at = position + token
         highest, weights, total = absorb(
-            q, cache_ptr, blocks, at, at < stop, head, highest, weights, total, scale, num_kv_heads, head_dim,
-            block_size,
+            q, cache_ptr, blocks, at, at < stop, (at < stop)[None, :], head, highest, weights, total, scale,
+            num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     place = (part * num_rows + row).to(tl.int64) * (num_kv_heads * groups) + qo_head
     tl.store(highest_ptr + place, highest, mask=here)
     tl.store(weights_ptr + place, weights, mask=here)
-    tl.store(totals_ptr + place[:, None] * head_dim + lane[None, :], total, mask=here[:, None])
+    tl.store(totals_ptr + place[:, None] * head_dim + lane[None, :], total, mask=real)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -133,6 +134,7 @@ class SharedDecode:
         _kernel[(len(self._tasks) // _TASK, num_kv_heads)](
             q, layer_kv, parts.highest, parts.weights, parts.totals, self._tasks, self._members, self._blocks,
             q.stride(0), head_dim**-0.5 * LOG2_E, num_rows, num_kv_heads, num_qo_heads // num_kv_heads, head_dim,
-            layer_kv.shape[2], overlaps, _QUERIES, _TILE, num_warps=_WARPS, num_stages=_STAGES, launch_pdl=overlaps,
+            triton.next_power_of_2(head_dim), layer_kv.shape[2], overlaps, _QUERIES, _TILE, num_warps=_WARPS,
+            num_stages=_STAGES, launch_pdl=overlaps,
         )  # fmt: skip
         self._decode.run(q, layer_kv, out, parts)

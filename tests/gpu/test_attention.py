@@ -78,7 +78,7 @@ def compare(
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
-@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(32, 8, 128), (9, 3, 64)])
+@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(32, 8, 128), (9, 3, 64), (32, 32, 96)])
 def test_attention(backend: type[AttentionBackend], num_qo: int, num_kv: int, head_dim: int, fixed: bool) -> None:
     compare(backend, num_qo, num_kv, head_dim, None, fixed)
 

@@ -87,7 +87,7 @@ def test_tasks_cover_every_query_and_block_once() -> None:
     assert tasks.counts[0] > 1
 
 
-@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(6, 2, 64), (3, 3, 128)])
+@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(6, 2, 64), (3, 3, 128), (2, 1, 96)])
 def test_attention_is_that_of_each_row_alone(num_qo: int, num_kv: int, head_dim: int) -> None:
     # The interpreter multiplies the bits of bfloat16.
     dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float16

@@ -10,6 +10,7 @@ from quire.kernels.attention.torch import TorchAttention
 triton = pytest.importorskip("triton")
 
 from quire.kernels.attention.triton import TritonDecode  # noqa: E402
+from quire.kernels.attention.triton_context import TritonContext, context_tasks  # noqa: E402
 from quire.kernels.gated_linear.torch import silu_mul as silu_mul_reference  # noqa: E402
 from quire.kernels.gated_linear.triton import gated, silu_mul  # noqa: E402
 from quire.kernels.kv_append.torch import kv_append  # noqa: E402
@@ -110,7 +111,7 @@ def test_a_layer_computes_one_row_and_many_alike(dtype: torch.dtype) -> None:
     close(torch.cat([layer(row) for row in x.split(1)]), layer(x), dtype)
 
 
-@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(6, 2, 64), (4, 4, 128), (20, 1, 64)])
+@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(6, 2, 64), (4, 4, 128), (20, 1, 64), (4, 2, 96)])
 def test_decoding_of_many_rows(num_qo: int, num_kv: int, head_dim: int) -> None:
     """Queries inside a merged projection; blocks lie anywhere, and what is behind a row's end is not a number."""
     # The interpreter multiplies the bits of bfloat16.
@@ -136,3 +137,36 @@ def test_decoding_of_many_rows(num_qo: int, num_kv: int, head_dim: int) -> None:
     decode.plan(torch.from_numpy(indptr), paged.block_ids, torch.from_numpy(last), num_qo, num_kv, head_dim, 16)
     decode.run(q, layer_kv, out)
     close(out, wanted, torch.bfloat16)
+
+
+@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(6, 2, 96), (2, 2, 64), (5, 1, 80)])
+def test_context(num_qo: int, num_kv: int, head_dim: int) -> None:
+    """New tokens behind old ones; what is behind a row's end is not a number."""
+    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float16
+    counts, lengths = np.array([70, 1, 5, 2], np.int32), np.array([70, 20, 133, 2], np.int32)
+    indptr = np.concatenate(([0], np.cumsum(-(-lengths // 16)))).astype(np.int32)
+    qo_indptr = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+    blocks = np.random.default_rng(0).permutation(indptr[-1]).astype(np.int32)
+    layer_kv = random(len(blocks), 2, 16, num_kv, head_dim, dtype=dtype)
+    q = random(int(qo_indptr[-1]), num_qo + 3, head_dim, dtype=dtype)[:, :num_qo]
+    places = torch.zeros(len(q), dtype=torch.int64, device=DEVICE)
+    paged = PagedBatch(
+        qo_indptr=qo_indptr, kv_indptr=indptr, kv_indices=blocks, block_ids=torch.from_numpy(blocks).to(DEVICE),
+        kv_lens=lengths, positions=places, slot_mapping=places,
+    )  # fmt: skip
+    reference = TorchAttention(AttentionSpec(num_qo, num_kv, head_dim, 16, torch.float32, DEVICE))
+    reference.plan(paged)
+    wanted = reference.run(layer_kv.float(), q.float())
+    last = (lengths - 1) % 16 + 1
+    for row, filled in enumerate(last.tolist()):
+        layer_kv[blocks[indptr[row + 1] - 1], :, filled:] = torch.nan
+    context, out = TritonContext(), torch.full(wanted.shape, torch.nan, dtype=dtype, device=DEVICE)
+    arrays = (torch.from_numpy(qo_indptr), torch.from_numpy(indptr), paged.block_ids, torch.from_numpy(last))
+    context.plan(*arrays, num_qo, num_kv, head_dim, 16)
+    context.run(q, layer_kv, out)
+    close(out, wanted, torch.bfloat16)
+
+
+def test_context_is_cut_into_tiles_the_longest_first() -> None:
+    tasks = context_tasks(*(np.array(each, np.int32) for each in ([0, 100, 101], [0, 7, 20], [100, 200])), groups=3)
+    assert tasks.tolist() == [[100, 1, 0, 7, 200], [0, 100, 2, 0, 100], [0, 100, 1, 0, 100], [0, 100, 0, 0, 100]]
