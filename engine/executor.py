@@ -1,6 +1,5 @@
 """The `Executor`: a model behind two calls, `reset` and `launch`. Knows neither gRPC nor text nor its peers."""
 
-import gc
 import hashlib
 import uuid
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from torch import Tensor
 from quire.engine.config import ExecutorConfig
 from quire.engine.errors import StartupError
 from quire.engine.model.batch import Batch
-from quire.engine.model.checkpoint import read_checkpoint
+from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
@@ -65,7 +64,7 @@ class Executor:
         """
         checkpoint = read_checkpoint(resolve_model(config.model))
         kernels = _kernels(config)
-        self._engine = ModelEngine(config, checkpoint, kernels)
+        self._engine = _engine(config, checkpoint, kernels)
         self._decoder = Decoder(kernels)
         self._slots = Slots(
             num_slots=config.num_slots,
@@ -87,8 +86,6 @@ class Executor:
             step_tokens=_STEP_TOKENS[self._engine.device.type],
             itl_ms=_ITL_MS[self._engine.device.type],
         )
-        # A look at all objects takes 0.2 s, in which no step is launched. The next one is due when there are many more.
-        gc.collect()
 
     def reset(self) -> None:
         """Empty every slot, once what was launched is over; blocks keep what they hold."""
@@ -124,6 +121,19 @@ class Executor:
             return token_ids.int()
         host = torch.empty(token_ids.shape, dtype=torch.int32, pin_memory=True)
         return host.copy_(token_ids, non_blocking=True)
+
+
+def _engine(config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite) -> ModelEngine:
+    try:
+        return ModelEngine(config, checkpoint, kernels)
+    except torch.OutOfMemoryError as error:
+        device = device_of(config)
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
+        raise StartupError(
+            f"model {checkpoint.folder}: does not fit on {device}, where {free:.2f} of {total:.2f} GiB are free; a "
+            f"lower kv_memory_fraction (now {config.kv_memory_fraction}) or num_slots (now {config.num_slots}) leaves "
+            f"more to weights, steps and graphs: {error}"
+        ) from error
 
 
 def _fingerprint(config: ExecutorConfig, weights: str) -> str:

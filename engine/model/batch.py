@@ -39,16 +39,19 @@ class Batch:
     penalties: PenaltyRows | None = None
 
 
-def one_row(num_tokens: int, block_size: int, device: torch.device) -> PagedBatch:
-    """A context of so many tokens in the first blocks of the cache."""
-    num_blocks = -(-num_tokens // block_size)
-    blocks, places = np.arange(num_blocks, dtype=np.int32), torch.arange(num_tokens, device=device)
+def context_rows(num_tokens: int, longest: int, block_size: int, device: torch.device) -> PagedBatch:
+    """So many new tokens, in rows of up to `longest`, in the first blocks of the cache."""
+    lengths = np.full(-(-num_tokens // longest), longest, np.int32)
+    lengths[-1] = num_tokens - longest * (len(lengths) - 1)
+    num_blocks = -(-lengths // block_size)
+    starts = np.concatenate(([0], np.cumsum(num_blocks))).astype(np.int32)
+    blocks, positions = np.arange(starts[-1], dtype=np.int32), np.arange(num_tokens) % longest
     return PagedBatch(
-        qo_indptr=np.array([0, num_tokens], np.int32),
-        kv_indptr=np.array([0, num_blocks], np.int32),
+        qo_indptr=np.concatenate(([0], np.cumsum(lengths))).astype(np.int32),
+        kv_indptr=starts,
         kv_indices=blocks,
         block_ids=torch.from_numpy(blocks).to(device),
-        kv_lens=np.array([num_tokens], np.int32),
-        positions=places,
-        slot_mapping=places,
+        kv_lens=lengths,
+        positions=torch.from_numpy(positions).to(device),
+        slot_mapping=torch.from_numpy(np.repeat(starts[:-1], lengths) * np.int64(block_size) + positions).to(device),
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.errors import StartupError
-from quire.engine.model.batch import Batch, one_row
+from quire.engine.model.batch import Batch, context_rows
 from quire.engine.model.checkpoint import Checkpoint
 from quire.engine.model.cuda_graphs import GraphAttention
 from quire.engine.model.kv_pool import block_bytes, fixed_size, size_from_memory
@@ -63,7 +63,10 @@ class ModelEngine:
     def copy_blocks(self, copies: Int32Array) -> None:
         """Copy block copies[i, 0] over block copies[i, 1] in every layer, for all i at once."""
         if len(copies):
-            pairs = torch.from_numpy(copies.astype(np.int64)).to(self.device)
+            pairs = torch.from_numpy(copies.astype(np.int64))
+            if self.device.type == "cuda":
+                # From other memory, the host would wait for the steps before.
+                pairs = pairs.pin_memory().to(self.device, non_blocking=True)
             self._kernels.kv_copy(self._kv, pairs[:, 0], pairs[:, 1])
 
     def forward(self, batch: Batch) -> Tensor:
@@ -95,11 +98,11 @@ class ModelEngine:
     @torch.inference_mode()
     def _measure(self, per_block: int) -> int:
         """Blocks that the memory holds beside the weights and the largest step, which is tried out."""
-        num_tokens = min(_LARGEST_STEP, self.max_model_len)
-        num_blocks = -(-num_tokens // self._config.block_size)
+        num_tokens = _LARGEST_STEP
+        paged = context_rows(num_tokens, self.max_model_len, self._config.block_size, self.device)
+        num_blocks = len(paged.kv_indices)
         try:
             transformer = self._prepare(self._allocate_kv(num_blocks))
-            paged = one_row(num_tokens, self._config.block_size, self.device)
             for attention in self._attention.values():
                 attention.plan(paged)
             torch.cuda.reset_peak_memory_stats(self.device)

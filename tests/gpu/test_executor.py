@@ -20,6 +20,7 @@ from transformers import (
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.demo_model import DEMO_MODEL
+from quire.engine.errors import StartupError
 from quire.engine.llm import LLM
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.model_engine import ModelEngine
@@ -38,6 +39,7 @@ SIZES: dict[str, Any] = {
 }  # fmt: skip
 MODELS = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
+    "llama with heads of 96": lambda: LlamaForCausalLM(LlamaConfig(**SIZES | {"head_dim": 96})),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=100)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
@@ -143,6 +145,16 @@ def test_the_demo_model_writes_what_it_writes_on_a_cpu() -> None:
         with LLM(device=device, dtype="float32", num_blocks=200, num_slots=8) as llm:
             texts.append([each.token_ids for params in (PARAMS, sampled) for each in llm.generate(prompts, params)])
     assert texts[0] == texts[1]
+
+
+def test_a_card_too_small_is_a_message_with_the_numbers() -> None:
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.001)
+    try:
+        with pytest.raises(StartupError, match=r"does not fit on cuda, where [0-9.]+ of [0-9.]+ GiB are free"):
+            LLM(device="cuda")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def test_the_pool_takes_what_memory_is_left(tmp_path: Path) -> None:

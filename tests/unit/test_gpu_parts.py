@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from quire.engine.model.batch import context_rows
 from quire.engine.model.cuda_graphs import graph_sizes, padded, size_for
 from quire.engine.model.graph_inputs import GraphInputs
 from quire.engine.model.piecewise_graphs import PIECE_SIZES
@@ -39,6 +40,16 @@ def test_what_graphs_read_is_padded_with_a_spare_block() -> None:
     assert inputs.input_ids[:2].tolist() == [1, 2]
     assert inputs.positions.tolist() == [101, 102, 0, 0, 0, 0]
     assert inputs.slots.tolist() == [1, 2, 20, 20, 20, 20]
+
+
+def test_the_largest_step_is_made_of_rows_that_a_model_can_have() -> None:
+    paged = context_rows(25, longest=10, block_size=4, device=torch.device("cpu"))
+    assert paged.qo_indptr.tolist() == [0, 10, 20, 25]
+    assert paged.kv_indptr.tolist() == [0, 3, 6, 8]
+    assert paged.kv_indices.tolist() == paged.block_ids.tolist() == list(range(8))
+    assert paged.kv_lens.tolist() == [10, 10, 5]
+    assert paged.positions.tolist() == [*range(10), *range(10), *range(5)]
+    assert paged.slot_mapping.tolist() == [*range(10), *range(12, 22), *range(24, 29)]
 
 
 def test_padded_rows_are_one_token_of_the_spare_block() -> None:

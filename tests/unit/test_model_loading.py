@@ -206,6 +206,16 @@ def test_the_pool_comes_from_the_memory_allowed(folder: Path) -> None:
         start(folder, kv_memory_mib=1, block_size=256)
 
 
+def test_a_card_too_small_is_a_message_with_the_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 16.00 GiB")
+
+    monkeypatch.setattr("quire.engine.executor.ModelEngine", no_memory)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1 << 30, 8 << 30))
+    with pytest.raises(StartupError, match=r"where 1\.00 of 8\.00 GiB are free.*: Tried to allocate 16\.00 GiB"):
+        start(folder)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 def test_a_gpu_that_is_not_there_is_refused(folder: Path) -> None:
     with pytest.raises(StartupError, match="device: 'cuda' was asked for"):
