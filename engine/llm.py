@@ -1,6 +1,7 @@
 """The in-process API: a model as an object, with the same engine as the services and no network."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
 from types import TracebackType
@@ -18,7 +19,7 @@ from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.validation import token_array
 
 # Prompts that are submitted before steps may begin.
-_AT_ONCE: Final = 64
+_AT_ONCE: Final = 256
 T = TypeVar("T")
 Prompt = str | Sequence[int]
 DEFAULTS = SamplingParams()
@@ -47,6 +48,9 @@ class LLM:
         self._thread = threading.Thread(target=self._loop.run_forever, name="quire-llm", daemon=True)
         self._thread.start()
         self._engine = self._call(_start(executor, scheduler or SchedulerConfig()))
+        # To look at all objects again takes 0.2 s, in which no step is launched. What there is now stays.
+        gc.collect()
+        gc.freeze()
 
     def __enter__(self) -> Self:
         return self
@@ -64,6 +68,7 @@ class LLM:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        gc.unfreeze()
 
     def generate(
         self,

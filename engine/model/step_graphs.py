@@ -5,6 +5,7 @@ are padded to sizes that were captured.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from quire.engine.model.cuda_graphs import CudaGraphs, GraphAttention, graph_siz
 from quire.engine.model.graph_inputs import GraphInputs
 from quire.engine.model.piecewise_graphs import PIECE_SIZES, PiecewiseGraphs
 from quire.engine.model.transformer import Transformer
+
+# Tokens of larger steps whose products are tried: first, end, step. Which kernel cuBLAS takes changes every 64 or more.
+_UNCAPTURED: Final = (PIECE_SIZES[-1], 8193, 64)
 
 
 class StepGraphs:
@@ -38,9 +42,7 @@ class StepGraphs:
             self._windows, transformer.hidden, inputs, sizes=self._sizes, max_blocks=max_blocks, spare_block=spare_block
         )
         self._pieces = PiecewiseGraphs(transformer, attention, inputs)
-        hidden = transformer.layers.embedding.new_zeros(self._sizes[-1], transformer.layers.embedding.shape[1])
-        for size in self._sizes:
-            transformer.logits(hidden[:size])
+        self._load_kernels()
 
     def hidden(self, batch: Batch) -> Tensor:
         """Normed hidden states of the rows that sample; others may follow."""
@@ -53,6 +55,17 @@ class StepGraphs:
         if in_pieces:
             return self._pieces.run(batch, rows)
         return self._transformer.hidden(batch.input_ids, rows)
+
+    def _load_kernels(self) -> None:
+        """Those of the output layer, and of the products of steps that are not captured."""
+        transformer, embedding, sizes = self._transformer, self._transformer.layers.embedding, range(*_UNCAPTURED)
+        shape, block = transformer.shape, transformer.layers.blocks[0]
+        hidden = embedding.new_zeros(max(self._sizes[-1], sizes[-1]), embedding.shape[1])
+        attended = embedding.new_zeros(sizes[-1], shape.num_qo_heads * shape.head_dim)
+        for size in self._sizes:
+            transformer.logits(hidden[:size])
+        for size in sizes:
+            block.qkv(transformer.finish(block, attended[:size], hidden[:size])[0])
 
     def _padded(self, rows: Tensor) -> Tensor:
         """The last one repeated."""
