@@ -2,8 +2,10 @@
 
 BIN := .venv/bin
 STAMP := .venv/.stamp
+GPU_STAMP := .venv/.stamp-gpu
 PROTOS := $(shell find protos -name '*.proto')
 PYTEST := $(BIN)/python -m pytest
+SURFACE := $(addprefix tests/services/test_,api.py http.py bad_input.py greedy.py determinism.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo setup test test-long test-gpu test-compose test-chaos lint format bench bench-gpu simulate clean
@@ -19,6 +21,10 @@ setup: $(STAMP) ## make .venv with Quire and the developer tools
 $(STAMP): pyproject.toml hatch_build.py tools/venv.sh $(PROTOS)
 	@tools/venv.sh $@ $^
 
+$(GPU_STAMP): $(STAMP)
+	@$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[gpu]'
+	@touch $@
+
 test: $(STAMP) ## import contracts and every test that needs neither GPU, containers nor minutes
 	$(BIN)/lint-imports --no-logo
 	$(PYTEST) -m "not gpu and not long and not compose and not chaos"
@@ -26,8 +32,9 @@ test: $(STAMP) ## import contracts and every test that needs neither GPU, contai
 test-long: $(STAMP) ## tests that take minutes
 	$(PYTEST) -m long
 
-test-gpu: $(STAMP) ## tests that need an NVIDIA GPU
+test-gpu: $(GPU_STAMP) ## tests that need an NVIDIA GPU, and the request surface's with executors on one
 	$(PYTEST) -m gpu
+	QUIRE_TEST_DEVICE=cuda $(PYTEST) $(SURFACE)
 
 test-compose: $(STAMP) ## tests that need docker compose
 	$(PYTEST) -m compose
@@ -48,7 +55,7 @@ format: $(STAMP) ## format and fix what ruff can fix
 bench: $(STAMP) ## measure the CPU executor and the services, write bench-report/; BENCH="--peer URL" compares
 	$(BIN)/python tools/bench.py bench-report $(BENCH)
 
-bench-gpu: $(STAMP) ## measure the executor on an NVIDIA GPU
+bench-gpu: $(GPU_STAMP) ## measure the executor on an NVIDIA GPU
 	$(BIN)/python benchmarks/gpu.py
 
 simulate: $(STAMP) ## judge scheduling policies in virtual time

@@ -52,6 +52,7 @@ def ints(values: Any) -> Any:
     return np.array(values, np.int32)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_starts_counts_and_penalties_never_wait() -> None:
     """Whole steps of the slots: one copy up, and nothing that synchronises."""
     penalize = pytest.importorskip("quire.kernels.penalties.triton").penalize

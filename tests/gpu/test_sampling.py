@@ -50,6 +50,7 @@ def test_tokens_and_time(name: str, shape: str) -> None:
     assert equal >= 20 * NUM_ROWS - 2
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_the_host_waits_for_nothing() -> None:
     triton_sampling = pytest.importorskip("quire.kernels.sampling.triton")
     logits, rows = logits_of(3.0), sampling_rows([SETTINGS["all"], *[Row()] * (NUM_ROWS - 1)], DEVICE)

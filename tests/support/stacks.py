@@ -19,6 +19,8 @@ from quire.services.up.stack import Stack, is_serving
 
 T = TypeVar("T")
 SETTLE_SECONDS = 2.0
+# `make test-gpu` asks the request surface's tests again of executors on a GPU.
+DEVICE = os.environ.get("QUIRE_TEST_DEVICE", "cpu")
 
 
 class RunningStack:
@@ -114,7 +116,7 @@ def launch(model: Path, *, executor: dict[str, Any] | None = None, **changes: An
         changes: further fields of `UpSettings`.
     """
     ports = {"frontend_port": 0, "http_port": 0, "scheduler_port": 0, "executor_port": 0}
-    config = {"model": str(model), "dtype": "float32", "device": "cpu", **(executor or {})}
+    config = {"model": str(model), "dtype": "float32", "device": DEVICE, **(executor or {})}
     changes = {"log_level": "warning", "drain_seconds": 0.5, **ports, **changes}
     with RunningStack(UpSettings(executor=config, **changes)) as running:
         yield running
