@@ -1,10 +1,11 @@
 """The client's types to protocol messages and back. Nothing is checked here but what a message cannot hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from quire.engine.completion import Completion, Usage
 from quire.engine.errors import InvalidRequest
+from quire.engine.logprobs import TokenLogprobs
 from quire.engine.request import (
     DEFAULT_OPTIONS,
     CacheParams,
@@ -17,13 +18,13 @@ from quire.v1 import inference_pb2 as pb
 
 _SCALARS = (
     "temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "ignore_eos", "presence_penalty",
-    "frequency_penalty", "repetition_penalty",
+    "frequency_penalty", "repetition_penalty", "logprobs",
 )  # fmt: skip
 _LISTS = ("stop", "stop_token_ids")
 
 
 def sampling_to_proto(params: SamplingParams) -> pb.SamplingParams:
-    """`seed` and `max_tokens` stay unset where they are None.
+    """What is None stays unset.
 
     Raises:
         InvalidRequest: a value does not fit its field, such as a negative seed.
@@ -128,6 +129,15 @@ def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamRespon
         matched_stop=getattr(finish, matched) if matched else None,
         usage=_usage_from_proto(finish.usage) if ended else None,
         request_id=message.request_id,
+        logprobs=tuple(map(_logprobs_from_proto, message.logprobs)),
+    )
+
+
+def logprobs_to_proto(completion: Completion) -> Iterator[pb.TokenLogprobs]:
+    """One for each token, or nothing."""
+    return (
+        pb.TokenLogprobs(logprob=each.logprob, top_token_ids=each.top_token_ids, top_logprobs=each.top_logprobs)
+        for each in completion.logprobs
     )
 
 
@@ -146,6 +156,10 @@ def finish_to_proto(completion: Completion) -> pb.Finish | None:
     elif completion.matched_stop is not None:
         finish.stop_token_id = completion.matched_stop
     return finish
+
+
+def _logprobs_from_proto(message: pb.TokenLogprobs) -> TokenLogprobs:
+    return TokenLogprobs(message.logprob, tuple(message.top_token_ids), tuple(message.top_logprobs))
 
 
 def _usage_from_proto(usage: pb.Usage) -> Usage:

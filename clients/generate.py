@@ -76,6 +76,9 @@ class Settings(ClientSettings):
     repetition_penalty: float = 1.0
     """Divides positive and multiplies negative logits of each token in the prompt or generated so far; at most 10."""
 
+    logprobs: int | None = None
+    """With --json: the log-probability of each token, and those of so many most likely tokens, at most 20."""
+
     timeout: float | None = Field(None, gt=0)
     """Seconds that the whole answer may take; default: no limit."""
 
@@ -124,6 +127,8 @@ def _as_json(completion: Completion) -> str:
     fields = dataclasses.asdict(completion)
     reason = completion.finish_reason
     fields["finish_reason"] = reason.name.lower() if reason is not None else None
+    if not completion.logprobs:
+        del fields["logprobs"]
     return json.dumps(fields, ensure_ascii=False)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from quire.engine.logprobs import TokenLogprobs
 from quire.engine.request import FinishReason
 
 
@@ -32,6 +33,7 @@ class Completion:
         matched_stop: the stop string, or the id of the stop token, that ended it.
         usage: what it took; None in every piece but the last.
         request_id: the request's name, also where the server chose it.
+        logprobs: one for each of `token_ids`; empty unless the request asked for them.
     """
 
     text: str
@@ -40,10 +42,12 @@ class Completion:
     matched_stop: str | int | None
     usage: Usage | None
     request_id: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 def join(pieces: Iterable[Completion]) -> Completion:
     """The whole answer from all its pieces, at least one, in order."""
     parts = list(pieces)
     token_ids = tuple(token_id for part in parts for token_id in part.token_ids)
-    return replace(parts[-1], text="".join(part.text for part in parts), token_ids=token_ids)
+    logprobs = tuple(each for part in parts for each in part.logprobs)
+    return replace(parts[-1], text="".join(part.text for part in parts), token_ids=token_ids, logprobs=logprobs)

@@ -13,6 +13,7 @@ from quire.engine.errors import StartupError
 from quire.engine.model.batch import Batch
 from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
+from quire.engine.model.logprobs import RowLogprobs
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
 from quire.engine.model.slots import Slots
@@ -32,11 +33,12 @@ _NOTHING: Final = torch.empty(0, dtype=torch.int32)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PendingStep:
-    """A step that was launched. token_ids are there once `timer` is over."""
+    """A step that was launched. Its tensors, on the host, hold what they should once `timer` is over."""
 
     step: int
     slots: Int32Array
     token_ids: Tensor
+    logprobs: RowLogprobs | None
     timer: StepTimer
 
     @property
@@ -47,7 +49,8 @@ class PendingStep:
     def result(self) -> StepResult:
         """Waits for the step."""
         compute_us = self.timer.wait()
-        return StepResult(self.step, self.slots, self.token_ids.numpy(), compute_us)
+        logprobs = self.logprobs.packed() if self.logprobs is not None else None
+        return StepResult(self.step, self.slots, self.token_ids.numpy(), compute_us, logprobs)
 
 
 class Executor:
@@ -104,23 +107,31 @@ class Executor:
         timer = CudaTimer() if self._engine.device.type == "cuda" else HostTimer()
         self._engine.copy_blocks(plan.copies)
         batch = self._slots.apply(plan)
-        token_ids = self._compute(batch) if len(batch.slots) else _NOTHING
+        token_ids, logprobs = self._compute(batch) if len(batch.slots) else (_NOTHING, None)
         timer.stop()
-        return PendingStep(plan.step, batch.sampling_slots, token_ids, timer)
+        return PendingStep(plan.step, batch.sampling_slots, token_ids, logprobs, timer)
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute one step and wait for its tokens; raises what `launch` does."""
         return self.launch(plan).result()
 
-    def _compute(self, batch: Batch) -> Tensor:
-        """The sampled tokens, int32, on the host once the step is over."""
+    def _compute(self, batch: Batch) -> tuple[Tensor, RowLogprobs | None]:
+        """The sampled tokens, int32, and what is wanted beside them; on the host once the step is over."""
         logits = self._engine.forward(batch)
-        token_ids = self._decoder.decode(logits, batch)
+        token_ids, logprobs = self._decoder.decode(logits, batch)
         self._slots.advance(batch, token_ids)
-        if self._engine.device.type == "cpu":
-            return token_ids.int()
-        host = torch.empty(token_ids.shape, dtype=torch.int32, pin_memory=True)
-        return host.copy_(token_ids, non_blocking=True)
+        to_host = _stay if self._engine.device.type == "cpu" else _copied
+        return to_host(token_ids.int()), logprobs.moved(to_host) if logprobs is not None else None
+
+
+def _stay(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    """In pinned memory, by a copy that the host does not wait for."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def _engine(config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite) -> ModelEngine:

@@ -97,6 +97,9 @@ class LocalEngine:
         for sequence, token_id in zip(output.sequences, output.token_ids, strict=True):
             if found := self._open.get(sequence.request.handle):
                 found[0].push(token_id)
+        for sequence, logprobs in output.logprobs:
+            if found := self._open.get(sequence.request.handle):
+                found[0].push_logprobs(logprobs)
         for sequence in output.finished:
             found = self._open.pop(sequence.request.handle, None)
             if found and sequence.finish_reason is not None:

@@ -5,6 +5,7 @@ from array import array
 from dataclasses import dataclass
 
 from quire.engine.errors import RequestError
+from quire.engine.logprobs import TokenLogprobs
 from quire.engine.request import DEFAULT_OPTIONS, FinishReason, Int32Array, RequestOptions, SamplingParams
 
 
@@ -48,6 +49,8 @@ class OpenRequest:
         self.finish: Finish | None = None
         self._error: RequestError | None = None
         self._num_taken = 0
+        # Of the tokens that come, in their order, until they are taken; empty unless they are wanted.
+        self._logprobs: list[TokenLogprobs] = []
         self._only_end = False
         self._news = asyncio.Event()
 
@@ -60,6 +63,10 @@ class OpenRequest:
         self.generated.append(token_id)
         if not self._only_end:
             self._news.set()
+
+    def push_logprobs(self, logprobs: TokenLogprobs) -> None:
+        """Of a token that comes before the next call of `next` returns."""
+        self._logprobs.append(logprobs)
 
     def expect_end(self) -> None:
         """From now on `next` waits for the end: nobody is woken for single tokens."""
@@ -90,3 +97,9 @@ class OpenRequest:
         tokens = self.generated[self._num_taken :].tolist()
         self._num_taken = len(self.generated)
         return tokens
+
+    def take_logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
+        """Of the next so many tokens, which `next` has returned; nothing unless the request wants them."""
+        taken = tuple(self._logprobs[:num_tokens])
+        del self._logprobs[:num_tokens]
+        return taken

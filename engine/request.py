@@ -40,6 +40,8 @@ class SamplingParams:
         frequency_penalty: taken off once for each time the token was generated; -2 to 2.
         repetition_penalty: divides positive and multiplies negative logits of each token in the prompt or generated so
             far; above 0, at most 10.
+        logprobs: with each token its log-probability and those of so many most likely tokens, 0 to 20, by the model's
+            own logits; None: without.
     """
 
     temperature: float = 1.0
@@ -54,6 +56,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    logprobs: int | None = None
 
     @property
     def is_penalized(self) -> bool:

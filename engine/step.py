@@ -6,6 +6,7 @@ All arrays are int32.
 
 from dataclasses import dataclass
 
+from quire.engine.logprobs import PackedLogprobs
 from quire.engine.request import Int32Array
 
 
@@ -35,6 +36,7 @@ class SequenceStart:
         block_table: block ids, shape (num_blocks,); position p lives in block_table[p // block_size].
         temperature, top_k, top_p, min_p, seed: as in `SamplingParams`, with the seed drawn.
         penalties: None: nothing is penalised, and nothing is counted.
+        logprobs: as in `SamplingParams`.
     """
 
     slot: int
@@ -47,6 +49,7 @@ class SequenceStart:
     min_p: float
     seed: int
     penalties: Penalties | None = None
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,12 +88,14 @@ class StepResult:
         step: the plan's number.
         slots, token_ids: shape (n,): the rows that sampled, in the plan's order, context before generation.
         compute_us: microseconds from the first kernel to the last.
+        logprobs: of the rows whose sequences want them, owned by their slots, in the order of the rows; None: of none.
     """
 
     step: int
     slots: Int32Array
     token_ids: Int32Array
     compute_us: int
+    logprobs: PackedLogprobs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from quire.engine.request import DEFAULT_MAX_TOKENS, Int32Array, RequestOptions,
 MAX_TEMPERATURE = 100
 MAX_PENALTY = 2
 MAX_REPETITION_PENALTY = 10
+MAX_LOGPROBS = 20
 MAX_TOP_K = 2**31 - 1
 MAX_SEED = 2**64 - 1
 MAX_STOPS = 16
@@ -92,6 +93,12 @@ _RULES = (
         lambda params: params.repetition_penalty,
         lambda value: 0 < value <= MAX_REPETITION_PENALTY,
         f"must be above 0 and at most {MAX_REPETITION_PENALTY}",
+    ),
+    _Rule(
+        "sampling.logprobs",
+        lambda params: params.logprobs,
+        lambda value: 0 <= value <= MAX_LOGPROBS,
+        f"must be 0 to {MAX_LOGPROBS}",
     ),
     _Rule(
         "sampling.seed",

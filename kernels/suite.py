@@ -13,6 +13,7 @@ from quire.kernels.gated_linear.torch import gated
 from quire.kernels.kv_copy.torch import kv_copy
 from quire.kernels.linear.base import LinearMaker
 from quire.kernels.linear.torch import TorchLinear
+from quire.kernels.logprobs.torch import logprobs
 from quire.kernels.penalties.base import PenaltyRows
 from quire.kernels.penalties.torch import penalize
 from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
@@ -37,6 +38,7 @@ class KernelSuite:
         kv_copy: (kv, sources, destinations) -> None, in place.
         penalize: (logits, rows) -> None, in place.
         sample: (logits, rows) -> token ids.
+        logprobs: (logits, tokens, rows, num_top) -> (log-probabilities, ids of the most likely).
         fuse_blocks: (shape, blocks) -> all decoder blocks in one call, or None to compose them of the others.
     """
 
@@ -51,6 +53,7 @@ class KernelSuite:
     kv_copy: Callable[[Tensor, Tensor, Tensor], None]
     penalize: Callable[[Tensor, PenaltyRows], None]
     sample: Callable[[Tensor, SamplingRows], Tensor]
+    logprobs: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
     fuse_blocks: BlockFuser
 
 
@@ -66,6 +69,7 @@ TORCH_SUITE = KernelSuite(
     kv_copy=kv_copy,
     penalize=penalize,
     sample=sample,
+    logprobs=logprobs,
     fuse_blocks=lambda shape, blocks: None,
 )
 """The references: any device, any dtype."""

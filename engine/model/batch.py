@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.engine.model.logprobs import LogprobRows
 from quire.engine.request import Int32Array
 from quire.kernels.attention.base import PagedBatch
 from quire.kernels.penalties.base import PenaltyRows
@@ -26,6 +27,7 @@ class Batch:
         last_tokens: int64 [num_sampling], on the device: which token's hidden state each sampling row uses.
         sampling: how the sampling rows choose.
         penalties: which of them are penalised before; None: none.
+        logprobs: which of them want log-probabilities; None: none.
     """
 
     slots: Int32Array
@@ -37,6 +39,7 @@ class Batch:
     last_tokens: Tensor
     sampling: SamplingRows
     penalties: PenaltyRows | None = None
+    logprobs: LogprobRows | None = None
 
 
 def context_rows(num_tokens: int, longest: int, block_size: int, device: torch.device) -> PagedBatch:

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from quire.engine.model.batch import Batch
+from quire.engine.model.logprobs import RowLogprobs
 from quire.kernels.suite import KernelSuite
 
 
@@ -12,11 +13,19 @@ class Decoder:
     def __init__(self, kernels: KernelSuite) -> None:
         self._kernels = kernels
 
-    def decode(self, logits: Tensor, batch: Batch) -> Tensor:
+    def decode(self, logits: Tensor, batch: Batch) -> tuple[Tensor, RowLogprobs | None]:
         """Token ids, int64 [num_sampling], of float32 logits [num_sampling, vocab_size]; on their device.
 
-        Logits of penalised rows are overwritten.
+        Logits of penalised rows are overwritten. Log-probabilities, where they are wanted, are of those before.
         """
+        raw = logits
         if batch.penalties is not None:
+            if batch.logprobs is not None:
+                raw = logits.clone()
             self._kernels.penalize(logits, batch.penalties)
-        return self._kernels.sample(logits, batch.sampling)
+        token_ids = self._kernels.sample(logits, batch.sampling)
+        wanted = batch.logprobs
+        if wanted is None:
+            return token_ids, None
+        values, top_ids = self._kernels.logprobs(raw, token_ids, wanted.rows, int(wanted.num_top.max()))
+        return token_ids, RowLogprobs(wanted, values, top_ids)

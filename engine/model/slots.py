@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quire.engine.model.batch import Batch
+from quire.engine.model.logprobs import LogprobRows
 from quire.engine.model.penalties import SlotPenalties
 from quire.engine.model.staging import Staging
 from quire.engine.request import Int32Array
@@ -57,6 +58,8 @@ class Slots:
         self._top_p = np.ones(num_slots, np.float32)
         self._min_p = np.zeros(num_slots, np.float32)
         self._seed = np.zeros(num_slots, np.uint64)
+        # Of slots that want log-probabilities how many of the most likely tokens, of others -1.
+        self._num_top = np.full(num_slots, -1, np.int32)
         self._penalties = SlotPenalties(num_slots, vocab_size, device)
         self._newest = torch.zeros(num_slots, dtype=torch.int64, device=device)
         whole, real = (torch.empty(0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
@@ -96,6 +99,7 @@ class Slots:
             "sampling": slots[sampling].astype(np.int64),
             **self._draws(slots[sampling]),
             **self._penalties.arrays(slots[sampling]),
+            **self._logprob_arrays(slots[sampling]),
         }
         there = self._staging.upload(arrays)
         newest = self._newest[there["generation"]]
@@ -117,6 +121,7 @@ class Slots:
             last_tokens=there["last_tokens"],
             sampling=self._sampling(there),
             penalties=self._penalties.rows(there),
+            logprobs=self._logprobs(slots[sampling], there),
         )
 
     def advance(self, batch: Batch, token_ids: Tensor) -> None:
@@ -152,6 +157,7 @@ class Slots:
         self._top_p[slot] = start.top_p
         self._min_p[slot] = start.min_p
         self._seed[slot] = start.seed
+        self._num_top[slot] = -1 if start.logprobs is None else min(start.logprobs, self._vocab_size)
 
     def _append_blocks(self, slots: Int32Array, blocks: Int32Array) -> None:
         """A slot may come several times; its blocks keep their order."""
@@ -234,6 +240,17 @@ class Slots:
         if "drawn" not in there:
             return self._all_greedy
         return SamplingRows(**{field.name: there[field.name] for field in fields(SamplingRows)})
+
+    def _logprob_arrays(self, slots: Int32Array) -> dict[str, NDArray[Any]]:
+        """Of the sampling rows those that want log-probabilities, or nothing where none does."""
+        rows = np.flatnonzero(self._num_top[slots] >= 0)
+        return {"logprobs": rows} if len(rows) else {}
+
+    def _logprobs(self, slots: Int32Array, there: Mapping[str, Tensor]) -> LogprobRows | None:
+        if "logprobs" not in there:
+            return None
+        slots = slots[self._num_top[slots] >= 0]
+        return LogprobRows(there["logprobs"], slots, self._num_top[slots])
 
     @staticmethod
     def _check(holds: bool | np.bool_, complaint: str) -> None:

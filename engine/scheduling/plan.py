@@ -42,6 +42,7 @@ def _start(sequence: Sequence, num_computed: int) -> SequenceStart:
         min_p=params.min_p,
         seed=params.seed,
         penalties=_penalties(sequence) if params.is_penalized else None,
+        logprobs=params.logprobs,
     )
 
 

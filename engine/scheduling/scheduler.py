@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from quire.engine.config import SchedulerConfig
+from quire.engine.logprobs import PackedLogprobs, TokenLogprobs
 from quire.engine.request import FinishReason
 from quire.engine.resources.block_pool import BlockPool
 from quire.engine.resources.container import ResourceContainer
@@ -33,12 +34,14 @@ class StepOutput:
     Attributes:
         started: sequences whose context is complete, which is when `num_cached` is known.
         sequences, token_ids: of equal length, one new token each.
+        logprobs: of the tokens whose sequences want them, in the same order.
         finished: sequences that ended with this step, after their token above.
     """
 
     started: list[Sequence] = field(default_factory=list)
     sequences: list[Sequence] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
+    logprobs: list[tuple[Sequence, TokenLogprobs]] = field(default_factory=list)
     finished: list[Sequence] = field(default_factory=list)
 
 
@@ -229,6 +232,8 @@ class Scheduler:
             self._admission.look_again()
         output = StepOutput(started=_complete(step))
         self._take_tokens(result, output)
+        if result.logprobs is not None:
+            output.logprobs = self._owned(result.logprobs, output.sequences)
         self._free_retired()
         return output
 
@@ -253,6 +258,12 @@ class Scheduler:
                 self._retire(sequence)
                 sequence.finish_if_complete()
                 output.finished.append(sequence)
+
+    def _owned(self, logprobs: PackedLogprobs, sequences: list[Sequence]) -> list[tuple[Sequence, TokenLogprobs]]:
+        """Those of the sequences that were given their token."""
+        by_slot, given = self._slots.by_slot, set(sequences)
+        found = ((by_slot[slot], each) for slot, each in logprobs.unpack())
+        return [(sequence, each) for sequence, each in found if sequence in given]
 
     def _admit(self, room: int) -> list[Sequence]:
         """Starts waiting sequences as long as the step has room for their context."""

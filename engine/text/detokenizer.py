@@ -15,7 +15,7 @@ from typing import Protocol
 
 from quire.engine.errors import StartupError
 from quire.engine.request import Int32Array
-from quire.engine.text.tokenizer import Tokenizer, is_byte_token
+from quire.engine.text.tokenizer import Tokenizer, byte_of
 
 _BYTE_LEVEL = ("ByteLevel",)
 _PIECES = frozenset({
@@ -33,6 +33,8 @@ class _State(Protocol):
     def push(self, token: str) -> str: ...
 
     def flush(self) -> str: ...
+
+    def spell(self, token: str) -> str | bytes: ...
 
 
 class Detokenizer:
@@ -64,6 +66,22 @@ class Detokenizer:
         """The rest, at the end: a character that stayed incomplete is U+FFFD."""
         return self._state.flush()
 
+    def spell(self, token_id: int) -> str:
+        """One token by itself, wherever it stands, in OpenAI's way: of bytes that are no text "bytes:\\xe2\\x82".
+
+        Special tokens are spelled out; an id that the tokenizer does not know is "".
+        """
+        token = self._tokenizer.token(token_id)
+        if token is None:
+            return self._tokenizer.backend.id_to_token(token_id) or ""
+        spelled = self._state.spell(token)
+        if isinstance(spelled, str):
+            return spelled
+        try:
+            return spelled.decode()
+        except UnicodeDecodeError:
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+
 
 class _ByteLevel:
     def __init__(self) -> None:
@@ -71,14 +89,16 @@ class _ByteLevel:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: str) -> str:
-        try:
-            data = bytes(_BYTE_OF[char] for char in token)
-        except KeyError:  # a token added as plain text
-            data = token.encode()
-        return self._utf8.decode(data)
+        return self._utf8.decode(self.spell(token))
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)
+
+    def spell(self, token: str) -> bytes:
+        try:
+            return bytes(_BYTE_OF[char] for char in token)
+        except KeyError:  # a token added as plain text
+            return token.encode()
 
 
 class _Pieces:
@@ -89,7 +109,7 @@ class _Pieces:
         self._at_start = True
 
     def push(self, token: str) -> str:
-        if self._joins_bytes and is_byte_token(token):
+        if self._joins_bytes and byte_of(token) is not None:
             self._run.append(token)
             return ""
         return self.flush() + self._decode([token])
@@ -98,8 +118,18 @@ class _Pieces:
         run, self._run = self._run, []
         return self._decode(run) if run else ""
 
-    def _decode(self, tokens: list[str]) -> str:
+    def spell(self, token: str) -> str | bytes:
+        if self._joins_bytes and (byte := byte_of(token)) is not None:
+            return bytes((byte,))
+        return self._inside([token])
+
+    def _inside(self, tokens: list[str]) -> str:
+        """Their text, were it not the start."""
         text: str = self._decoder.decode([_ANCHOR, *tokens])[len(_ANCHOR) :]
+        return text
+
+    def _decode(self, tokens: list[str]) -> str:
+        text = self._inside(tokens)
         if self._at_start and text:
             self._at_start = False
             text = self._decoder.decode(tokens)

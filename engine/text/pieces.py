@@ -31,13 +31,15 @@ async def pieces(request: OpenRequest, tokenizer: Tokenizer, whole: bool = False
             piece = text.finish(token_ids, by_stop_token=finish.stop_token_id is not None)
         if text.matched is not None:
             finish = Finish(FinishReason.STOP)
+        num_new = text.num_tokens - num_before
         yield Completion(
             text=piece,
-            token_ids=tuple(token_ids[: text.num_tokens - num_before]),
+            token_ids=tuple(token_ids[:num_new]),
             finish_reason=finish.reason if finish else None,
             matched_stop=text.matched if text.matched is not None else finish.stop_token_id if finish else None,
             usage=_usage(request, text.num_tokens) if finish else None,
             request_id=request.request_id,
+            logprobs=request.take_logprobs(num_new),
         )
 
 

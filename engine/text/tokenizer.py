@@ -106,9 +106,10 @@ class Tokenizer:
         return None if token in self._special else token
 
 
-def is_byte_token(token: str) -> bool:
-    """Whether it stands for one byte of a character that the vocabulary lacks, such as "<0xE4>"."""
-    return _BYTE_TOKEN.fullmatch(token) is not None
+def byte_of(token: str) -> int | None:
+    """The byte that it stands for, if it is one of a character that the vocabulary lacks, such as "<0xE4>"."""
+    found = _BYTE_TOKEN.fullmatch(token)
+    return int(found[1], 16) if found else None
 
 
 def _step_types(step: Decoder | PreTokenizer | None) -> Iterator[str]:

@@ -10,6 +10,7 @@ from quire.kernels.gated_linear.triton import gated
 from quire.kernels.linear.base import LinearMaker
 from quire.kernels.linear.cuda import CudaLinear
 from quire.kernels.linear.int8 import Int8Linear
+from quire.kernels.logprobs.triton import logprobs
 from quire.kernels.penalties.triton import penalize
 from quire.kernels.rms_norm.triton import add_rms_norm, rms_norm
 from quire.kernels.sampling.triton import sample
@@ -34,6 +35,7 @@ def cuda_suite(int8: bool = False) -> KernelSuite:
         add_rms_norm=add_rms_norm,
         penalize=penalize,
         sample=sample,
+        logprobs=logprobs,
     )
 
 

@@ -37,6 +37,8 @@ void quire_sample(quire::Pool* pool, const float* logits, long num_rows, long si
 void quire_penalize(quire::Pool* pool, float* logits, long size, long num_rows, const int64_t* rows,
                     const int64_t* slots, const int32_t* counts, const float* presence, const float* frequency,
                     const float* repetition);
+void quire_logprobs(quire::Pool* pool, const float* logits, long size, const int64_t* tokens, long num_rows,
+                    const int64_t* rows, long num_top, float* values, int32_t* top_ids);
 
 quire::Plan* quire_attention_new(int num_qo_heads, int num_kv_heads, int head_dim, int block_size, int window);
 void quire_attention_delete(quire::Plan* plan);

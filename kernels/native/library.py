@@ -55,6 +55,9 @@ class NativeLibrary:
             "quire_sample", *[_POINTER] * 2, *[_LONG] * 3, *[_POINTER] * 4, _LONG, *[_POINTER] * 5
         )
         self.penalize = self._declare("quire_penalize", *[_POINTER] * 2, *[_LONG] * 2, *[_POINTER] * 6)
+        self.logprobs = self._declare(
+            "quire_logprobs", *[_POINTER] * 2, _LONG, _POINTER, _LONG, _POINTER, _LONG, *[_POINTER] * 2
+        )
         self.decoder_blocks = self._declare("quire_decoder_blocks", *[_POINTER] * 7, _LONG, _POINTER, _LONG)
 
     def _declare(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from quire.kernels.linear.base import Linear, LinearMaker
 from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.linear.native import NativeLinear
 from quire.kernels.linear.torch import TorchLinear
+from quire.kernels.logprobs.native import NativeLogprobs
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.pages import zeros
 from quire.kernels.penalties.native import NativePenalize
@@ -57,6 +58,7 @@ def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
         take_rows=NativeTakeRows(library),
         penalize=NativePenalize(library),
         sample=NativeSample(library),
+        logprobs=NativeLogprobs(library),
         fuse_blocks=partial(fuse, library),
         rms_norm=norm.norm,
         add_rms_norm=norm.add_norm,

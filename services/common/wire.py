@@ -1,7 +1,7 @@
 """The one place that knows both the internal protocol's messages and the engine's types.
 
-Arrays travel as packed little-endian int32, which on the machines that we know is what numpy has in memory:
-packing and unpacking cost one copy.
+Arrays travel as packed little-endian int32 (log-probabilities: float32), which on the machines that we know is what
+numpy has in memory: packing and unpacking cost one copy.
 """
 
 from collections.abc import Iterable
@@ -9,13 +9,15 @@ from collections.abc import Iterable
 import numpy as np
 
 from quire.clients.convert import cache_from_proto, cache_to_proto
+from quire.engine.logprobs import PackedLogprobs
 from quire.engine.open_request import OpenRequest
 from quire.engine.request import FinishReason, Int32Array, Request, RequestOptions, SamplingParams
 from quire.engine.step import ExecutorInfo, Penalties, SequenceStart, StepPlan, StepResult
 from quire.engine.validation import ServingLimits
-from quire.v1 import executor_pb2, inference_pb2, scheduler_pb2
+from quire.v1 import executor_pb2, inference_pb2, logprobs_pb2, scheduler_pb2
 
 _INT32 = np.dtype("<i4")
+_FLOAT32 = np.dtype("<f4")
 
 # Trailing metadata of an executor's refusal: the epoch that it obeys.
 EPOCH_METADATA = "quire-epoch"
@@ -70,11 +72,31 @@ def result_to_proto(result: StepResult) -> executor_pb2.StepResult:
         slots=pack(result.slots),
         token_ids=pack(result.token_ids),
         compute_us=result.compute_us,
+        logprobs=logprobs_to_proto(result.logprobs) if result.logprobs is not None else None,
     )
 
 
 def result_from_proto(result: executor_pb2.StepResult) -> StepResult:
-    return StepResult(result.step, unpack(result.slots), unpack(result.token_ids), result.compute_us)
+    logprobs = logprobs_from_proto(result.logprobs) if result.HasField("logprobs") else None
+    return StepResult(result.step, unpack(result.slots), unpack(result.token_ids), result.compute_us, logprobs)
+
+
+def logprobs_to_proto(logprobs: PackedLogprobs) -> logprobs_pb2.PackedLogprobs:
+    return logprobs_pb2.PackedLogprobs(
+        owners=pack(logprobs.owners),
+        num_top=pack(logprobs.num_top),
+        logprobs=logprobs.logprobs.astype(_FLOAT32, copy=False).tobytes(),
+        top_token_ids=pack(logprobs.top_token_ids),
+    )
+
+
+def logprobs_from_proto(logprobs: logprobs_pb2.PackedLogprobs) -> PackedLogprobs:
+    return PackedLogprobs(
+        owners=unpack(logprobs.owners),
+        num_top=unpack(logprobs.num_top),
+        logprobs=np.frombuffer(logprobs.logprobs, _FLOAT32),
+        top_token_ids=unpack(logprobs.top_token_ids),
+    )
 
 
 def info_to_proto(info: ExecutorInfo) -> executor_pb2.ExecutorInfo:
@@ -128,6 +150,7 @@ def submission_to_proto(request: OpenRequest, resumed: bool) -> scheduler_pb2.Su
             presence_penalty=params.presence_penalty,
             frequency_penalty=params.frequency_penalty,
             repetition_penalty=params.repetition_penalty,
+            logprobs=params.logprobs,
         ),
         priority=request.options.priority,
         cache=cache_to_proto(request.options.cache),
@@ -155,6 +178,7 @@ def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> 
             presence_penalty=sampling.presence_penalty,
             frequency_penalty=sampling.frequency_penalty,
             repetition_penalty=sampling.repetition_penalty,
+            logprobs=sampling.logprobs if sampling.HasField("logprobs") else None,
         ),
         options=RequestOptions(submission.priority, cache_from_proto(submission.cache)),
         is_resumed=submission.resumed,
@@ -183,6 +207,7 @@ def _start_to_proto(start: SequenceStart) -> executor_pb2.SequenceStart:
         min_p=start.min_p,
         seed=start.seed,
         penalties=_penalties_to_proto(start.penalties) if start.penalties else None,
+        logprobs=start.logprobs,
     )
 
 
@@ -198,6 +223,7 @@ def _start_from_proto(start: executor_pb2.SequenceStart) -> SequenceStart:
         min_p=start.min_p,
         seed=start.seed,
         penalties=_penalties_from_proto(start.penalties) if start.HasField("penalties") else None,
+        logprobs=start.logprobs if start.HasField("logprobs") else None,
     )
 
 

@@ -26,11 +26,14 @@ class Inference:
         model: the name that clients know the model by.
         tokenizer: of the model's folder.
         link: to the scheduler.
+
+    Attributes:
+        model, tokenizer: as given.
     """
 
     def __init__(self, model: str, tokenizer: Tokenizer, link: SchedulerLink) -> None:
         self.model = model
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._link = link
         self._is_draining = False
 
@@ -95,7 +98,7 @@ class Inference:
             RequestError: it failed.
         """
         try:
-            async for piece in pieces(request, self._tokenizer, whole):
+            async for piece in pieces(request, self.tokenizer, whole):
                 yield piece
         finally:
             self._link.close(request)
@@ -114,8 +117,8 @@ class Inference:
     async def encode(self, text: str) -> Int32Array:
         """Token ids of a text, int32, shape (num_tokens,)."""
         if len(text) < LONG_TEXT:
-            return self._tokenizer.encode(text)
-        return await asyncio.to_thread(self._tokenizer.encode, text)
+            return self.tokenizer.encode(text)
+        return await asyncio.to_thread(self.tokenizer.encode, text)
 
     def decode(self, token_ids: Sequence[int], field: str) -> str:
         """The text of token ids, without special tokens.
@@ -123,4 +126,4 @@ class Inference:
         Raises:
             InvalidRequest: an id is not in the vocabulary; named as the entry of `field`.
         """
-        return self._tokenizer.decode(token_array(token_ids, self._link.limits(), field))
+        return self.tokenizer.decode(token_array(token_ids, self._link.limits(), field))

@@ -198,6 +198,10 @@ class SchedulerLink:
         for handle, token_id in _pairs(output.handles, output.token_ids):
             if request := self._requests.get(handle):
                 request.push(token_id)
+        if output.HasField("logprobs"):
+            for handle, logprobs in wire.logprobs_from_proto(output.logprobs).unpack():
+                if request := self._requests.get(handle):
+                    request.push_logprobs(logprobs)
         for finished in output.finished:
             stop = finished.stop_token_id if finished.HasField("stop_token_id") else None
             self._end(finished.handle, Finish(FinishReason(finished.reason), stop))

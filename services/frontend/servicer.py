@@ -5,7 +5,7 @@ from contextlib import aclosing
 
 import grpc
 
-from quire.clients.convert import cache_from_proto, finish_to_proto, sampling_from_proto
+from quire.clients.convert import cache_from_proto, finish_to_proto, logprobs_to_proto, sampling_from_proto
 from quire.engine.completion import Completion, join
 from quire.engine.errors import InvalidRequest
 from quire.engine.request import RequestOptions
@@ -36,6 +36,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             text=answer.text,
             token_ids=answer.token_ids,
             finish=finish_to_proto(answer),
+            logprobs=logprobs_to_proto(answer),
         )
 
     async def GenerateStream(  # noqa: N802
@@ -49,6 +50,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 text=piece.text,
                 token_ids=piece.token_ids,
                 finish=finish_to_proto(piece),
+                logprobs=logprobs_to_proto(piece),
             )
 
     async def Tokenize(  # noqa: N802

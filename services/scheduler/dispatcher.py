@@ -103,6 +103,9 @@ class Dispatcher:
         for sequence, token_id in zip(output.sequences, output.token_ids, strict=True):
             if stream := self._streams.get(sequence.request.client):
                 stream.push(sequence, token_id)
+        for sequence, logprobs in output.logprobs:
+            if stream := self._streams.get(sequence.request.client):
+                stream.push_logprobs(sequence, logprobs)
         for sequence in output.finished:
             self._homes.pop(sequence, None)
             if stream := self._streams.get(sequence.request.client):

@@ -4,6 +4,7 @@ import asyncio
 from array import array
 
 from quire.engine.errors import RequestError
+from quire.engine.logprobs import TokenLogprobs, pack
 from quire.engine.scheduling.sequence import Sequence
 from quire.services.common import wire
 from quire.services.common.interceptor import to_status
@@ -26,6 +27,7 @@ class FrontendStream:
         self._state: pb.ServingState | None = None
         self._handles, self._token_ids = array("i"), array("i")
         self._started, self._cached = array("i"), array("i")
+        self._logprobs: list[tuple[int, TokenLogprobs]] = []
         self._finished: list[pb.SequenceFinished] = []
         self._failed: list[pb.SequenceFailed] = []
         self._news = asyncio.Event()
@@ -43,6 +45,10 @@ class FrontendStream:
         self._handles.append(sequence.request.handle)
         self._token_ids.append(token_id)
         self._news.set()
+
+    def push_logprobs(self, sequence: Sequence, logprobs: TokenLogprobs) -> None:
+        """Of the token that comes with the same step."""
+        self._logprobs.append((sequence.request.handle, logprobs))
 
     def finish(self, sequence: Sequence) -> None:
         """The terminal message of a sequence that ended by itself."""
@@ -82,8 +88,9 @@ class FrontendStream:
             cached_tokens=self._cached.tobytes(),
             finished=self._finished,
             failed=self._failed,
+            logprobs=wire.logprobs_to_proto(pack(self._logprobs)) if self._logprobs else None,
         )
         self._handles, self._token_ids = array("i"), array("i")
         self._started, self._cached = array("i"), array("i")
-        self._finished, self._failed = [], []
+        self._logprobs, self._finished, self._failed = [], [], []
         return output

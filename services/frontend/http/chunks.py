@@ -8,6 +8,7 @@ from typing import Any
 from quire.engine.completion import Completion, Usage
 from quire.engine.request import FinishReason
 from quire.services.frontend.http.errors import Refusal
+from quire.services.frontend.http.logprobs import ChoiceLogprobs
 
 DONE = b"data: [DONE]\n\n"
 _REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}
@@ -21,9 +22,13 @@ class CompletionChunks:
         request_id: without the API's prefix.
         model: as served.
         includes_usage: a stream ends with the usage; every other chunk then says that it has none.
+        logprobs: of each prompt's answer; empty if none were asked for.
     """
 
-    def __init__(self, request_id: str, model: str, includes_usage: bool) -> None:
+    def __init__(
+        self, request_id: str, model: str, includes_usage: bool, logprobs: Sequence[ChoiceLogprobs] = ()
+    ) -> None:
+        self._logprobs = logprobs
         self._frame = {
             "id": f"cmpl-{request_id}",
             "object": "text_completion",
@@ -40,8 +45,9 @@ class CompletionChunks:
             end = 'null,"stop_reason":null'
         else:
             end = f'"{_REASONS[piece.finish_reason]}","stop_reason":{_to_json(piece.matched_stop)}'
+        logprobs = _to_json(self._logprobs[index].of(piece)) if self._logprobs else "null"
         return (
-            f'{self._head}"choices":[{{"index":{index},"text":{_to_json(piece.text)},"logprobs":null,'
+            f'{self._head}"choices":[{{"index":{index},"text":{_to_json(piece.text)},"logprobs":{logprobs},'
             f'"finish_reason":{end}}}]{self._tail}'
         ).encode()
 
@@ -55,7 +61,7 @@ class CompletionChunks:
             {
                 "index": index,
                 "text": answer.text,
-                "logprobs": None,
+                "logprobs": self._logprobs[index].of(answer) if self._logprobs else None,
                 "finish_reason": _REASONS[answer.finish_reason] if answer.finish_reason else None,
                 "stop_reason": answer.matched_stop,
             }

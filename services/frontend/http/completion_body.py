@@ -15,7 +15,7 @@ DEFAULT_MAX_TOKENS = 16
 # Fields of the same name and meaning in `SamplingParams`.
 _AS_GIVEN = (
     "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos", "presence_penalty", "frequency_penalty",
-    "repetition_penalty",
+    "repetition_penalty", "logprobs",
 )  # fmt: skip
 
 
@@ -43,6 +43,7 @@ class CompletionBody(Body):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
+    logprobs: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -50,7 +51,6 @@ class CompletionBody(Body):
     n: Literal[1] | None = None
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
-    logprobs: None = None
     suffix: Literal[""] | None = None
     logit_bias: dict[str, float] | None = Field(None, max_length=0)
 

@@ -15,6 +15,7 @@ from quire.services.frontend.http.body import read_body
 from quire.services.frontend.http.chunks import DONE, CompletionChunks, error_event
 from quire.services.frontend.http.completion_body import CompletionBody
 from quire.services.frontend.http.errors import refusal
+from quire.services.frontend.http.logprobs import ChoiceLogprobs
 from quire.services.frontend.http.merge import merged
 from quire.services.frontend.http.models import check_model
 from quire.services.frontend.inference import Inference
@@ -34,7 +35,9 @@ class Completions:
         check_model(body.model, self._inference)
         includes_usage = body.includes_usage
         requests = await self._open(body)
-        chunks = CompletionChunks(requests[0].request_id, self._inference.model, includes_usage)
+        wants_logprobs = body.logprobs is not None
+        logprobs = [ChoiceLogprobs(self._inference.tokenizer) for _ in requests] if wants_logprobs else []
+        chunks = CompletionChunks(requests[0].request_id, self._inference.model, includes_usage, logprobs)
         return Answer(self._inference, requests, chunks, bool(body.stream), includes_usage)
 
     async def _open(self, body: CompletionBody) -> list[OpenRequest]:

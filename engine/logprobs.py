@@ -1,0 +1,66 @@
+"""Log-probabilities of tokens: one token's, and those of many as they travel."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quire.engine.request import Int32Array
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely the model held a token: log-softmax of its logits, before penalties, temperature and filters.
+
+    Attributes:
+        logprob: of the token.
+        top_token_ids: the most likely tokens, as many as were asked for, the most likely first; of equally likely ones
+            the lower id.
+        top_logprobs: of each of these.
+    """
+
+    logprob: float
+    top_token_ids: tuple[int, ...]
+    top_logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedLogprobs:
+    """Those of one step's tokens.
+
+    Attributes:
+        owners: int32 [n]: whose token it is, such as a slot.
+        num_top: int32 [n]: how many of the most likely tokens each has.
+        logprobs: float32 [n + sum(num_top)]: for each, its own and then those of the most likely.
+        top_token_ids: int32 [sum(num_top)].
+    """
+
+    owners: Int32Array
+    num_top: Int32Array
+    logprobs: NDArray[np.float32]
+    top_token_ids: Int32Array
+
+    def unpack(self) -> list[tuple[int, TokenLogprobs]]:
+        """One by one, with their owners."""
+        found = []
+        logprobs, token_ids = self.logprobs.tolist(), self.top_token_ids.tolist()
+        at = 0
+        for index, (owner, count) in enumerate(zip(self.owners.tolist(), self.num_top.tolist(), strict=True)):
+            own = at + index
+            top = tuple(token_ids[at : at + count]), tuple(logprobs[own + 1 : own + 1 + count])
+            found.append((owner, TokenLogprobs(logprobs[own], *top)))
+            at += count
+        return found
+
+
+def pack(entries: Iterable[tuple[int, TokenLogprobs]]) -> PackedLogprobs:
+    """Inverse of `PackedLogprobs.unpack`."""
+    owners, found = zip(*entries, strict=True)
+    return PackedLogprobs(
+        owners=np.array(owners, np.int32),
+        num_top=np.array([len(each.top_token_ids) for each in found], np.int32),
+        logprobs=np.fromiter(chain.from_iterable((each.logprob, *each.top_logprobs) for each in found), np.float32),
+        top_token_ids=np.fromiter(chain.from_iterable(each.top_token_ids for each in found), np.int32),
+    )

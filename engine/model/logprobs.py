@@ -1,0 +1,51 @@
+"""Log-probabilities of a step's rows: which are wanted, and what came."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from quire.engine.logprobs import PackedLogprobs
+from quire.engine.request import Int32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LogprobRows:
+    """The sampling rows whose sequences want log-probabilities.
+
+    Attributes:
+        rows: int64 [n], on the device: which of the rows.
+        slots: int32 [n], on the host.
+        num_top: int32 [n], on the host: how many of the most likely tokens each wants.
+    """
+
+    rows: Tensor
+    slots: Int32Array
+    num_top: Int32Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RowLogprobs:
+    """What was computed for them, as many of the most likely tokens for each as any wants.
+
+    Attributes:
+        wanted: the rows.
+        values: float32 [n, 1 + max(num_top)]: of the sampled token, then of the most likely.
+        top_ids: int32 [n, max(num_top)].
+    """
+
+    wanted: LogprobRows
+    values: Tensor
+    top_ids: Tensor
+
+    def moved(self, to_host: Callable[[Tensor], Tensor]) -> "RowLogprobs":
+        """The same, its tensors on the host once the step is over."""
+        return replace(self, values=to_host(self.values), top_ids=to_host(self.top_ids))
+
+    def packed(self) -> PackedLogprobs:
+        """For each row what it wants; on the host."""
+        column = np.arange(self.values.shape[1])
+        is_wanted = column <= self.wanted.num_top[:, None]
+        values, top_ids = self.values.numpy()[is_wanted], self.top_ids.numpy()[is_wanted[:, 1:]]
+        return PackedLogprobs(self.wanted.slots, self.wanted.num_top, values, top_ids)
