@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -10,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from quire.clients.async_client import AsyncClient
-from quire.engine.completion import Completion
+from quire.engine.completion import Completion, join
 from quire.engine.errors import Overloaded, QuireError
 from quire.engine.request import FinishReason, SamplingParams
 from quire.engine.version import __version__
@@ -54,6 +55,26 @@ async def test_a_whole_answer(client: AsyncClient, answer: Completion) -> None:
     assert answer.usage.prompt_tokens == len(await client.tokenize(PROMPT))
     assert answer.usage.generated_tokens == len(answer.token_ids)
     assert answer.request_id
+
+
+async def test_logprobs(client: AsyncClient, answer: Completion) -> None:
+    asked = replace(SAMPLED, logprobs=3)
+    whole = await client.generate(PROMPT, asked)
+    assert whole.token_ids == answer.token_ids
+    assert answer.logprobs == ()
+    assert len(whole.logprobs) == len(whole.token_ids)
+    for token_id, each in zip(whole.token_ids, whole.logprobs, strict=True):
+        assert len(set(each.top_token_ids)) == len(each.top_logprobs) == 3
+        assert list(each.top_logprobs) == sorted(each.top_logprobs, reverse=True)
+        assert each.logprob <= each.top_logprobs[0] <= 0
+        known = dict(zip(each.top_token_ids, each.top_logprobs, strict=True))
+        assert each.logprob == known.get(token_id, each.logprob)
+    pieces = [piece async for piece in client.generate_stream(PROMPT, asked)]
+    assert len(pieces) > 1
+    assert all(len(piece.logprobs) == len(piece.token_ids) for piece in pieces)
+    # Prompt and context may have been computed in other pieces.
+    streamed = join(pieces).logprobs
+    assert [each.logprob for each in streamed] == pytest.approx([each.logprob for each in whole.logprobs], abs=1e-4)
 
 
 async def test_a_stream_adds_up_to_the_whole_answer(client: AsyncClient, answer: Completion) -> None:

@@ -53,6 +53,8 @@ async def refusal(stack: RunningStack, payload: bytes, method: str = GENERATE) -
         ({"presence_penalty": 2.5}, "sampling.presence_penalty: must be -2 to 2, got 2.5"),
         ({"frequency_penalty": -math.inf}, "sampling.frequency_penalty: must be -2 to 2, got -inf"),
         ({"repetition_penalty": 0.0}, "sampling.repetition_penalty: must be above 0 and at most 10, got 0.0"),
+        ({"logprobs": 21}, "sampling.logprobs: must be 0 to 20, got 21"),
+        ({"logprobs": -1}, "sampling.logprobs: must be 0 to 20, got -1"),
         ({"stop": ("x",) * 17}, "sampling.stop: must be at most 16 strings, got 17"),
         ({"stop": ("x", "")}, "sampling.stop[1]: must be 1 to 256 bytes of UTF-8, got ''"),
         ({"stop_token_ids": (1,) * 65}, "sampling.stop_token_ids: must be at most 64 tokens, got 65"),
@@ -73,6 +75,8 @@ def odd_request(draw: random.Random) -> bytes:
     sampling = pb.SamplingParams(max_tokens=4, ignore_eos=True)
     for name in draw.sample(FUZZED, draw.randint(1, 3)):
         setattr(sampling, name, draw.choice((*ODD_NUMBERS, draw.uniform(-3, 12))))
+    if draw.random() < 1 / 3:
+        sampling.logprobs = draw.choice((-(2**31), -1, 0, 1, 20, 21, 2**31 - 1))
     payload = bytearray(pb.GenerateRequest(text="def", sampling=sampling).SerializeToString())
     if draw.random() < 1 / 3:
         payload[draw.randrange(5, len(payload))] = draw.randrange(256)

@@ -78,6 +78,36 @@ async def test_both_apis_give_the_same_answer(stack: RunningStack, http: aiohttp
         assert usage["total_tokens"] == answer.usage.prompt_tokens + 40
 
 
+async def test_logprobs(stack: RunningStack, http: aiohttp.ClientSession) -> None:
+    body = {**SAMPLED, "prompt": [PROMPT, "# Füße: 😀中"], "temperature": 2.0, "top_p": 1, "logprobs": 2}
+    whole = (await complete(http, **body))["choices"]
+    plain = (await complete(http, **{**body, "logprobs": None}))["choices"]
+    assert [choice["text"] for choice in whole] == [choice["text"] for choice in plain]
+    assert [choice["logprobs"] for choice in plain] == [None, None]
+    streamed: list[dict[str, list[Any]]] = [{name: [] for name in whole[0]["logprobs"]} for _ in whole]
+    for event in await stream(http, **body):
+        (choice,) = event["choices"]
+        for name, values in (choice["logprobs"] or {}).items():
+            streamed[choice["index"]][name] += values
+    for choice, parts in zip(whole, streamed, strict=True):
+        found, text = choice["logprobs"], choice["text"]
+        assert list(found) == ["tokens", "token_logprobs", "top_logprobs", "text_offset"]
+        assert [parts[name] for name in ("tokens", "text_offset")] == [found["tokens"], found["text_offset"]]
+        assert parts["token_logprobs"] == pytest.approx(found["token_logprobs"], abs=1e-4)
+        assert {len(values) for values in found.values()} == {40}
+        for token, logprob, top, offset in zip(*found.values(), strict=True):
+            assert 2 <= len(top) <= 3
+            assert top[token] == logprob <= max(top.values()) <= 0
+            assert token.startswith("bytes:") or text[offset:].startswith(token)
+
+
+async def test_only_the_sampled_tokens_logprobs(http: aiohttp.ClientSession) -> None:
+    (choice,) = (await complete(http, **SAMPLED, logprobs=0))["choices"]
+    found = choice["logprobs"]
+    pairs = zip(found["tokens"], found["token_logprobs"], strict=True)
+    assert found["top_logprobs"] == [{token: logprob} for token, logprob in pairs]
+
+
 async def test_several_prompts_of_both_kinds(http: aiohttp.ClientSession) -> None:
     async with http.post("/tokenize", json={"prompt": PROMPT}) as response:
         ids = (await response.json())["tokens"]
@@ -132,6 +162,9 @@ async def test_models_health_and_detokenize(http: aiohttp.ClientSession) -> None
         ('{"prompt": "a", "max_tokens": 0}', 400, "max_tokens"),
         ('{"prompt": "a", "temperature": NaN}', 400, "temperature"),
         ('{"prompt": "a", "temperature": "1"}', 400, "temperature"),
+        ('{"prompt": "a", "logprobs": 21}', 400, "logprobs"),
+        ('{"prompt": "a", "logprobs": -1}', 400, "logprobs"),
+        ('{"prompt": "a", "logprobs": true}', 400, "logprobs"),
         ('{"prompt": "a", "presence_penalty": 2.5}', 400, "presence_penalty"),
         ('{"prompt": "a", "frequency_penalty": -3}', 400, "frequency_penalty"),
         ('{"prompt": "a", "repetition_penalty": 0}', 400, "repetition_penalty"),

@@ -20,7 +20,7 @@ NUM_BLOCKS = 160
 GREEDY = SamplingParams(temperature=0, max_tokens=300, ignore_eos=True)
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=5, max_tokens=300, ignore_eos=True)
 PENALIZED = replace(GREEDY, presence_penalty=0.3, frequency_penalty=0.2, repetition_penalty=1.1)
-PARAMS = [(SAMPLED, GREEDY, PENALIZED, GREEDY)[index % 4] for index in range(len(PROMPTS))]
+PARAMS = [(SAMPLED, GREEDY, PENALIZED, replace(GREEDY, logprobs=2))[index % 4] for index in range(len(PROMPTS))]
 
 Tokens = list[tuple[int, ...]]
 
@@ -44,6 +44,9 @@ async def answers(client: AsyncClient, middle: asyncio.Event) -> Tokens:
         tokens: list[int] = []
         async for piece in client.generate_stream(PROMPTS[index], PARAMS[index]):
             tokens.extend(piece.token_ids)
+            # None is repeated or missing: each is that of the likeliest token, which is the one that was taken.
+            likeliest = [each.top_token_ids[0] for each in piece.logprobs]
+            assert likeliest == ([] if PARAMS[index].logprobs is None else list(piece.token_ids))
             if len(tokens) > 20:
                 middle.set()
         assert piece.finish_reason is FinishReason.LENGTH

@@ -8,12 +8,14 @@ from quire.clients.convert import (
     completion_from_proto,
     detokenize_request,
     generate_request,
+    logprobs_to_proto,
     sampling_from_proto,
     sampling_to_proto,
     tokenize_request,
 )
 from quire.engine.completion import Completion, Usage
 from quire.engine.errors import InvalidRequest
+from quire.engine.logprobs import TokenLogprobs
 from quire.engine.request import FinishReason, SamplingParams
 from quire.v1 import inference_pb2 as pb
 
@@ -30,6 +32,7 @@ FULL = SamplingParams(
     presence_penalty=-0.5,
     frequency_penalty=2.0,
     repetition_penalty=1.25,
+    logprobs=0,
 )
 
 
@@ -71,6 +74,13 @@ def test_bad_text_and_ids_are_refused() -> None:
         tokenize_request("\ud800")
     with pytest.raises(InvalidRequest, match=r"^token_ids\[1\]: must be 0 to 4294967295, got -1"):
         detokenize_request([0, -1])
+
+
+def test_logprobs_go_round() -> None:
+    entries = (TokenLogprobs(-0.5, (7, 2), (-0.25, -0.5)), TokenLogprobs(-1.5, (), ()))
+    answer = Completion("ab", (2, 5), None, None, None, "r", entries)
+    message = pb.GenerateResponse(request_id="r", text="ab", token_ids=[2, 5], logprobs=logprobs_to_proto(answer))
+    assert completion_from_proto(pb.GenerateResponse.FromString(message.SerializeToString())) == answer
 
 
 def test_a_piece_carries_no_end() -> None:

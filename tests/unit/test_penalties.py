@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from quire.engine.config import SchedulerConfig
 from quire.engine.demo_model import DEMO_MODEL
@@ -22,6 +21,7 @@ from quire.engine.scheduling.sequence import Sequence
 from quire.engine.step import Penalties, SequenceStart, StepPlan
 from quire.services.common import wire
 from support.models import load_reference
+from support.operations import Operations
 from support.penalties import counts_of
 from support.prompts import random_prompts
 from support.rig import new_request
@@ -120,18 +120,6 @@ def test_a_reset_forgets_what_was_penalised() -> None:
 def test_a_prompt_that_ends_outside_of_the_tokens_is_refused(num_prompt: int) -> None:
     with pytest.raises(ValueError, match="slot 1 starts with 2 tokens, of which the prompt must be at least one"):
         new_slots().apply(plan([start(1, [1, 2], num_prompt)], {1: 2}, []))
-
-
-class Operations(TorchDispatchMode):
-    """Writes down what PyTorch is asked to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(str(function))
-        return function(*args, **(kwargs or {}))
 
 
 def operations(slots: Slots, step_plan: StepPlan) -> list[str]:

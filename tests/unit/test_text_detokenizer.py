@@ -95,7 +95,7 @@ def test_only_whole_characters_come_out(name: str) -> None:
 
 def test_a_stream_of_broken_bytes_is_not_held_back() -> None:
     tokenizer = TOKENIZERS["byte-level"]
-    lone = tokenizer.backend.token_to_id("Ģ")  # byte 0x82: continues nothing
+    lone = tokenizer.backend.token_to_id("Ģ")  # byte 0x80: continues nothing
     assert lone is not None
     detokenizer = Detokenizer(tokenizer)
     assert all(detokenizer.push(np.array([lone])) == "\N{REPLACEMENT CHARACTER}" for _ in range(1000))
@@ -107,6 +107,34 @@ def test_unfinished_character_ends_as_replacement() -> None:
     ids = tokenizer.encode("😀").tolist()[-4:]
     assert detokenizer.push(ids[:2]) == ""
     assert detokenizer.flush() == "\N{REPLACEMENT CHARACTER}" * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "token", "spelled"),
+    [
+        ("byte-level", "Ġ", " "),
+        ("byte-level", "Ģ", "bytes:\\x80"),
+        ("byte-level", "added text", "added text"),
+        ("byte-level", "中", "中"),
+        ("byte-level", "</s>", "</s>"),
+        ("llama", "▁the", " the"),
+        ("llama", "<0xE4>", "bytes:\\xe4"),
+        ("llama", "<0x41>", "A"),
+        ("llama", " spaced ", " spaced "),
+        ("metaspace", "<0x41>", "<0x41>"),
+        ("metaspace", "<s>", "<s>"),
+    ],
+)
+def test_a_token_is_spelled_by_itself(name: str, token: str, spelled: str) -> None:
+    tokenizer = TOKENIZERS[name]
+    detokenizer = Detokenizer(tokenizer)
+    for _ in range(2):  # at the start as behind it
+        assert detokenizer.spell(tokenizer.backend.token_to_id(token)) == spelled
+        detokenizer.push(tokenizer.encode("the"))
+
+
+def test_an_unknown_token_is_spelled_as_nothing() -> None:
+    assert Detokenizer(TOKENIZERS["llama"]).spell(10**6) == ""
 
 
 @pytest.mark.parametrize("decoder", [None, {"type": "WordPiece", "prefix": "##", "cleanup": True}])
