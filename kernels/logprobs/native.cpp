@@ -14,13 +14,30 @@ namespace {
 // Whether a is likelier than b, apart from their places; a NaN is likelier than any number.
 bool exceeds(float a, float b) { return a > b || (a != a && b == b); }
 
+constexpr long kLook = 4 * kWidth;
+
+// Whether one of the kLook numbers may exceed the bound.
+bool may_exceed(const float* x, float bound) {
+  const Vec infinity = broadcast(std::numeric_limits<float>::infinity());
+  Vec best = -infinity;
+  for (long i = 0; i < kLook; i += kWidth) {
+    const Vec value = load(x + i);
+    best = maximum(value == value ? value : infinity, best);
+  }
+  const float top = largest(best);
+  return top > bound || std::isinf(top);
+}
+
 // The places of the `count` likeliest, in order; of equal ones the lower place first.
 void find_top(const float* x, long size, long count, std::vector<int32_t>& top) {
   top.clear();
+  const auto is_full = [&] { return static_cast<long>(top.size()) == count; };
   for (long i = 0; i < size; ++i) {
-    const bool is_full = static_cast<long>(top.size()) == count;
-    if (is_full && !exceeds(x[i], x[top.back()])) continue;
-    if (is_full) top.pop_back();
+    // Nearly everywhere there is nothing to be seen.
+    while (is_full() && i % kLook == 0 && i + kLook <= size && !may_exceed(x + i, x[top.back()])) i += kLook;
+    if (i == size) return;
+    if (is_full() && !exceeds(x[i], x[top.back()])) continue;
+    if (is_full()) top.pop_back();
     const auto at = std::find_if(top.begin(), top.end(), [&](int32_t other) { return exceeds(x[i], x[other]); });
     top.insert(at, static_cast<int32_t>(i));
   }

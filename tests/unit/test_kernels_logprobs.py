@@ -1,5 +1,6 @@
 """Log-probabilities: the reference's order and numbers, and every other backend against the reference."""
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -63,11 +64,17 @@ def test_every_backend_is_as_the_reference(backend: Logprobs, vocab_size: int, d
         check(backend(logits, tokens, rows, num_top), reference(logits, tokens, rows, num_top))
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of which Triton's interpreter is made
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.integers(-4, 4), min_size=1, max_size=40), st.integers(0, 20))
-def test_ties(backend: Logprobs, values: list[int], num_top: int) -> None:
-    logits, row = torch.tensor([values], dtype=torch.float32), torch.tensor([0])
-    check(backend(logits, row, row, min(num_top, len(values))), reference(logits, row, row, min(num_top, len(values))))
+@given(
+    st.lists(st.one_of(st.integers(-4, 4), st.sampled_from([math.nan, math.inf, -math.inf])), min_size=1, max_size=40),
+    st.integers(0, 20),
+)
+def test_ties_and_odd_numbers(backend: Logprobs, values: list[float], num_top: int) -> None:
+    row = torch.tensor([0])
+    for repeats in (1, 7):
+        logits, count = torch.tensor([values * repeats], dtype=torch.float32), min(num_top, repeats * len(values))
+        check(backend(logits, row, row, count), reference(logits, row, row, count))
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of which Triton's interpreter is made
