@@ -15,6 +15,8 @@ from quire.kernels.sampling.triton_row import ordered
 
 _PART: Final = 4096
 _WARPS: Final = 8
+# One kernel serves all numbers of most likely tokens up to this: it would be compiled while requests wait.
+_MOST: Final = 20
 
 
 @triton.jit
@@ -29,7 +31,7 @@ def _id_of(key):  # type: ignore[no-untyped-def]
     return 0x7FFFFFFF - (key & 0x7FFFFFFF)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_kept"])
 def _parts(  # type: ignore[no-untyped-def]
     logits_ptr, rows_ptr, keys_ptr, tops_ptr, sums_ptr, stride, size, num_kept, block: tl.constexpr
 ):  # fmt: skip
@@ -48,7 +50,7 @@ def _parts(  # type: ignore[no-untyped-def]
         tl.store(keys_ptr + at * num_kept + j, found)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_kept", "num_top"])
 def _whole(  # type: ignore[no-untyped-def]
     logits_ptr, tokens_ptr, rows_ptr, keys_ptr, tops_ptr, sums_ptr, values_ptr, ids_ptr, stride, num_parts, num_kept,
     num_top, parts: tl.constexpr, keys_block: tl.constexpr,
@@ -87,6 +89,6 @@ def logprobs(logits: Tensor, tokens: Tensor, rows: Tensor, num_top: int) -> tupl
     )  # fmt: skip
     _whole[(num_rows,)](
         logits, tokens, rows, keys, tops, sums, values, ids, logits.stride(0), num_parts, num_kept, num_top,
-        triton.next_power_of_2(num_parts), triton.next_power_of_2(num_parts * num_kept), num_warps=_WARPS,
+        triton.next_power_of_2(num_parts), triton.next_power_of_2(num_parts * max(num_kept, _MOST)), num_warps=_WARPS,
     )  # fmt: skip
     return values, ids
