@@ -37,6 +37,7 @@ def test_numbers_and_time(num_top: int) -> None:
     print(f"\n{NUM_ROWS} rows of {VOCAB_SIZE}, {num_top} most likely: {ours:.0f} µs, PyTorch {theirs:.0f}")
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_the_host_waits_for_nothing() -> None:
     logprobs = pytest.importorskip("quire.kernels.logprobs.triton").logprobs
     logits, every = logits_of(), torch.arange(NUM_ROWS, device=DEVICE)
