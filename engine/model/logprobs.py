@@ -1,13 +1,16 @@
 """Log-probabilities of a step's rows: which are wanted, and what came."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from quire.engine.logprobs import PackedLogprobs
 from quire.engine.request import Int32Array
+from quire.engine.step import SequenceStart
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +26,36 @@ class LogprobRows:
     rows: Tensor
     slots: Int32Array
     num_top: Int32Array
+
+
+class SlotLogprobs:
+    """Which slots want log-probabilities."""
+
+    def __init__(self, num_slots: int, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
+        self._wanting: set[int] = set()
+        self._num_top = np.zeros(num_slots, np.int32)
+
+    def start(self, start: SequenceStart) -> None:
+        """A sequence takes a slot."""
+        self._wanting.discard(start.slot)
+        if start.logprobs is not None:
+            self._wanting.add(start.slot)
+            self._num_top[start.slot] = min(start.logprobs, self._vocab_size)
+
+    def arrays(self, slots: Int32Array) -> dict[str, NDArray[Any]]:
+        """What `rows` needs on the device for a step in which these slots sample; usually nothing."""
+        if not self._wanting:
+            return {}
+        rows = np.flatnonzero(np.isin(slots, list(self._wanting)))
+        return {"logprobs": rows} if len(rows) else {}
+
+    def rows(self, slots: Int32Array, there: Mapping[str, Tensor]) -> LogprobRows | None:
+        """The step's rows, or None if none wants any."""
+        if "logprobs" not in there:
+            return None
+        wanting = slots[np.isin(slots, list(self._wanting))]
+        return LogprobRows(there["logprobs"], wanting, self._num_top[wanting])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

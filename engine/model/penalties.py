@@ -23,7 +23,7 @@ class SlotPenalties:
     def __init__(self, num_slots: int, vocab_size: int, device: torch.device) -> None:
         self._num_slots = num_slots
         self._vocab_size = vocab_size
-        self._is_penalized = np.zeros(num_slots, np.bool_)
+        self._penalized: set[int] = set()
         self._presence = np.zeros(num_slots, np.float32)
         self._frequency = np.zeros(num_slots, np.float32)
         self._repetition = np.ones(num_slots, np.float32)
@@ -33,16 +33,17 @@ class SlotPenalties:
 
     def reset(self) -> None:
         """Forget every slot."""
-        self._is_penalized[:] = False
+        self._penalized.clear()
         self._started.clear()
 
     def start(self, start: SequenceStart) -> None:
         """A sequence takes a slot, with valid tokens."""
         slot, penalties = start.slot, start.penalties
-        self._is_penalized[slot] = penalties is not None
+        self._penalized.discard(slot)
         self._started.pop(slot, None)
         if penalties is None:
             return
+        self._penalized.add(slot)
         self._presence[slot] = penalties.presence
         self._frequency[slot] = penalties.frequency
         self._repetition[slot] = penalties.repetition
@@ -55,11 +56,13 @@ class SlotPenalties:
     def arrays(self, slots: Int32Array) -> dict[str, NDArray[Any]]:
         """What `rows` needs on the device for a step in which these slots sample; usually nothing."""
         arrays: dict[str, NDArray[Any]] = {}
+        if not self._penalized:
+            return arrays
         if self._started:
             places, counts = zip(*self._started.values(), strict=True)
             arrays["counted_slots"] = np.fromiter(self._started, np.int64)
             arrays["counted_places"], arrays["counted"] = np.concatenate(places), np.concatenate(counts)
-        penalized = np.flatnonzero(self._is_penalized[slots])
+        penalized = np.flatnonzero(np.isin(slots, list(self._penalized)))
         if len(penalized):
             slots = slots[penalized]
             arrays["penalized"], arrays["penalized_slots"] = penalized, slots.astype(np.int64)

@@ -4,8 +4,6 @@ Counters and block tables live on the host as arrays over all slots, so that a s
 fixed number of array operations. The newest token of each slot lives on the device and is never waited for.
 """
 
-from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Final
 
 import numpy as np
@@ -14,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quire.engine.model.batch import Batch
-from quire.engine.model.logprobs import LogprobRows
+from quire.engine.model.logprobs import SlotLogprobs
 from quire.engine.model.penalties import SlotPenalties
+from quire.engine.model.sampling import SlotSampling
 from quire.engine.model.staging import Staging
 from quire.engine.request import Int32Array
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.attention.base import PagedBatch
-from quire.kernels.sampling.base import SamplingRows
 
 _NOTHING: Final = np.empty(0, np.int64)
 
@@ -53,17 +51,10 @@ class Slots:
         self._num_tokens = np.zeros(num_slots, np.int32)
         self._block_table = np.zeros((num_slots, -(-max_model_len // block_size)), np.int32)
         self._num_table = np.zeros(num_slots, np.int32)
-        self._temperature = np.zeros(num_slots, np.float32)
-        self._top_k = np.zeros(num_slots, np.int64)
-        self._top_p = np.ones(num_slots, np.float32)
-        self._min_p = np.zeros(num_slots, np.float32)
-        self._seed = np.zeros(num_slots, np.uint64)
-        # Of slots that want log-probabilities how many of the most likely tokens, of others -1.
-        self._num_top = np.full(num_slots, -1, np.int32)
+        self._sampling = SlotSampling(num_slots, device)
         self._penalties = SlotPenalties(num_slots, vocab_size, device)
+        self._logprobs = SlotLogprobs(num_slots, vocab_size)
         self._newest = torch.zeros(num_slots, dtype=torch.int64, device=device)
-        whole, real = (torch.empty(0, dtype=dtype, device=device) for dtype in (torch.int64, torch.float32))
-        self._all_greedy = SamplingRows(whole, real, whole, whole, real, real, whole, whole)
 
     def reset(self) -> None:
         """Empty every slot."""
@@ -87,6 +78,7 @@ class Slots:
         self._check_rows(plan, slots, num_tokens)
         kv_lens = self._num_computed[slots] + num_tokens
         sampling = np.flatnonzero(kv_lens == self._num_tokens[slots])
+        sampling_slots = slots[sampling]
         qo_indptr = _indptr(num_tokens)
         num_blocks, kv_indices, positions, slot_mapping = self._places(slots, qo_indptr, kv_lens)
         arrays: dict[str, NDArray[Any]] = {
@@ -96,17 +88,17 @@ class Slots:
             "positions": positions,
             "slot_mapping": slot_mapping,
             "last_tokens": qo_indptr[1:][sampling].astype(np.int64) - 1,
-            "sampling": slots[sampling].astype(np.int64),
-            **self._draws(slots[sampling]),
-            **self._penalties.arrays(slots[sampling]),
-            **self._logprob_arrays(slots[sampling]),
+            "sampling": sampling_slots.astype(np.int64),
+            **self._sampling.arrays(sampling_slots, self._num_tokens),
+            **self._penalties.arrays(sampling_slots),
+            **self._logprobs.arrays(sampling_slots),
         }
         there = self._staging.upload(arrays)
         newest = self._newest[there["generation"]]
         return Batch(
             slots=slots,
             num_tokens=num_tokens,
-            sampling_slots=slots[sampling],
+            sampling_slots=sampling_slots,
             sampling_places=there["sampling"],
             input_ids=torch.cat((there["known"], newest)) if len(plan.context_slots) else newest,
             paged=PagedBatch(
@@ -119,9 +111,9 @@ class Slots:
                 slot_mapping=there["slot_mapping"],
             ),
             last_tokens=there["last_tokens"],
-            sampling=self._sampling(there),
+            sampling=self._sampling.rows(there),
             penalties=self._penalties.rows(there),
-            logprobs=self._logprobs(slots[sampling], there),
+            logprobs=self._logprobs.rows(sampling_slots, there),
         )
 
     def advance(self, batch: Batch, token_ids: Tensor) -> None:
@@ -146,18 +138,14 @@ class Slots:
             penalties is None or 0 < penalties.num_prompt <= num_tokens,
             f"slot {slot} starts with {num_tokens} tokens, of which the prompt must be at least one and at most all",
         )
+        self._sampling.start(start)
         self._penalties.start(start)
+        self._logprobs.start(start)
         self._known[slot] = start.token_ids.copy()
         self._num_known[slot] = self._num_tokens[slot] = num_tokens
         self._num_computed[slot] = start.num_computed
         self._num_table[slot] = 0
         self._append_blocks(np.full(len(start.block_table), slot, np.int32), start.block_table)
-        self._temperature[slot] = start.temperature
-        self._top_k[slot] = start.top_k
-        self._top_p[slot] = start.top_p
-        self._min_p[slot] = start.min_p
-        self._seed[slot] = start.seed
-        self._num_top[slot] = -1 if start.logprobs is None else min(start.logprobs, self._vocab_size)
 
     def _append_blocks(self, slots: Int32Array, blocks: Int32Array) -> None:
         """A slot may come several times; its blocks keep their order."""
@@ -216,41 +204,6 @@ class Slots:
         column, offset = np.divmod(positions, self._block_size)
         slot_mapping = table[row, column] * np.int64(self._block_size) + offset
         return num_blocks, table[np.arange(table.shape[1]) < num_blocks[:, None]], positions, slot_mapping
-
-    def _draws(self, slots: Int32Array) -> dict[str, NDArray[Any]]:
-        """`SamplingRows` as arrays, or nothing where every row is greedy."""
-        drawn = np.flatnonzero(self._temperature[slots] > 0)
-        if not len(drawn):
-            return {}
-        slots = slots[drawn]
-        filters = (self._top_k[slots] > 0) | (self._top_p[slots] < 1) | (self._min_p[slots] > 0)
-        filtered = np.flatnonzero(filters)
-        return {
-            "drawn": drawn,
-            "temperature": self._temperature[slots],
-            "filtered": filtered,
-            "top_k": self._top_k[slots[filtered]],
-            "top_p": self._top_p[slots[filtered]],
-            "min_p": self._min_p[slots[filtered]],
-            "seed": self._seed[slots].view(np.int64),
-            "position": self._num_tokens[slots].astype(np.int64),
-        }
-
-    def _sampling(self, there: Mapping[str, Tensor]) -> SamplingRows:
-        if "drawn" not in there:
-            return self._all_greedy
-        return SamplingRows(**{field.name: there[field.name] for field in fields(SamplingRows)})
-
-    def _logprob_arrays(self, slots: Int32Array) -> dict[str, NDArray[Any]]:
-        """Of the sampling rows those that want log-probabilities, or nothing where none does."""
-        rows = np.flatnonzero(self._num_top[slots] >= 0)
-        return {"logprobs": rows} if len(rows) else {}
-
-    def _logprobs(self, slots: Int32Array, there: Mapping[str, Tensor]) -> LogprobRows | None:
-        if "logprobs" not in there:
-            return None
-        slots = slots[self._num_top[slots] >= 0]
-        return LogprobRows(there["logprobs"], slots, self._num_top[slots])
 
     @staticmethod
     def _check(holds: bool | np.bool_, complaint: str) -> None:
