@@ -65,7 +65,7 @@ def test_every_backend_is_as_the_reference(backend: Logprobs, vocab_size: int, d
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's, of which Triton's interpreter is made
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.lists(st.one_of(st.integers(-4, 4), st.sampled_from([math.nan, math.inf, -math.inf])), min_size=1, max_size=40),
     st.integers(0, 20),
@@ -96,7 +96,7 @@ def test_broken_rows_and_extremes(backend: Logprobs) -> None:
 def test_a_row_does_not_depend_on_the_batch(backend: Logprobs) -> None:
     logits, tokens, every = logits_of(8, 5000), torch.arange(8), torch.arange(8)
     values, ids = backend(logits, tokens, every, 20)
-    for row in range(8):
+    for row in (0, 5):
         one_value, one_id = backend(logits, tokens, every[row : row + 1], 20)
         few_values, few_ids = backend(logits, tokens, every[row : row + 1], 3)
         assert torch.equal(values[row], one_value[0])

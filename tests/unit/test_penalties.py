@@ -79,7 +79,7 @@ def step(slots: Slots, step_plan: StepPlan, sampled: list[int]) -> dict[int, lis
 tokens = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_counts_are_those_of_the_tokens_however_a_sequence_is_cut(data: st.DataObject) -> None:
     """Sequences start anywhere in their lives, in slots that others had, in chunks, and beside unpenalised ones."""
@@ -198,9 +198,8 @@ def test_repetition_is_that_of_transformers(demo_prompts: list[list[int]]) -> No
     assert found != generate(demo_prompts, replace(params, repetition_penalty=1.0))[0]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-def test_pauses_change_nothing(demo_prompts: list[list[int]], temperature: float) -> None:
-    params = SamplingParams(temperature=temperature, seed=3, max_tokens=100, ignore_eos=True, **PENALTIES)  # type: ignore[arg-type]
+def test_pauses_change_nothing(demo_prompts: list[list[int]]) -> None:
+    params = SamplingParams(temperature=0.9, seed=3, max_tokens=100, ignore_eos=True, **PENALTIES)  # type: ignore[arg-type]
     wanted, none = generate(demo_prompts, params)
     found, some = generate(demo_prompts, params, num_blocks=20)
     assert (none, some > 0) == (0, True)
