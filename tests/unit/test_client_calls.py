@@ -70,6 +70,7 @@ class EchoService(inference_pb2_grpc.InferenceServiceServicer):
             text="".join(piece.text for piece in pieces),
             token_ids=[one for piece in pieces for one in piece.token_ids],
             finish=pieces[-1].finish,
+            logprobs=[one for piece in pieces for one in piece.logprobs],
         )
 
     async def GenerateStream(  # noqa: N802
@@ -77,8 +78,9 @@ class EchoService(inference_pb2_grpc.InferenceServiceServicer):
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         await fail(request.text, context)
         name = request.request_id or "made"
+        logprobs = [pb.TokenLogprobs(logprob=-0.5)] if request.sampling.HasField("logprobs") else []
         for token_id, letter in enumerate(request.text):
-            yield pb.GenerateStreamResponse(request_id=name, text=letter, token_ids=[token_id])
+            yield pb.GenerateStreamResponse(request_id=name, text=letter, token_ids=[token_id], logprobs=logprobs)
         if request.text == "forever":
             self.waiting.set()
             try:
@@ -333,6 +335,13 @@ def test_generate_prints_json(server: EchoServer, capsys: pytest.CaptureFixture[
     }
 
 
+def test_generate_prints_logprobs_that_are_asked_for(server: EchoServer, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings(prompt="ab", address=server.address, stop=("x",), json=True, logprobs=0)
+    assert generate.run(settings) == 0
+    each = {"logprob": -0.5, "top_token_ids": [], "top_logprobs": []}
+    assert json.loads(capsys.readouterr().out)["logprobs"] == [each, each]
+
+
 def test_generate_reads_standard_input(
     server: EchoServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -378,6 +387,8 @@ COMMAND_LINES = [
     (["--stop", r"\n\n", "--stop", r"\x2c"], {"stop": ("\n\n", ",")}),
     (["--stop-token-ids", "1", "--stop-token-ids", "2"], {"stop_token_ids": (1, 2)}),
     (["--json", "--ignore-eos", "--timeout", "2.5"], {"json_output": True, "ignore_eos": True, "timeout": 2.5}),
+    (["--presence-penalty", "-1", "--logprobs", "0"], {"presence_penalty": -1.0, "logprobs": 0}),
+    (["--frequency-penalty", "0.5", "--repetition-penalty", "1.2"], {"repetition_penalty": 1.2, "logprobs": None}),
     (["--address", "[::1]:9", "--temperature", "0", "--min-p", "0.1"], {"address": "[::1]:9", "min_p": 0.1}),
 ]
 
