@@ -1,6 +1,6 @@
 """The client's types to protocol messages and back. Nothing is checked here but what a message cannot hold."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from quire.engine.completion import Completion, Usage
@@ -133,12 +133,12 @@ def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamRespon
     )
 
 
-def logprobs_to_proto(completion: Completion) -> Iterator[pb.TokenLogprobs]:
-    """One for each token, or nothing."""
-    return (
+def logprobs_to_proto(completion: Completion) -> list[pb.TokenLogprobs]:
+    """One for each token, or none."""
+    return [
         pb.TokenLogprobs(logprob=each.logprob, top_token_ids=each.top_token_ids, top_logprobs=each.top_logprobs)
         for each in completion.logprobs
-    )
+    ]
 
 
 def finish_to_proto(completion: Completion) -> pb.Finish | None:

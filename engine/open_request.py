@@ -100,6 +100,8 @@ class OpenRequest:
 
     def take_logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
         """Of the next so many tokens, which `next` has returned; nothing unless the request wants them."""
+        if not self._logprobs:
+            return ()
         taken = tuple(self._logprobs[:num_tokens])
         del self._logprobs[:num_tokens]
         return taken
