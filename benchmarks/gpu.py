@@ -16,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,16 @@ from quire.engine.request import SamplingParams
 from quire.engine.step import SequenceStart, StepPlan
 
 BLOCK_SIZE = 16
+# Sequences that generate, their tokens, how many of these all have in common, and tokens of a prompt beside them.
+STEPS = (
+    ("decode 1, context 1,024", 1, 1024, 0, 0),
+    ("decode 16", 16, 1024, 0, 0),
+    ("decode 64", 64, 1024, 0, 0),
+    ("decode 256", 256, 1024, 0, 0),
+    ("decode 64, context 8,192 of which 8,064 shared", 64, 8192, 8064, 0),
+    ("decode 256, context 4,096 of which 3,968 shared", 256, 4096, 3968, 0),
+    ("decode 64, context 1,024, and 128 tokens of a prompt", 64, 1024, 0, 128),
+)
 END_TO_END = ((128, 128, 1024), (1000, 1000, 256), (2048, 128, 256))
 
 
@@ -119,35 +130,48 @@ class Runner:
         self._executor = executor
         self._step = 0
 
-    def start(self, slot: int, num_tokens: int, num_computed: int, num_blocks: int, first: int) -> SequenceStart:
+    def start(self, slot: int, num_tokens: int, num_computed: int, table: Sequence[int]) -> SequenceStart:
         tokens = np.random.default_rng(slot).integers(3, 2000, num_tokens).astype(np.int32)
-        table = np.arange(first, first + num_blocks, dtype=np.int32)
         return SequenceStart(
-            slot=slot, token_ids=tokens, num_computed=num_computed, block_table=table, temperature=0.0, top_k=0,
-            top_p=1.0, min_p=0.0, seed=0,
+            slot=slot, token_ids=tokens, num_computed=num_computed, block_table=np.array(table, np.int32),
+            temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0,
         )  # fmt: skip
 
-    def launch(self, starts: list[SequenceStart], context: list[int], generation: int) -> PendingStep:
+    def launch(self, starts: list[SequenceStart], context: dict[int, int], generation: int) -> PendingStep:
+        """Slots of context with their tokens; generation in the first slots."""
         self._step += 1
         nothing = np.empty(0, np.int32)
+        slots, tokens = (np.array(list(each), np.int32) for each in (context, context.values()))
         plan = StepPlan(
             step=self._step, copies=np.empty((0, 2), np.int32), starts=tuple(starts), append_slots=nothing,
-            append_blocks=nothing, context_slots=np.arange(len(context), dtype=np.int32),
-            context_tokens=np.array(context, np.int32), generation_slots=np.arange(generation, dtype=np.int32),
+            append_blocks=nothing, context_slots=slots, context_tokens=tokens,
+            generation_slots=np.arange(generation, dtype=np.int32),
         )  # fmt: skip
         return self._executor.launch(plan)
 
-    def decode(self, batch: int, context: int, steps: int) -> tuple[float, float]:
-        """(seconds of a step, share of the time in which the GPU computes) with two steps in flight."""
-        blocks = -(-(context + steps + 8) // BLOCK_SIZE)
-        starts = [self.start(slot, context, context - 1, blocks, slot * blocks) for slot in range(batch)]
-        self.launch(starts, [1] * batch, 0).result()
-        for _ in range(5):
-            self.launch([], [], batch).result()
-        computed, ahead = 0, self.launch([], [], batch)
+    def decode(self, batch: int, context: int, steps: int, shared: int = 0, chunk: int = 0) -> tuple[float, float]:
+        """(seconds of a step, share of the time in which the GPU computes) with two steps in flight.
+
+        Args:
+            shared: tokens that all have in common.
+            chunk: tokens of a prompt that each step computes beside.
+        """
+        last = context + steps + 8
+        common, own = shared // BLOCK_SIZE, -(-(last - shared) // BLOCK_SIZE)
+        tables = [[*range(common), *range(common + i * own, common + (i + 1) * own)] for i in range(batch)]
+        starts = [self.start(slot, context, context - 1, table) for slot, table in enumerate(tables)]
+        self.launch(starts, dict.fromkeys(range(batch), 1), 0).result()
+        beside = {batch: chunk} if chunk else {}
+        # The last chunk must not be the prompt's last: nothing is sampled of it.
+        prompt = chunk * (steps + 7)
+        first = common + batch * own
+        table = range(first, first + -(-prompt // BLOCK_SIZE))
+        for i in range(5):
+            self.launch([self.start(batch, prompt, 0, table)] if chunk and i == 0 else [], beside, batch).result()
+        computed, ahead = 0, self.launch([], beside, batch)
         began = time.perf_counter()
         for _ in range(steps):
-            behind, ahead = ahead, self.launch([], [], batch)
+            behind, ahead = ahead, self.launch([], beside, batch)
             computed += behind.result().compute_us
         elapsed = time.perf_counter() - began
         ahead.result()
@@ -156,8 +180,8 @@ class Runner:
     def prefill(self, tokens: int, steps: int) -> float:
         times = []
         for _ in range(steps + 1):
-            start = self.start(0, tokens, 0, -(-(tokens + 1) // BLOCK_SIZE), 0)
-            times.append(self.launch([start], [tokens], 0).result().compute_us / 1e6)
+            start = self.start(0, tokens, 0, range(-(-(tokens + 1) // BLOCK_SIZE)))
+            times.append(self.launch([start], {0: tokens}, 0).result().compute_us / 1e6)
         return statistics.median(times[1:])
 
 
@@ -168,13 +192,16 @@ def step_rows(model: Path, ceilings: Ceilings, quick: bool) -> None:
     print(f"executor ready in {time.perf_counter() - began:.1f} s", flush=True)
     runner = Runner(executor)
     print("\n| step | ms | bound, ms | of it | GPU computes |\n|---|---|---|---|---|")
-    for batch in (1, 16, 64, 256):
-        took, busy = runner.decode(batch, 1024, 20 if quick else 100)
+    steps = 20 if quick else 100
+    for name, batch, context, shared, chunk in STEPS:
+        took, busy = runner.decode(batch, context, min(steps, 14_000 // (chunk or 1)), shared, chunk)
         executor.reset()
-        moved = 2 * (sizes.weights + sizes.head) + batch * 1024 * sizes.kv_bytes
-        bound = max(moved / ceilings.bytes, sizes.operations(batch, 1024, batch) / ceilings.operations)
+        read = shared + batch * (context - shared)
+        moved = 2 * (sizes.weights + sizes.head) + read * sizes.kv_bytes
+        operations = sizes.operations(batch, context, batch) + sizes.operations(chunk, chunk * steps / 2, 0)
+        bound = max(moved / ceilings.bytes, operations / ceilings.operations)
         cells = f"{took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | {busy:.1%}"
-        print(f"| decode {batch}, context 1,024 | {cells} |", flush=True)
+        print(f"| {name} | {cells} |", flush=True)
     for tokens in (2048, 8192):
         took = runner.prefill(tokens, 3 if quick else 10)
         executor.reset()

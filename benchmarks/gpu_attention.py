@@ -16,13 +16,17 @@ import numpy as np
 import torch
 from flashinfer import BatchDecodeWithPagedKVCacheWrapper, BatchPrefillWithPagedKVCacheWrapper
 
+from quire.kernels.attention.shared_prefixes import shared_prefixes
 from quire.kernels.attention.triton import TritonDecode
+from quire.kernels.attention.triton_shared import SharedDecode, plan_tasks
 
 NUM_QO, NUM_KV, HEAD_DIM, BLOCK_SIZE = 32, 8, 128, 16
 LAYOUTS: Final = ("NHD", "HND")
 # Caches that take turns, so that none is found in L2.
 TURNS: Final = 4
 DECODE: Final = ((1, 1024), (16, 1024), (64, 1024), (256, 1024), (1024, 190))
+# Rows, tokens that they share, and tokens of their own.
+SHARED: Final = ((16, 8192, 64), (64, 1024, 128), (64, 8192, 128), (256, 1024, 128), (256, 8192, 128), (1024, 2048, 64))
 # New tokens and all tokens of each row.
 CONTEXT: Final = {
     "8,192": [(8192, 8192)],
@@ -55,13 +59,16 @@ def microseconds(call: Callable[[], object], captured: bool) -> float:
 
 
 class Pages:
-    """Rows of some lengths in blocks that lie anywhere."""
+    """Rows of some lengths in blocks that lie anywhere; the first `shared` tokens of all are the same ones."""
 
-    def __init__(self, lengths: list[int]) -> None:
+    def __init__(self, lengths: list[int], shared: int = 0) -> None:
+        common = shared // BLOCK_SIZE
         counts = [-(-length // BLOCK_SIZE) for length in lengths]
-        self.num_blocks = sum(counts)
+        self.num_blocks = common + sum(counts) - common * len(lengths)
         self.indptr = torch.tensor([0, *np.cumsum(counts)], dtype=torch.int32)
-        self.indices = torch.randperm(self.num_blocks, dtype=torch.int32, device="cuda")
+        blocks = torch.randperm(self.num_blocks, dtype=torch.int32, device="cuda")
+        own = blocks[common:].split([count - common for count in counts])
+        self.indices = torch.cat([torch.cat((blocks[:common], each)) for each in own])
         self.last = torch.tensor([(length - 1) % BLOCK_SIZE + 1 for length in lengths], dtype=torch.int32)
 
     def caches(self, layout: str) -> list[torch.Tensor]:
@@ -94,6 +101,23 @@ def decode(rows: int, length: int, workspace: torch.Tensor) -> str:
     return f"| {rows:,} x {length:,} | {' | '.join(cells)} |"
 
 
+def shared_prefix(rows: int, shared: int, own: int, workspace: torch.Tensor) -> str:
+    pages = Pages([shared + own] * rows, shared)
+    q = torch.randn(rows, NUM_QO, HEAD_DIM, dtype=torch.bfloat16, device="cuda")
+    plan = (pages.indptr, pages.indices, pages.last)
+    flashinfer = BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD", use_tensor_cores=True)
+    flashinfer.plan(*plan, *SHAPE, **TYPES)
+    alone = TritonDecode(*(torch.empty_like(part, device="cuda") for part in plan))
+    alone.plan(*plan, *SHAPE)
+    indptr = pages.indptr.numpy()
+    prefixes = shared_prefixes(indptr, pages.indices.cpu().numpy(), BLOCK_SIZE, 1)
+    tasks = plan_tasks(prefixes, indptr, BLOCK_SIZE, NUM_QO // NUM_KV, NUM_KV)
+    once = SharedDecode(alone, tasks, pages.indices, NUM_QO, HEAD_DIM)
+    caches = pages.caches("NHD")
+    cells = [f"{microseconds(turns(each, q, caches), True):.1f}" for each in (flashinfer, alone, once)]
+    return f"| {rows:,} x ({shared:,} + {own}) | {' | '.join(cells)} |"
+
+
 def context(name: str, rows: list[tuple[int, int]], workspace: torch.Tensor) -> str:
     pages = Pages([length for _, length in rows])
     qo_indptr = torch.tensor([0, *np.cumsum([new for new, _ in rows])], dtype=torch.int32)
@@ -122,6 +146,9 @@ def main() -> None:
     print(f"\n| decode, rows x tokens | {cores} | ours |\n|---|---|---|---|---|---|")
     for rows, length in DECODE:
         print(decode(rows, length, workspace), flush=True)
+    print("\n| decode, rows x (shared + own tokens) | FlashInfer | ours | ours, shared once |\n|---|---|---|---|")
+    for rows, shared, own in SHARED:
+        print(shared_prefix(rows, shared, own, workspace), flush=True)
     kernels = " | ".join(f"{layout}, {kernel}" for layout in LAYOUTS for kernel in ("FA3", "FA2"))
     print(f"\n| new tokens | {kernels} |\n|---|---|---|---|---|")
     for name, rows in CONTEXT.items():
