@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml hatch_build.py tools/venv.sh $(PROTOS)
 	@tools/venv.sh $@ $^
 
 $(GPU_STAMP): $(STAMP)
-	@$(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[gpu]'
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[gpu]'
 	@touch $@
 
 test: $(STAMP) ## import contracts and every test that needs neither GPU, containers nor minutes

@@ -23,8 +23,8 @@ class Penalized:
 
 def counts_of(prompt: Sequence[int], generated: Sequence[int], vocab_size: int) -> list[int]:
     """One slot's counts, said plainly."""
-    times = Counter(generated)
-    return [IN_PROMPT * (token in prompt) + GENERATED * times[token] for token in range(vocab_size)]
+    known, times = set(prompt), Counter(generated)
+    return [IN_PROMPT * (token in known) + GENERATED * times[token] for token in range(vocab_size)]
 
 
 def penalty_rows(
