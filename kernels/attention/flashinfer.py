@@ -33,8 +33,9 @@ _TENSOR_CORE_GROUPS: Final = 4
 # From so many rows times key heads on, our own kernel is the fastest: on an H200 it took 66 µs in place of 78 for 64
 # rows of 1,024 tokens, 244 in place of 269 for 256, and 195 in place of 275 for 1,024 rows of 190.
 _LEAST_PROGRAMS: Final = 512
-# Keys and values of a layer that a prefix must spare: what a second kernel costs, and that no graph has the attention.
-_LEAST_SPARED_BYTES: Final = 128 << 20
+# Keys and values of a layer that a prefix must spare. To read them takes an H200 0.13 ms, and as long takes the host to
+# launch what no graph has then.
+_LEAST_SPARED_BYTES: Final = 512 << 20
 
 
 def unsuited(spec: AttentionSpec) -> str | None:

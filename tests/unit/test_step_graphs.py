@@ -1,0 +1,111 @@
+"""Which graphs compute a step, told by stand-ins that need no GPU."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from quire.engine.model import step_graphs
+from quire.engine.model.step_graphs import StepGraphs
+
+MAX_ROWS = 20
+
+
+class Transformer:
+    """Counts rows in place of computing them."""
+
+    def __init__(self) -> None:
+        self.layers = SimpleNamespace(embedding=torch.zeros(9, 4), blocks=[SimpleNamespace(qkv=lambda x: None)])
+        self.shape = SimpleNamespace(num_qo_heads=2, head_dim=2)
+        self.logit_rows: list[int] = []
+
+    def logits(self, hidden: torch.Tensor) -> None:
+        self.logit_rows.append(len(hidden))
+
+    def finish(self, block: Any, attended: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return attended, residual
+
+    def hidden(self, input_ids: torch.Tensor, rows: torch.Tensor) -> tuple[str, list[int]]:
+        return "eager", rows.tolist()
+
+
+class Attention:
+    shares_much = False
+
+    def __init__(self) -> None:
+        self.planned = 0
+
+    def plan(self, paged: Any) -> None:
+        self.planned += 1
+
+    def shares(self, paged: Any) -> bool:
+        return self.shares_much
+
+
+class Whole:
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        pass
+
+    def can_run(self, batch: Any) -> bool:
+        return len(batch.input_ids) == len(batch.last_tokens) <= MAX_ROWS
+
+    def run(self, batch: Any) -> tuple[str, list[int]]:
+        return "whole", []
+
+
+class Pieces:
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def can_run(self, batch: Any) -> bool:
+        return len(batch.input_ids) <= 100
+
+    def run(self, batch: Any, rows: torch.Tensor) -> tuple[str, list[int]]:
+        return "pieces", rows.tolist()
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> tuple[StepGraphs, Attention, Transformer]:
+    monkeypatch.setattr(step_graphs, "CudaGraphs", Whole)
+    monkeypatch.setattr(step_graphs, "PiecewiseGraphs", Pieces)
+    attention, transformer = Attention(), Transformer()
+    made = StepGraphs(
+        transformer, [attention, attention], max_rows=MAX_ROWS, max_blocks=3, block_size=4, spare_block=7
+    )  # type: ignore[arg-type]  # fmt: skip
+    return made, attention, transformer
+
+
+def batch(num_tokens: int, last_tokens: list[int]) -> Any:
+    paged = SimpleNamespace(qo_indptr=np.array([0, num_tokens], np.int32))
+    return SimpleNamespace(input_ids=torch.zeros(num_tokens), last_tokens=torch.tensor(last_tokens), paged=paged)
+
+
+def test_generation_alone_is_a_graph(graphs: Any) -> None:
+    made, attention, _ = graphs
+    assert made.hidden(batch(3, [0, 1, 2])) == ("whole", [])
+    assert not attention.planned
+
+
+def test_generation_that_shares_a_prefix_is_done_in_pieces(graphs: Any) -> None:
+    made, attention, _ = graphs
+    attention.shares_much = True
+    assert made.hidden(batch(3, [0, 1, 2])) == ("pieces", [0, 1, 2, 2])
+    # Several blocks share one backend, which is planned once.
+    assert attention.planned == 1
+
+
+def test_a_little_context_is_done_in_pieces_and_more_as_it_is(graphs: Any) -> None:
+    made, attention, _ = graphs
+    assert made.hidden(batch(90, [4, 9, 89])) == ("pieces", [4, 9, 89, 89])
+    assert made.hidden(batch(101, [4, 50, 60, 70, 100])) == ("eager", [4, 50, 60, 70, 100, 100, 100, 100])
+    assert attention.planned == 2
+
+
+def test_a_step_in_which_nothing_samples(graphs: Any) -> None:
+    assert graphs[0].hidden(batch(50, [])) == ("pieces", [])
+
+
+def test_every_size_of_the_output_layer_is_tried_at_start(graphs: Any) -> None:
+    assert graphs[2].logit_rows == [1, 2, 4, 8, 16, 24]
