@@ -15,12 +15,19 @@ _LINE: Final = 64
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """On the CPU, in huge pages where the system gives them. Takes no memory before it is written to.
+    """On the CPU, in huge pages where the system gives them.
+
+    Every page is written to now: the system clears a page when it is first touched, for which no step should wait, and
+    memory that is not there is missed at the start.
 
     Raises:
         OSError: there is not so much memory.
     """
-    size = math.prod(shape) * dtype.itemsize
+    return _untouched(math.prod(shape) * dtype.itemsize).zero_().view(dtype).view(*shape)
+
+
+def _untouched(size: int) -> Tensor:
+    """So many bytes of zeros that take no memory before they are written to."""
     # One page more, so that it can begin where a page does.
     pages = mmap.mmap(-1, size + _HUGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -29,7 +36,7 @@ def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
             pages.madvise(mmap.MADV_HUGEPAGE)
     whole = torch.frombuffer(pages, dtype=torch.uint8)
     begin = -whole.data_ptr() % _HUGE
-    return whole[begin : begin + size].view(dtype).view(*shape)
+    return whole[begin : begin + size]
 
 
 class Arena:
@@ -42,6 +49,6 @@ class Arena:
         """[count], aligned to cache lines; its chunk of memory lives as long as any tensor in it."""
         size = -(-count * dtype.itemsize // _LINE) * _LINE
         if size > len(self._left):
-            self._left = zeros((max(size, _CHUNK),), torch.uint8)
+            self._left = _untouched(max(size, _CHUNK))
         taken, self._left = self._left[: count * dtype.itemsize], self._left[size:]
         return taken.view(dtype)
