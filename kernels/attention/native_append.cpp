@@ -28,16 +28,23 @@ void put_key(T* head, long offset, long dim, const T* key) {
   for (long d = 0; d < dim; d += kPack<T>) std::copy(key + d, key + d + kPack<T>, panel + d * kKeys);
 }
 
+// `alone`: the step has no token of the same sequence behind this one. If it has, that token writes its half of the
+// pair itself, perhaps at the same time. Values behind the last token meet weights of 0, but a stale NaN would survive
+// that: what is left of the panel becomes zeros.
 template <class T>
 void put_value(T* head, long offset, long dim, const T* value, bool alone) {
   T* group = head + offset / kPack<T> * kPack<T> * dim;
-  for (long d = 0; d < dim; ++d) group[d * kPack<T> + offset % kPack<T>] = value[d];
-  if (!alone) return;
-  // Values behind the last token meet weights of 0, but a stale NaN would survive that.
-  for (long later = offset + 1; later % kKeys != 0; ++later) {
-    T* rest = head + later / kPack<T> * kPack<T> * dim;
-    for (long d = 0; d < dim; ++d) rest[d * kPack<T> + later % kPack<T>] = T{};
+  const long half = offset % kPack<T>;
+  if (alone && half == 0) {
+    for (long d = 0; d < dim; ++d) {
+      group[d * kPack<T>] = value[d];
+      for (long other = 1; other < kPack<T>; ++other) group[d * kPack<T> + other] = T{};
+    }
+  } else {
+    for (long d = 0; d < dim; ++d) group[d * kPack<T> + half] = value[d];
   }
+  if (!alone) return;
+  std::fill(group + kPack<T> * dim, head + (offset / kKeys + 1) * kKeys * dim, T{});
 }
 
 template <class T>

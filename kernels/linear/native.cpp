@@ -109,9 +109,12 @@ struct Product {
     long blocks = (height + kTileRows - 1) / kTileRows;
     for (long block = 0; block < blocks; ++block) {
       long begin = row_begin + height * block / blocks, end = row_begin + height * (block + 1) / blocks;
+      Out* to = y + begin * matrix.outputs + panel * width;
+      // Of results nobody has the lines yet; fetched now, they are there when the sums are.
+      for (long r = 0; r < end - begin; ++r) __builtin_prefetch(to + r * matrix.outputs, 1);
       any_tile<T, kVecs, kTileRows>(static_cast<int>(end - begin), x + begin * depth, depth, columns, sums, kPanel,
                                     ahead(panel, next, block, blocks));
-      finish(sums, end - begin, y + begin * matrix.outputs + panel * width, matrix.outputs);
+      finish(sums, end - begin, to, matrix.outputs);
     }
   }
 
