@@ -11,7 +11,7 @@ using Clock = std::chrono::steady_clock;
 
 // A helper spins through the caller's few microseconds between two operations of a step, and sleeps between steps.
 constexpr auto kSpin = std::chrono::microseconds(50);
-constexpr int kPausesPerLook = 32;
+constexpr int kPausesPerLook = 8;
 constexpr uint64_t kClosed = 0xffffffff;  // a task number that no job has
 
 void pause() {

@@ -50,7 +50,7 @@ class Pool {
   // `cost` is that of one item in units of roughly a nanosecond.
   template <class Body>
   void run_range(long num_items, double cost, const Body& body) {
-    constexpr double kWorthwhile = 10'000;
+    constexpr double kWorthwhile = 5'000;
     long pieces = static_cast<long>(num_items * cost / kWorthwhile);
     pieces = pieces < 1 ? 1 : pieces > 4L * num_threads() ? 4L * num_threads() : pieces;
     if (pieces > num_items) pieces = num_items;
