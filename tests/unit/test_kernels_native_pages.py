@@ -1,7 +1,8 @@
-"""Memory in huge pages: zeros, in the right place, advised, alive as long as somebody looks at it."""
+"""Memory in huge pages: zeros, in the right place, advised, there already, alive as long as somebody looks at it."""
 
 import gc
 import mmap
+import resource
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def test_zeros_are_advised_to_lie_in_huge_pages() -> None:
     assert x.data_ptr() % HUGE == 0
     if Path("/sys/kernel/mm/transparent_hugepage").exists():
         assert "hg" in flags_at(x.data_ptr())
+
+
+@LINUX
+def test_nobody_waits_for_a_page_of_zeros_later() -> None:
+    """A step that is the first to write to a page would wait until the system has cleared it."""
+    x = zeros((64 << 20,), torch.uint8)
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    x.fill_(1)
+    assert resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before < 16
 
 
 @LINUX
