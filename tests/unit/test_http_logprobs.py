@@ -6,23 +6,18 @@ from typing import Any
 
 import pytest
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models
 
 from quire.engine.completion import Completion
 from quire.engine.logprobs import TokenLogprobs
 from quire.engine.text.tokenizer import Tokenizer
 from quire.services.frontend.http.logprobs import ChoiceLogprobs
+from support.tokenizers import byte_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """One token per byte, and "</s>"."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE({char: index for index, char in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["</s>"])
-    return Tokenizer(backend)
+    return byte_tokenizer()
 
 
 @pytest.fixture(scope="module")

@@ -1,22 +1,15 @@
 """`OutputText`: tokens in, text out, ended by a string or by a token."""
 
 import pytest
-import tokenizers
-from tokenizers import decoders, models, pre_tokenizers
 
 from quire.engine.text.output import OutputText
 from quire.engine.text.tokenizer import Tokenizer
+from support.tokenizers import byte_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Tokenizer:
-    """One token per byte, and "</s>"."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = tokenizers.Tokenizer(models.BPE({char: index for index, char in enumerate(alphabet)}, []))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(["</s>"])
-    return Tokenizer(backend)
+    return byte_tokenizer()
 
 
 def test_text_is_that_of_the_tokens(tokenizer: Tokenizer) -> None:
