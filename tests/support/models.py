@@ -20,6 +20,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from quire.engine.demo_model import DEMO_MODEL
+
 VOCAB_SIZE: Final = 512
 MAX_MODEL_LEN: Final = 1024
 # Smaller than most prompts of the tests.
@@ -61,6 +63,20 @@ def write_model(folder: Path, family: str, seed: int = 0) -> Path:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def write_wide_model(folder: Path, max_model_len: int) -> Path:
+    """Writes a random bfloat16 Llama with heads of 128, as GPUs' kernels want, and the demo model's tokenizer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE, hidden_size=256, intermediate_size=512, num_hidden_layers=3, num_attention_heads=8,
+        num_key_value_heads=2, head_dim=128, max_position_embeddings=max_model_len, initializer_range=0.05,
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((DEMO_MODEL / name).read_bytes())
     return folder
 
 
