@@ -13,22 +13,41 @@ namespace {
 
 // Few rows wait for memory: a panel at a time, with what comes next on its way. Many are bound by the products.
 constexpr long kFewRows = 6, kKeysOfFew = kKeys, kKeysOfMany = 4 * kKeys;
-constexpr long kAhead = 2 * kKeys;
+constexpr long kAhead = 2 * kKeys, kUpcoming = 4 * kKeys;
+constexpr long kLine = 64;  // bytes
 constexpr int kVecsOfPanel = kKeys / kWidth;
 
 long round_up(long keys) { return (keys + kKeys - 1) / kKeys * kKeys; }
 
-// C = A * B for all rows and vectors of columns, in tiles that fill the registers.
+// Lines that are read soon. In one burst they would be more than the processor can have under way, and it would wait.
+class Upcoming {
+ public:
+  void clear() { lines_.clear(), next_ = 0; }
+
+  void add(const void* memory, long bytes) {
+    for (long i = 0; i < bytes; i += kLine) lines_.push_back(static_cast<const char*>(memory) + i);
+  }
+
+  void fetch_one() {
+    if (next_ < lines_.size()) fetch(lines_[next_++]);
+  }
+
+ private:
+  std::vector<const char*> lines_;
+  size_t next_ = 0;
+};
+
+// C = A * B for all rows and vectors of columns, in tiles that fill the registers; a line a step is fetched.
 template <class T>
-void multiply(long num_rows, const T* a, long lda, Columns<T> b, float* c, long ldc) {
+void multiply(long num_rows, const T* a, long lda, Columns<T> b, float* c, long ldc, Upcoming& upcoming) {
   const long num_vecs = b.stride;
-  const Ahead nothing{reinterpret_cast<const char*>(a), 0};
+  const auto ahead = [&upcoming] { upcoming.fetch_one(); };
   auto strip = [&]<int kVecs, int kRows>(long v) {
     Columns<T> columns = b;
     columns.vectors += v;
     for (long r = 0; r < num_rows; r += kRows) {
       const int height = static_cast<int>(std::min<long>(kRows, num_rows - r));
-      any_tile<T, kVecs, kRows>(height, a + r * lda, lda, columns, c + r * ldc + v * kWidth, ldc, nothing);
+      any_tile<T, kVecs, kRows>(height, a + r * lda, lda, columns, c + r * ldc + v * kWidth, ldc, ahead);
     }
     return v + kVecs;
   };
@@ -68,6 +87,7 @@ struct Scratch {
   std::vector<T> queries, weights;
   std::vector<float> scores, states;
   std::vector<const T*> vectors;
+  Upcoming upcoming;
 
   void reserve(const Shape& shape) {
     const long rows = shape.tile() * shape.groups();
@@ -87,6 +107,7 @@ struct Worker {
   long q_stride;  // between tokens
   T* out;
   Scratch<T>& scratch;
+  const Item* next;  // what this thread will probably compute behind this one, or null
 
   const Shape& shape() const { return plan.shape; }
 
@@ -112,10 +133,24 @@ struct Worker {
     }
   }
 
+  long panel_bytes() const { return kKeys * shape().head_dim * static_cast<long>(sizeof(T)); }
+
   // Blocks lie anywhere, and the hardware does not guess where the next one is.
   void prefetch(const T* panel) const {
-    constexpr long kLine = 64 / sizeof(T);
-    for (long i = 0; i < kKeys * shape().head_dim; i += kLine) __builtin_prefetch(panel + i, 0, 2);
+    constexpr long kStep = kLine / static_cast<long>(sizeof(T));
+    for (long i = 0; i < kKeys * shape().head_dim; i += kStep) fetch(panel + i);
+  }
+
+  // While a split's weights and output are computed, memory would have nothing to do: the next split's first keys.
+  void expect_split_after(const Item& item, long split) {
+    scratch.upcoming.clear();
+    const bool is_last = split + 1 == item.split_end;
+    const Item* of = is_last ? next : &item;
+    if (!of || of->split_begin == of->split_end || plan.rows_of(*of) > kFewRows) return;
+    const auto [begin, end] = range(*of, is_last ? of->split_begin : split + 1);
+    for (long key = begin; key < std::min(end, begin + kUpcoming); key += kKeys) {
+      scratch.upcoming.add(keys(*of, key), panel_bytes());
+    }
   }
 
   // One split of an item; `state` is overwritten.
@@ -123,6 +158,7 @@ struct Worker {
     const long rows = plan.rows_of(item), groups = shape().groups();
     const auto [begin, end] = range(item, split);
     score(item, begin, end, rows);
+    expect_split_after(item, split);
     for (long t = 0; t < item.num_queries; ++t) {
       const long low = std::clamp(plan.begin_of(item.query + t), begin, end) - begin;
       const long high = std::clamp(plan.end_of(item.query + t), begin, end) - begin;
@@ -147,7 +183,7 @@ struct Worker {
       }
       multiply(rows, scratch.queries.data(), dim,
                {scratch.vectors.data(), count, 1, dim / kPack<T>, kKeys * kPack<T>},
-               scratch.scores.data() + group - begin, kSplit);
+               scratch.scores.data() + group - begin, kSplit, scratch.upcoming);
     }
   }
 
@@ -166,6 +202,7 @@ struct Worker {
     const float top = largest(most) * scale;
     for (long k = 0; k < first; k += kWidth) store(weight + k, Vec{});
     for (long k = first; k < high; k += kWidth) {
+      scratch.upcoming.fetch_one();
       const Vec w = exp2(scores_at(k) * scale - top);
       store(weight + k, w);
       total += w;
@@ -184,7 +221,8 @@ struct Worker {
       for (long v = 0; v < num_vecs; ++v) scratch.vectors[count++] = panel + v * kWidth * kPack<T>;
     }
     multiply(rows, scratch.weights.data(), kSplit,
-             {scratch.vectors.data(), num_vecs, count / num_vecs, kKeys / kPack<T>, dim * kPack<T>}, output, dim);
+             {scratch.vectors.data(), num_vecs, count / num_vecs, kKeys / kPack<T>, dim * kPack<T>}, output, dim,
+             scratch.upcoming);
   }
 
   void run_part(const Item& item) {
@@ -225,8 +263,9 @@ void attend(Plan& plan, Pool& pool, const void* cache, const void* q, long q_str
     pool.run_in_order(static_cast<long>(items.size()), [&](long i) {
       thread_local Scratch<T> scratch;
       scratch.reserve(plan.shape);
+      const Item* next = i + 1 < static_cast<long>(items.size()) ? &items[i + 1] : nullptr;
       Worker<T> worker{plan,     static_cast<const T*>(cache), static_cast<const T*>(q),
-                       q_stride, static_cast<T*>(out),         scratch};
+                       q_stride, static_cast<T*>(out),         scratch, next};
       (worker.*run)(items[i]);
     });
   };

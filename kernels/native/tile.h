@@ -92,14 +92,19 @@ inline void step(const Rows<bf16, kRows>& a, const W* const (&b)[kVecs], Vec (&a
   }
 }
 
-// What the caller will read next, fetched into the second-level cache on the way: `per_step` bytes a step.
+inline void fetch(const void* line) { __builtin_prefetch(line, 0, 2); }  // into the second-level cache
+
+// What the caller will read next, fetched on the way: `per_step` bytes a step.
 struct Ahead {
   const char* at;
   long per_step;
+
+  void operator()() { fetch(at), at += per_step; }
 };
 
-template <class T, class W, int kRows, int kVecs>
-void tile(const T* a, long lda, Columns<W> b, float* c, long ldc, Ahead ahead) {
+// `ahead()` is called once a step.
+template <class T, class W, int kRows, int kVecs, class Next>
+void tile(const T* a, long lda, Columns<W> b, float* c, long ldc, Next ahead) {
   Vec acc[kRows][kVecs] = {};
   Rows<T, kRows> rows(a, lda);
   for (long s = 0; s < b.segments; ++s) {
@@ -107,9 +112,9 @@ void tile(const T* a, long lda, Columns<W> b, float* c, long ldc, Ahead ahead) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) vectors[v] = b.vectors[s * b.stride + v];
     for (long i = 0; i < b.steps; ++i) {
-      __builtin_prefetch(ahead.at, 0, 2);
+      ahead();
       step<kRows, kVecs>(rows, vectors, acc);
-      rows.advance(), ahead.at += ahead.per_step;
+      rows.advance();
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) vectors[v] += b.ldb;
     }
@@ -121,11 +126,11 @@ void tile(const T* a, long lda, Columns<W> b, float* c, long ldc, Ahead ahead) {
 }
 
 // `tile` for any number of rows from 1 to kMostRows.
-template <class T, int kVecs, int kMostRows, class W>
-void any_tile(int num_rows, const T* a, long lda, Columns<W> b, float* c, long ldc, Ahead ahead) {
-  using Tile = void (*)(const T*, long, Columns<W>, float*, long, Ahead);
+template <class T, int kVecs, int kMostRows, class W, class Next>
+void any_tile(int num_rows, const T* a, long lda, Columns<W> b, float* c, long ldc, Next ahead) {
+  using Tile = void (*)(const T*, long, Columns<W>, float*, long, Next);
   static constexpr auto tiles = []<int... r>(std::integer_sequence<int, r...>) {
-    return std::array<Tile, sizeof...(r)>{&tile<T, W, r + 1, kVecs>...};
+    return std::array<Tile, sizeof...(r)>{&tile<T, W, r + 1, kVecs, Next>...};
   }(std::make_integer_sequence<int, kMostRows>{});
   tiles[num_rows - 1](a, lda, b, c, ldc, ahead);
 }
