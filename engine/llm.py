@@ -10,6 +10,7 @@ from typing import Any, Final, Self, TypeVar
 from quire.engine.completion import Completion, join
 from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.executor import Executor
+from quire.engine.garbage import spare_what_is_there
 from quire.engine.local_engine import LocalEngine
 from quire.engine.model.source import resolve_model
 from quire.engine.request import DEFAULT_OPTIONS, RequestOptions, SamplingParams
@@ -48,9 +49,7 @@ class LLM:
         self._thread = threading.Thread(target=self._loop.run_forever, name="quire-llm", daemon=True)
         self._thread.start()
         self._engine = self._call(_start(executor, scheduler or SchedulerConfig()))
-        # To look at all objects again takes 0.2 s, in which no step is launched. What there is now stays.
-        gc.collect()
-        gc.freeze()
+        spare_what_is_there()
 
     def __enter__(self) -> Self:
         return self

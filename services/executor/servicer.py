@@ -60,7 +60,9 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 if isinstance(result, pb.ExecuteResponse):
                     yield result
                 else:
-                    yield pb.ExecuteResponse(result=wire.result_to_proto(await self._wait(await result)))
+                    # Not cancelled with this stream: a launch in the queue would be left out, the one behind it not.
+                    pending = await asyncio.shield(result)
+                    yield pb.ExecuteResponse(result=wire.result_to_proto(await self._wait(pending)))
             await reader
         except asyncio.CancelledError:
             if not reader.cancelled():

@@ -61,7 +61,7 @@ class RunningStack:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
     def child(self, name: str) -> Child:
-        """The running process of this name: "frontend", "scheduler", "executor" or "redis"."""
+        """The running process of this name: "frontend", "scheduler", "executor" (of several "executor0"), "redis"."""
         return next(child for child in self.stack.children if child.name == name)
 
     def signal(self, name: str, number: signal.Signals) -> int:
@@ -78,10 +78,9 @@ class RunningStack:
                 child = self.call(self.stack.start_frontend())
             case "scheduler":
                 child = self.call(self.stack.start_scheduler())
-            case "executor":
-                child = self.call(self.stack.start_executor("executor", self.stack.executors[0]))
             case _:
-                raise ValueError(f"cannot start {name!r}")
+                index = int(name.removeprefix("executor") or 0)
+                child = self.call(self.stack.start_executor(name, self.stack.executors[index]))
         self.stack.children.insert(0, child)
 
     def until_serving(self) -> None:
