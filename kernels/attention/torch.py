@@ -161,17 +161,21 @@ class TorchAttention:
         return out.reshape(num_rows, -1, head_dim)
 
     def _run_chunk(self, chunk: _Chunk, layer_kv: Tensor, q: Tensor) -> Tensor:
-        """Heads that share keys stand in the second dimension, over which the keys are expanded, not copied."""
+        """Heads that share keys stand in the first dimension, over which the keys are expanded, not copied.
+
+        Not in the second, that of heads: keys without a stride there make PyTorch's memory-efficient kernel on GPUs read
+        a wrong row of the mask for a query that is alone in its tile of 64 (pytorch/pytorch issue 191937).
+        """
         num_kv_heads, head_dim = self._spec.num_kv_heads, self._spec.head_dim
         num_groups = self._spec.num_qo_heads // num_kv_heads
         k, v = (side.flatten(0, 1)[: chunk.kv_len] for side in _gather(layer_kv, chunk.blocks, q.dtype))
         out = self._attend(
-            q.view(len(q), num_kv_heads, num_groups, head_dim).permute(1, 2, 0, 3),
-            k.transpose(0, 1).unsqueeze(1).expand(-1, num_groups, -1, -1),
-            v.transpose(0, 1).unsqueeze(1).expand(-1, num_groups, -1, -1),
+            q.view(len(q), num_kv_heads, num_groups, head_dim).permute(2, 1, 0, 3),
+            k.transpose(0, 1).expand(num_groups, -1, -1, -1),
+            v.transpose(0, 1).expand(num_groups, -1, -1, -1),
             chunk.mask,
         )
-        return out.permute(2, 0, 1, 3).reshape(len(q), -1, head_dim)
+        return out.permute(2, 1, 0, 3).reshape(len(q), -1, head_dim)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Of [..., tokens, head_dim] each; without a mask it is causal."""

@@ -1,4 +1,4 @@
-"""FlashInfer's attention behind our seam, against the reference in float32 on the same paged cache."""
+"""FlashInfer's attention behind our seam, against the reference in float32 on the same paged cache; that on a GPU."""
 
 from dataclasses import replace
 from typing import Any
@@ -163,6 +163,22 @@ def test_keys_and_values_in_float8(
 def test_a_soft_cap(backend: type[AttentionBackend], fixed: bool) -> None:
     of = replace(spec(32, 8, 128, None, torch.bfloat16), logits_soft_cap=2.0)
     compare_on_its_cache(backend, of, fixed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 66, 129, 193])
+def test_the_reference_in_pytorch(count: int, dtype: torch.dtype) -> None:
+    """Chunks behind context, of all that can be left for the last tile of a kernel's queries: as on a CPU."""
+    paged = batch(((count, 273), (count, count), (1, 40)))
+    cache = torch.randn(NUM_BLOCKS, 2, BLOCK_SIZE, 2, 64)
+    q = torch.randn(int(paged.qo_indptr[-1]), 8, 64)
+    found = []
+    for device, kind in (("cuda", dtype), ("cpu", torch.float32)):
+        attention = TorchAttention(replace(spec(8, 2, 64, None, kind), device=torch.device(device)))
+        attention.plan(paged)
+        found.append(attention.run(cache.to(device, kind), q.to(device, kind)).float().cpu())
+    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance)
 
 
 def test_blocks_in_float8_are_copied() -> None:
