@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -18,6 +18,7 @@ from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
 from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
+from quire.engine.model.staging import download
 from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
 from quire.engine.request import Int32Array
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
@@ -120,18 +121,10 @@ class Executor:
         logits = self._engine.forward(batch)
         token_ids, logprobs = self._decoder.decode(logits, batch)
         self._slots.advance(batch, token_ids)
-        to_host = _stay if self._engine.device.type == "cpu" else _copied
-        return to_host(token_ids.int()), logprobs.moved(to_host) if logprobs is not None else None
-
-
-def _stay(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    """In pinned memory, by a copy that the host does not wait for."""
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return host.copy_(tensor, non_blocking=True)
+        if logprobs is None:
+            return download(token_ids.int())[0], None
+        token_ids, values, top_ids = download(token_ids.int(), logprobs.values, logprobs.top_ids)
+        return token_ids, replace(logprobs, values=values, top_ids=top_ids)
 
 
 def _engine(config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite) -> ModelEngine:

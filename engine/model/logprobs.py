@@ -1,7 +1,7 @@
 """Log-probabilities of a step's rows: which are wanted, and what came."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,10 @@ class SlotLogprobs:
         self._vocab_size = vocab_size
         self._wanting: set[int] = set()
         self._num_top = np.zeros(num_slots, np.int32)
+
+    def reset(self) -> None:
+        """Forget every slot."""
+        self._wanting.clear()
 
     def start(self, start: SequenceStart) -> None:
         """A sequence takes a slot."""
@@ -71,10 +75,6 @@ class RowLogprobs:
     wanted: LogprobRows
     values: Tensor
     top_ids: Tensor
-
-    def moved(self, to_host: Callable[[Tensor], Tensor]) -> "RowLogprobs":
-        """The same, its tensors on the host once the step is over."""
-        return replace(self, values=to_host(self.values), top_ids=to_host(self.top_ids))
 
     def packed(self) -> PackedLogprobs:
         """For each row what it wants; on the host."""

@@ -1,6 +1,6 @@
-"""`Staging`: the arrays of one step go to the device in one copy that the host does not wait for."""
+"""The arrays of one step go to the device, and come back, in one copy that the host does not wait for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -47,3 +47,19 @@ class Staging:
         if len(self._ring[self._turn]) < size:
             self._ring[self._turn] = torch.empty(2 * size, dtype=torch.uint8, pin_memory=True)
         return self._ring[self._turn]
+
+
+def download(*tensors: Tensor) -> list[Tensor]:
+    """The tensors, of four bytes a number, on the host; from a GPU, what they hold is there once the step is over."""
+    if tensors[0].device.type == "cpu":
+        return list(tensors)
+    there = [tensor.view(torch.int32).flatten() for tensor in tensors]
+    whole = there[0] if len(there) == 1 else torch.cat(there)
+    host = torch.empty(whole.shape, dtype=whole.dtype, pin_memory=True).copy_(whole, non_blocking=True)
+    return unpacked(host, tensors)
+
+
+def unpacked(host: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Parts of a flat int32 tensor, with the types and shapes of tensors."""
+    parts = torch.split(host, [tensor.numel() for tensor in tensors])
+    return [part.view(tensor.dtype).view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

@@ -10,7 +10,7 @@ from quire.engine.model.batch import context_rows
 from quire.engine.model.cuda_graphs import graph_sizes, padded, size_for
 from quire.engine.model.graph_inputs import GraphInputs
 from quire.engine.model.piecewise_graphs import PIECE_SIZES
-from quire.engine.model.staging import Staging
+from quire.engine.model.staging import Staging, download, unpacked
 from quire.kernels.attention.base import PagedBatch
 
 
@@ -77,3 +77,12 @@ def test_arrays_are_staged_as_they_are() -> None:
     for name, array in arrays.items():
         assert there[name].numpy().dtype == array.dtype
         assert there[name].tolist() == array.tolist()
+
+
+def test_what_comes_back_in_one_copy_is_as_it_was() -> None:
+    tensors = torch.arange(3, dtype=torch.int32), torch.rand(3, 2), torch.empty(3, 0, dtype=torch.int32)
+    assert download(*tensors) == list(tensors)
+    host = torch.cat([tensor.view(torch.int32).flatten() for tensor in tensors])
+    for found, wanted in zip(unpacked(host, tensors), tensors, strict=True):
+        assert found.dtype == wanted.dtype
+        assert torch.equal(found, wanted)
