@@ -20,6 +20,7 @@ from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
 from quire.engine.model.staging import download
 from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
+from quire.engine.rehearsal import rehearsal
 from quire.engine.request import Int32Array
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.kernels.registry import kernel_suite
@@ -90,6 +91,12 @@ class Executor:
             step_tokens=_STEP_TOKENS[self._engine.device.type],
             itl_ms=_ITL_MS[self._engine.device.type],
         )
+        if self._engine.device.type == "cuda":
+            # What the first request that wants it would have compiled, all others would wait for. In the last slot, so
+            # that the counts of penalised ones have the size that the pool leaves room for.
+            for plan in rehearsal(config.num_slots - 1):
+                self.execute(plan)
+            self.reset()
 
     def reset(self) -> None:
         """Empty every slot, once what was launched is over; blocks keep what they hold."""

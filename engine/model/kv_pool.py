@@ -42,7 +42,7 @@ def size_from_memory(config: ExecutorConfig, per_block: int, peak: int, device: 
     """Number of blocks that fit beside everything else.
 
     Args:
-        peak: bytes that weights and the largest step took at once.
+        peak: bytes that weights, counts and the largest step take at once.
 
     Raises:
         StartupError: nothing is left; the message has the numbers.

@@ -15,6 +15,7 @@ from quire.engine.model.kv_pool import block_bytes, fixed_size, size_from_memory
 from quire.engine.model.layers import prepare
 from quire.engine.model.loader import load_weights
 from quire.engine.model.model_config import ModelConfig
+from quire.engine.model.penalties import counts_bytes
 from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
 from quire.engine.model.rotary import cos_sin_table
 from quire.engine.model.step_graphs import StepGraphs
@@ -97,7 +98,8 @@ class ModelEngine:
 
     @torch.inference_mode()
     def _measure(self, per_block: int) -> int:
-        """Blocks that the memory holds beside the weights and the largest step, which is tried out."""
+        """Blocks that the memory holds beside the weights, the counts of penalised slots and the largest step, which is
+        tried out."""
         num_tokens = _LARGEST_STEP
         paged = context_rows(num_tokens, self.max_model_len, self._config.block_size, self.device)
         num_blocks = len(paged.kv_indices)
@@ -107,14 +109,17 @@ class ModelEngine:
                 attention.plan(paged)
             torch.cuda.reset_peak_memory_stats(self.device)
             ids = torch.zeros(num_tokens, dtype=torch.int64, device=self.device)
-            transformer.forward(ids, ids[: self._config.num_slots])
+            logits = transformer.forward(ids, ids[: self._config.num_slots])
+            # Of rows that are penalised and want log-probabilities, those of before are kept.
+            logits.clone()
             torch.cuda.synchronize(self.device)
         except torch.cuda.OutOfMemoryError as error:
             raise StartupError(
                 f"weights and a step of {num_tokens} tokens do not fit on {self.device}: {error}"
             ) from error
         peak = torch.cuda.max_memory_allocated(self.device) - num_blocks * per_block
-        del transformer
+        peak += counts_bytes(self._config.num_slots, self._model.vocab_size)
+        del transformer, logits
         torch.cuda.empty_cache()
         return size_from_memory(self._config, per_block, peak, self.device)
 

@@ -13,6 +13,11 @@ from quire.engine.step import SequenceStart
 from quire.kernels.penalties.base import GENERATED, IN_PROMPT, PenaltyRows
 
 
+def counts_bytes(num_slots: int, vocab_size: int) -> int:
+    """What the counts take on the device once every slot was penalised."""
+    return num_slots * vocab_size * torch.int32.itemsize
+
+
 class SlotPenalties:
     """Sizes of the penalties on the host, counts of tokens on the device; nothing of either for other slots.
 

@@ -62,6 +62,7 @@ class Slots:
         for counter in (self._num_known, self._num_computed, self._num_tokens, self._num_table):
             counter[:] = 0
         self._penalties.reset()
+        self._logprobs.reset()
 
     def apply(self, plan: StepPlan) -> Batch:
         """Take in what the plan changes and build its step; `advance` completes it.

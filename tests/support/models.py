@@ -66,11 +66,11 @@ def write_model(folder: Path, family: str, seed: int = 0) -> Path:
     return folder
 
 
-def write_wide_model(folder: Path, max_model_len: int) -> Path:
+def write_wide_model(folder: Path, max_model_len: int, vocab_size: int = VOCAB_SIZE) -> Path:
     """Writes a random bfloat16 Llama with heads of 128, as GPUs' kernels want, and the demo model's tokenizer."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCAB_SIZE, hidden_size=256, intermediate_size=512, num_hidden_layers=3, num_attention_heads=8,
+        vocab_size=vocab_size, hidden_size=256, intermediate_size=512, num_hidden_layers=3, num_attention_heads=8,
         num_key_value_heads=2, head_dim=128, max_position_embeddings=max_model_len, initializer_range=0.05,
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip

@@ -1,0 +1,24 @@
+"""Steps that use what only some requests ask for, so that the first of these finds it loaded."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from quire.engine.step import Penalties, SequenceStart, StepPlan
+
+
+def rehearsal(slot: int) -> Iterator[StepPlan]:
+    """One sequence that draws, then one that also filters, is penalised and wants log-probabilities.
+
+    Each computes one token in the first block of the pool, which must be empty.
+    """
+    nothing, this_slot = np.empty(0, np.int32), np.array([slot], np.int32)
+    token, first_block = (np.zeros(1, np.int32) for _ in range(2))
+    drawn = SequenceStart(slot, token, 0, first_block, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0)
+    every = replace(drawn, top_k=2, top_p=0.9, min_p=0.1, penalties=Penalties(1, 1.0, 1.0, 2.0), logprobs=1)
+    for step, start in enumerate((drawn, every)):
+        yield StepPlan(
+            step=step, copies=np.empty((0, 2), np.int32), starts=(start,), append_slots=nothing, append_blocks=nothing,
+            context_slots=this_slot, context_tokens=np.ones(1, np.int32), generation_slots=nothing,
+        )  # fmt: skip

@@ -1,0 +1,54 @@
+"""What an executor on a GPU tries at its start leaves no trace; here on the CPU."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from quire.engine.config import ExecutorConfig
+from quire.engine.executor import Executor
+from quire.engine.model.penalties import counts_bytes
+from quire.engine.rehearsal import rehearsal
+from quire.engine.step import SequenceStart, StepPlan, StepResult
+from support.operations import Operations
+
+NUM_SLOTS, VOCAB_SIZE = 4, 2048
+
+
+@pytest.fixture
+def new_executor() -> Callable[[], Executor]:
+    settings = {"dtype": "float32", "device": "cpu", "num_threads": 1, "num_blocks": 2, "num_slots": NUM_SLOTS}
+    return lambda: Executor(ExecutorConfig(**settings))  # type: ignore[arg-type]
+
+
+def ints(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
+    return np.array(values, np.int32)
+
+
+def greedy_step(executor: Executor, slot: int) -> StepResult:
+    start = SequenceStart(slot, ints(5, 6, 7), 0, ints(0), 0.0, 0, 1.0, 0.0, 0)
+    return executor.execute(StepPlan(1, ints().reshape(0, 2), (start,), ints(), ints(), ints(slot), ints(3), ints()))
+
+
+def test_every_wish_is_tried(new_executor: Callable[[], Executor]) -> None:
+    executor = new_executor()
+    drawn, every = (executor.execute(plan) for plan in rehearsal(NUM_SLOTS - 1))
+    assert drawn.logprobs is None
+    assert every.logprobs is not None
+    counts = executor._slots._penalties._counts
+    assert counts.nbytes == counts_bytes(NUM_SLOTS, VOCAB_SIZE), "as many as there will ever be"
+
+
+def test_the_executor_is_as_it_was(new_executor: Callable[[], Executor]) -> None:
+    fresh, used = new_executor(), new_executor()
+    for plan in rehearsal(NUM_SLOTS - 1):
+        used.execute(plan)
+    used.reset()
+    names = []
+    for executor in (fresh, used):
+        with Operations() as found:
+            result = greedy_step(executor, NUM_SLOTS - 1)
+        names.append(found.names)
+        assert result.logprobs is None
+        assert result.token_ids.tolist() == greedy_step(fresh, 0).token_ids.tolist()
+    assert names[0] == names[1]
