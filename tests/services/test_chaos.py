@@ -103,6 +103,7 @@ async def answer(client: AsyncClient, index: int, tokens: list[int]) -> None:
 
 async def undisturbed(world: World) -> list[list[int]]:
     """What comes while nothing happens."""
+    await asyncio.to_thread(world.stack.until_serving)
     answers: list[list[int]] = [[] for _ in PROMPTS]
     async with AsyncClient(world.stack.frontend) as client:
         await asyncio.gather(*(answer(client, index, tokens) for index, tokens in enumerate(answers)))
@@ -133,7 +134,6 @@ async def ask_on(world: World, index: int, expected: list[int], over: asyncio.Ev
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_every_text_is_the_one_without_faults(world: World, seed: int) -> None:
-    await asyncio.to_thread(world.stack.until_serving)
     expected = await undisturbed(world)
     chance = random.Random(seed)
     over = asyncio.Event()
