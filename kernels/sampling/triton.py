@@ -103,7 +103,8 @@ def _argmax(logits: Tensor) -> Tensor:
     """int64 [num_rows]: the first of the greatest; NaN counts as greater than any number."""
     num_rows, num_parts = logits.shape[0], _num_parts(logits)
     found = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
-    keys, places = torch.empty(2, num_rows, num_parts, dtype=torch.int32, device=logits.device).unbind()
+    # Not halves of one tensor, aligned or not as the number of rows has it: Triton compiles a kernel for either.
+    keys, places = (torch.empty(num_rows, num_parts, dtype=torch.int32, device=logits.device) for _ in range(2))
     if num_rows:
         _top[(num_rows, num_parts)](
             logits, keys, places, logits.stride(0), logits.shape[1], _PART, num_warps=_WARPS
