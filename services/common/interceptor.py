@@ -1,5 +1,6 @@
 """Turns the engine's errors into gRPC statuses, and payloads that do not parse into INVALID_ARGUMENT."""
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -30,6 +31,9 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         if handler.unary_unary is not None:
             unary: Any = _refusing_unary(handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
+        if not inspect.isasyncgenfunction(handler.unary_stream):
+            # It writes by itself, as that of gRPC's health service does, and has nothing of ours to refuse.
+            return handler
         stream: Any = _refusing_stream(handler.unary_stream)
         return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)
 

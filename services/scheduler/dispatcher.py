@@ -33,7 +33,7 @@ class Dispatcher:
         self._streams: dict[int, FrontendStream] = {}
         self._pools: dict[str, Pool] = {}
         self._homes: dict[Sequence, Pool] = {}
-        # Sequences of a lost executor while no other is there to take them.
+        # Sequences of a lost executor while no other is there that can hold them.
         self._orphans: list[Sequence] = []
         self._changed = asyncio.Event()
 
@@ -130,8 +130,6 @@ class Dispatcher:
     def detach(self, pool: Pool, sequences: list[Sequence]) -> None:
         """An executor is gone; its unfinished sequences go on elsewhere with the tokens they have."""
         self._pools.pop(pool.name, None)
-        for sequence in sequences:
-            self._homes.pop(sequence, None)
         self._rehome(sequences)
         self._announce()
 
@@ -141,10 +139,11 @@ class Dispatcher:
         One that ran on every executor that was lost lately may be what kills them: it goes nowhere any more.
         """
         for sequence in sequences:
+            self._homes.pop(sequence, None)
             if sequence.num_faults > MAX_FAULTS:
                 self._fail(sequence, RequestError(f"{sequence.num_faults} executors were lost while this ran"))
                 continue
-            pool = self._cheapest(sequence, self._open_pools())
+            pool = self._cheapest(sequence, self._able(sequence.request)[0])
             if pool is None:
                 self._orphans.append(sequence)
             else:
@@ -164,6 +163,14 @@ class Dispatcher:
             Unavailable: no executor takes requests.
             InvalidRequest: no pool can ever hold it.
         """
+        able, refusal = self._able(request)
+        if not able:
+            raise refusal
+        sequence = Sequence(request, able[0].info.eos_token_ids)
+        return sequence, self._cheapest(sequence, able) or able[0]
+
+    def _able(self, request: Request) -> tuple[list[Pool], RequestError]:
+        """The pools that can ever hold a request, and what to say if there is none."""
         refusal: RequestError = Unavailable("no executor is attached")
         able = []
         for pool in self._open_pools():
@@ -172,10 +179,7 @@ class Dispatcher:
                 able.append(pool)
             except InvalidRequest as error:
                 refusal = error
-        if not able:
-            raise refusal
-        sequence = Sequence(request, able[0].info.eos_token_ids)
-        return sequence, self._cheapest(sequence, able) or able[0]
+        return able, refusal
 
     def _open_pools(self) -> list[Pool]:
         return [pool for pool in self._pools.values() if not pool.is_draining]

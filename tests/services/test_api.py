@@ -57,6 +57,10 @@ async def test_a_whole_answer(client: AsyncClient, answer: Completion) -> None:
     assert answer.request_id
 
 
+async def test_a_client_waits_until_the_server_is_ready(client: AsyncClient) -> None:
+    await client.ready(10)
+
+
 async def test_logprobs(client: AsyncClient, answer: Completion) -> None:
     asked = replace(SAMPLED, logprobs=3)
     whole = await client.generate(PROMPT, asked)

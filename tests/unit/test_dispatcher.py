@@ -15,8 +15,8 @@ from quire.services.scheduler.pool import Pool
 from support.simulated_executor import SimulatedExecutor, executor_info
 
 
-async def make_pool(dispatcher: Dispatcher, name: str) -> Pool:
-    info = executor_info(num_blocks=64)
+async def make_pool(dispatcher: Dispatcher, name: str, num_blocks: int = 64) -> Pool:
+    info = executor_info(num_blocks=num_blocks)
     scheduler = Scheduler(SchedulerConfig(), info, PoolState(info.num_blocks))
     identity = PoolIdentity(name, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
     link = ExecutorLink("127.0.0.1:1")
@@ -70,3 +70,34 @@ async def test_cost_is_prefill_left_and_load() -> None:
     assert (first.scheduler.num_waiting, other.scheduler.num_waiting) == (0, 1), "what waits goes elsewhere"
     dispatcher.submit(stream, request(4, stream.client, [*prompt, 6]))
     assert other.scheduler.num_waiting == 2
+
+
+async def test_a_request_that_waits_for_an_executor_can_be_cancelled() -> None:
+    dispatcher = Dispatcher(epoch=1)
+    stream = dispatcher.connect()
+    pool = await make_pool(dispatcher, "draining")
+    dispatcher.attach(pool)
+    for handle in (1, 2):
+        dispatcher.submit(stream, request(handle, stream.client, [1, 2, 3]))
+    dispatcher.drain(pool)
+    dispatcher.cancel(stream, 1)
+    other = await make_pool(dispatcher, "other")
+    dispatcher.attach(other)
+    assert other.scheduler.num_waiting == 1
+    dispatcher.disconnect(stream)
+    assert other.scheduler.num_waiting == 0
+
+
+async def test_a_request_goes_on_only_where_it_fits() -> None:
+    dispatcher = Dispatcher(epoch=1)
+    stream = dispatcher.connect()
+    large, small = [await make_pool(dispatcher, name, size) for name, size in (("large", 64), ("small", 4))]
+    for pool in (large, small):
+        dispatcher.attach(pool)
+    dispatcher.submit(stream, request(1, stream.client, [1] * 40 * large.info.block_size))
+    assert large.scheduler.num_waiting == 1
+    dispatcher.detach(large, large.scheduler.evacuate())
+    assert small.scheduler.num_waiting == 0
+    again = await make_pool(dispatcher, "large", 64)
+    dispatcher.attach(again)
+    assert again.scheduler.num_waiting == 1
