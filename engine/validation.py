@@ -129,8 +129,12 @@ def token_array(token_ids: Sequence[int], limits: ServingLimits, field: str = "t
     Raises:
         InvalidRequest: an id is not in the vocabulary.
     """
-    wide = np.asarray(token_ids)  # of whatever width the values need
-    if wide.ndim != 1 or (wide.size and wide.dtype.kind not in "iuO"):
+    try:
+        wide = np.asarray(token_ids)  # of whatever width the values need
+    except ValueError:  # lists of different lengths
+        raise InvalidRequest(field, token_ids, "must be a flat list of integers") from None
+    # Objects are integers beyond 64 bits, or anything.
+    if wide.ndim != 1 or (wide.size and not _are_integers(wide)):
         raise InvalidRequest(field, token_ids, "must be a flat list of integers")
     _check_ids(field, wide, limits.vocab_size)
     return wide.astype(np.int32)
@@ -188,6 +192,12 @@ def _check_prompt(prompt: Int32Array, limits: ServingLimits, field: str) -> None
         limit = f"must be at most {longest} tokens (the model's context of {limits.max_model_len}, less one)"
         raise InvalidRequest(field, len(prompt), limit)
     _check_ids(field, prompt, limits.vocab_size)
+
+
+def _are_integers(values: NDArray[Any]) -> bool:
+    if values.dtype.kind == "O":
+        return all(isinstance(each, int) for each in values)
+    return values.dtype.kind in "iu"
 
 
 def _check_ids(field: str, token_ids: NDArray[Any], vocab_size: int) -> None:

@@ -31,16 +31,19 @@ class Fleet:
         Raises:
             StaleEpoch: another scheduler leads (in a group).
         """
-        supervisors: dict[str, Supervisor] = {}
+        named: dict[str, Supervisor] = {}
+        # An address that is named again while its supervisor still leaves has to wait: two would displace each other.
+        running: dict[str, asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as tasks:
             while True:
-                found = await self._find(set(supervisors))
-                for address in sorted(found - supervisors.keys()):
-                    supervisors[address] = self._supervise(address)
-                    tasks.create_task(supervisors[address].run())
-                for address in sorted(supervisors.keys() - found):
+                found = await self._find(set(named))
+                running = {address: task for address, task in running.items() if not task.done()}
+                for address in sorted(found - running.keys()):
+                    named[address] = self._supervise(address)
+                    running[address] = tasks.create_task(named[address].run())
+                for address in sorted(named.keys() - found):
                     logger.info("executor %s is no longer named", address)
-                    supervisors.pop(address).leave()
+                    named.pop(address).leave()
                 await asyncio.sleep(RESOLVE_SECONDS)
 
     async def _find(self, known: set[str]) -> set[str]:

@@ -97,12 +97,15 @@ class Recorded(Supervisor):
     def __init__(self, address: str) -> None:
         self.address = address
         self.left = asyncio.Event()
+        self.may_end = asyncio.Event()
+        self.may_end.set()
 
     def leave(self) -> None:
         self.left.set()
 
     async def run(self) -> None:
         await self.left.wait()
+        await self.may_end.wait()
 
 
 async def test_names_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +134,18 @@ async def test_names_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None
     assert set(made) == {"10.0.0.1:8003", "10.0.0.2:8003", "fixed:1"}
     assert not made["10.0.0.2:8003"].left.is_set()
     assert not made["fixed:1"].left.is_set()
+
+    # One that comes back while its supervisor still leaves is not driven twice; afterwards it is driven again.
+    leaving = made["10.0.0.2:8003"]
+    leaving.may_end.clear()
+    answers[:] = [["10.0.0.3"], ["10.0.0.2"]]
+    async with asyncio.timeout(5):
+        await leaving.left.wait()
+        await asyncio.sleep(0.1)
+        assert made["10.0.0.2:8003"] is leaving
+        leaving.may_end.set()
+        while made["10.0.0.2:8003"] is leaving:
+            await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

@@ -149,7 +149,7 @@ def test_token_array_takes_ids_of_any_width() -> None:
         token_array([2**70], LIMITS)
 
 
-@pytest.mark.parametrize("token_ids", [[1.5], ["a"], [[1, 2]]])
+@pytest.mark.parametrize("token_ids", [[1.5], ["a"], [[1, 2]], [1, None], [1, [2]], [1, {}], [[1, [2]]]])
 def test_token_array_refuses_what_is_no_list_of_integers(token_ids: list[object]) -> None:
     with pytest.raises(InvalidRequest, match="token_ids: must be a flat list of integers"):
         token_array(token_ids, LIMITS)  # type: ignore[arg-type]
