@@ -37,6 +37,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         # Waits for a device; launching goes on meanwhile.
         self._waiting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="result")
         self._epoch = 0
+        self._num_attached = 0
         self._committed = 0
         self._stream: asyncio.Task[None] | None = None
         self._results: _Results = asyncio.Queue()
@@ -51,11 +52,11 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
             return
         await self._attach(first.attach.epoch, context)
         info = replace(self._executor.info, committed=self._committed)
-        yield pb.ExecuteResponse(info=wire.info_to_proto(info))
         results: _Results = asyncio.Queue()
         reader = asyncio.create_task(self._read(request_iterator, results))
         self._stream, self._results = reader, results
         try:
+            yield pb.ExecuteResponse(info=wire.info_to_proto(info))
             while (result := await results.get()) is not None:
                 if isinstance(result, pb.ExecuteResponse):
                     yield result
@@ -87,10 +88,14 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         if epoch < self._epoch:
             await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"epoch {epoch} is over")
         self._epoch = epoch
+        self._num_attached += 1
+        number = self._num_attached
         if self._stream is not None:
             self._stream.cancel()
         # Behind whatever step still runs for the stream before.
         await asyncio.get_running_loop().run_in_executor(self._thread, self._executor.reset)
+        if number != self._num_attached:
+            await self._refuse(context, grpc.StatusCode.ABORTED, "displaced")
         logger.info("attached to a scheduler of epoch %d", epoch)
 
     async def _refuse(self, context: _Context, code: grpc.StatusCode, reason: str) -> None:
