@@ -9,7 +9,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from quire.clients.channel import RECONNECT_OPTIONS
+from quire.clients.channel import CHANNEL_OPTIONS
 from quire.clients.convert import (
     abort_request,
     completion_from_proto,
@@ -41,7 +41,7 @@ class AsyncClient:
     def __init__(self, address: str, *, timeout: float | None = None) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(address, options=RECONNECT_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     async def __aenter__(self) -> Self:

@@ -8,7 +8,7 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from quire.clients.channel import RECONNECT_OPTIONS
+from quire.clients.channel import CHANNEL_OPTIONS
 from quire.clients.convert import (
     abort_request,
     completion_from_proto,
@@ -40,7 +40,7 @@ class Client:
     def __init__(self, address: str, *, timeout: float | None = None) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=RECONNECT_OPTIONS)
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     def __enter__(self) -> Self:

@@ -10,24 +10,22 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from quire.clients.channel import MESSAGE_OPTIONS
 from quire.engine.errors import StartupError
 from quire.engine.garbage import spare_what_is_there
 from quire.services.common.interceptor import RefusalInterceptor
 
 logger = logging.getLogger(__name__)
 
-# Long prompts in ids and block tables of full pools are a few megabytes at most.
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # A peer that vanished without closing is noticed within half a minute.
+# A peer that vanished without closing is noticed within half a minute.
+KEEPALIVE_OPTIONS = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
 ]
 SERVER_OPTIONS = [
-    *CHANNEL_OPTIONS,
+    *MESSAGE_OPTIONS,
+    *KEEPALIVE_OPTIONS,
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     # Two services on one port would share its connections at random; the second must fail instead.
     ("grpc.so_reuseport", 0),
