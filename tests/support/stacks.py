@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -68,7 +68,8 @@ class RunningStack:
         """Sends a signal to a process and returns its exit code; it leaves the stack."""
         child = self.child(name)
         self.stack.children.remove(child)
-        os.kill(child.pid, number)
+        with suppress(ProcessLookupError):  # it has ended by itself
+            os.kill(child.pid, number)
         return self.call(child.wait())
 
     def start(self, name: str) -> None:
