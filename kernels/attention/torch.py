@@ -164,7 +164,7 @@ class TorchAttention:
         """Heads that share keys stand in the first dimension, over which the keys are expanded, not copied.
 
         Not in the second, that of heads: keys without a stride there make PyTorch's memory-efficient kernel on GPUs
-        read a wrong row of the mask for a query that is alone in its tile of 64 (pytorch/pytorch issue 191937).
+        read a wrong row of the mask for a query that is alone in its tile of 64 (compare pytorch/pytorch issue 191937).
         """
         num_kv_heads, head_dim = self._spec.num_kv_heads, self._spec.head_dim
         num_groups = self._spec.num_qo_heads // num_kv_heads

@@ -29,12 +29,11 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             return handler
         decode: Any = _tolerant(handler.request_deserializer, _input_type(handler_call_details.method))
         if handler.unary_unary is not None:
-            unary: Any = _refusing_unary(handler.unary_unary)
+            unary: Any = _refusing_coroutine(handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
-        if not inspect.isasyncgenfunction(handler.unary_stream):
-            # It writes by itself, as that of gRPC's health service does, and has nothing of ours to refuse.
-            return handler
-        stream: Any = _refusing_stream(handler.unary_stream)
+        # Ours yield their answers; that of gRPC's health service is awaited and writes them to its context.
+        stream: Any = handler.unary_stream
+        stream = _refusing_generator(stream) if inspect.isasyncgenfunction(stream) else _refusing_coroutine(stream)
         return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)
 
 
@@ -81,7 +80,7 @@ async def _refuse(context: Any, error: RequestError) -> None:
     await context.abort_with_status(rpc_status.to_status(to_status(error)))
 
 
-def _refusing_unary(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _refusing_coroutine(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         if isinstance(request, RequestError):
             await _refuse(context, request)
@@ -93,7 +92,7 @@ def _refusing_unary(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Aw
     return call
 
 
-def _refusing_stream(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
+def _refusing_generator(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
         if isinstance(request, RequestError):
             await _refuse(context, request)

@@ -192,7 +192,11 @@ async def test_text_that_is_not_utf8(stack: RunningStack, client: AsyncClient, m
         assert message == f"{field}: must be valid UTF-8, got b'\\xffroken'"
 
 
-async def test_bytes_that_are_no_message(stack: RunningStack, client: AsyncClient) -> None:
-    code, message = await refusal(stack, b"\x0a\xff")
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [(GENERATE, "quire.v1.GenerateRequest"), ("/grpc.health.v1.Health/Watch", "grpc.health.v1.HealthCheckRequest")],
+)
+async def test_bytes_that_are_no_message(stack: RunningStack, client: AsyncClient, method: str, kind: str) -> None:
+    code, message = await refusal(stack, b"\x0a\xff", method)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
-    assert message == "request: must be a quire.v1.GenerateRequest message, got b'\\n\\xff'"
+    assert message == f"request: must be a {kind} message, got b'\\n\\xff'"

@@ -6,6 +6,7 @@ import random
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import pytest
 
@@ -48,13 +49,11 @@ class World:
     def faults(self) -> dict[str, Fault]:
         """What may happen, by name; each brings back what it ended."""
         ends = {
-            f"{number.name} {name}": lambda name=name, number=number: self.end(name, number)
+            f"{number.name} {name}": partial(self.end, name, number)
             for name in ("executor0", "executor1", "scheduler")
             for number in (signal.SIGKILL, signal.SIGTERM)
         }
-        freezes = {
-            f"freeze {name}": lambda name=name: self.freeze(name) for name in ("executor0", "scheduler", "frontend")
-        }
+        freezes = {f"freeze {name}": partial(self.freeze, name) for name in ("executor0", "scheduler", "frontend")}
         return {
             **ends,
             **freezes,
@@ -71,10 +70,11 @@ class World:
     async def keep_running(self) -> None:
         """Starts again what ends by itself, as whoever runs services does: a scheduler that finds no Redis."""
         while True:
-            for child in list(self.stack.stack.children):
+            for child in self.stack.stack.children:
                 if not child.is_running:
                     self.stack.stack.children.remove(child)
                     await asyncio.to_thread(self.stack.start, child.name)
+                    break  # what is there may have changed
             await asyncio.sleep(0.2)
 
     async def until_there(self, name: str) -> None:
@@ -152,6 +152,7 @@ async def test_every_text_is_the_one_without_faults(world: World, seed: int) -> 
     expected = await undisturbed(world)
     chance = random.Random(seed)
     over = asyncio.Event()
+    faults = world.faults()
     world.log.clear()
     async with asyncio.TaskGroup() as tasks:
         asking = [tasks.create_task(ask_on(world, index, text, over)) for index, text in enumerate(expected)]
@@ -159,13 +160,13 @@ async def test_every_text_is_the_one_without_faults(world: World, seed: int) -> 
         happening: dict[str, asyncio.Task[None]] = {}
         for _ in range(NUM_FAULTS):
             await asyncio.sleep(chance.uniform(*SECONDS_BETWEEN))
-            name = chance.choice(list(world.faults()))
+            name = chance.choice(list(faults))
             subject = name.split()[1]
             # One thing cannot be ended twice at a time; different ones can.
             if subject in happening:
                 await happening[subject]
             world.log.append(name)
-            happening[subject] = tasks.create_task(world.faults()[name]())
+            happening[subject] = tasks.create_task(faults[name]())
         await asyncio.gather(*happening.values())
         over.set()
         async with asyncio.timeout(SECONDS_TO_END):

@@ -188,6 +188,14 @@ def test_the_other_calls(client: Client) -> None:
     assert client.server().version == "1"
 
 
+async def test_answers_of_more_than_4_mib(server: EchoServer, client: Client) -> None:
+    """What gRPC receives by default; servers send more."""
+    text, num_tokens = "é" * 1_300_000, 2_600_000  # of two bytes each
+    assert len(client.tokenize(text)) == num_tokens
+    async with AsyncClient(server.address) as asynchronous:
+        assert len(await asynchronous.tokenize(text)) == num_tokens
+
+
 ERRORS = [
     ("invalid", InvalidRequest, REFUSAL, False),
     ("busy", Overloaded, "1024 wait", True),

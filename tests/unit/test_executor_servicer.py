@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from typing import Any
 
 import grpc
 import pytest
@@ -25,9 +26,9 @@ class BusyExecutor:
 
 
 async def test_of_two_that_attach_during_a_step_the_later_one_drives() -> None:
-    executor = BusyExecutor()
+    executor: Any = BusyExecutor()
     server = grpc.aio.server()
-    servicer = ExecutorServicer(executor, NO_TRACE)  # type: ignore[arg-type]
+    servicer = ExecutorServicer(executor, NO_TRACE)
     executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

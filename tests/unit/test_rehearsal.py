@@ -17,8 +17,8 @@ NUM_SLOTS, VOCAB_SIZE = 4, 2048
 
 @pytest.fixture
 def new_executor() -> Callable[[], Executor]:
-    settings = {"dtype": "float32", "device": "cpu", "num_threads": 1, "num_blocks": 2, "num_slots": NUM_SLOTS}
-    return lambda: Executor(ExecutorConfig(**settings))  # type: ignore[arg-type]
+    config = ExecutorConfig(dtype="float32", device="cpu", num_threads=1, num_blocks=2, num_slots=NUM_SLOTS)
+    return lambda: Executor(config)
 
 
 def ints(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:

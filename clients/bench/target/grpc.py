@@ -7,6 +7,7 @@ import grpc
 from quire.clients.bench.record import Record
 from quire.clients.bench.target.base import Exchange, ServerInfo
 from quire.clients.bench.workload.session import Prompt
+from quire.clients.channel import CHANNEL_OPTIONS
 from quire.clients.convert import generate_request
 from quire.clients.errors import translated
 from quire.engine.request import SamplingParams
@@ -30,7 +31,7 @@ class GrpcTarget:
         self._ignore_eos = ignore_eos
         self._temperature = temperature
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(address)
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         # Without serializers: bytes go and come as they are.
         self._call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(_METHOD, None, None)
 
