@@ -18,7 +18,7 @@ from quire.kernels.attention.base import AttentionSpec, PagedBatch
 from quire.kernels.attention.shared_prefixes import SharedPrefix, shared_prefixes
 from quire.kernels.attention.triton import TritonDecode
 from quire.kernels.attention.triton_context import TritonContext
-from quire.kernels.attention.triton_shared import SharedDecode, plan_tasks
+from quire.kernels.attention.triton_shared import SharedDecode, plan_tasks, rehearse
 from quire.kernels.rope.triton import rope_append
 
 HEAD_DIMS: Final = (64, 128, 256)
@@ -83,6 +83,8 @@ class FlashInferAttention:
             "kv_data_type": spec.kv_dtype or spec.dtype,
             "logits_soft_cap": spec.logits_soft_cap,
         }
+        if self._is_plain:
+            rehearse(spec)
 
     def plan(self, batch: PagedBatch) -> None:
         longer = np.flatnonzero(np.diff(batch.qo_indptr) > 1)

@@ -76,7 +76,7 @@ def absorb(  # type: ignore[no-untyped-def]
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, out_ptr, indptr_ptr, blocks_ptr, last_ptr, skips_ptr, counts_ptr, highest_ptr, weights_ptr,
     totals_ptr, q_stride, scale, num_rows, num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr,

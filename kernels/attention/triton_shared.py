@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from triton import language as tl
 
+from quire.kernels.attention.base import AttentionSpec
 from quire.kernels.attention.shared_prefixes import SharedPrefix
 from quire.kernels.attention.triton import LOG2_E, Parts, TritonDecode, absorb
 from quire.kernels.cuda.overlap import can_overlap, follow
@@ -29,11 +30,13 @@ _STAGES: Final = 4
 _PROGRAMS: Final = 264
 # Tokens below which a part is not worth merging.
 _LEAST_PART: Final = 256
+# Numbers of 16 bytes: Triton compiles a kernel for arrays that begin at such an address, and another one for others.
+_ALIGNED: Final = 4
 # Numbers of a task: first member, members, tile of queries, first block, start, stop, part.
 _TASK: Final = 7
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
 def _kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, highest_ptr, weights_ptr, totals_ptr, tasks_ptr, members_ptr, blocks_ptr, q_stride, scale,
     num_rows, num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
@@ -118,11 +121,13 @@ class SharedDecode:
             decode: planned for all rows.
             blocks: of all rows, on the device.
         """
-        arrays = (tasks.tasks.ravel(), tasks.members, tasks.skips, tasks.counts)
+        unaligned = (tasks.tasks.ravel(), tasks.members, tasks.skips, tasks.counts)
+        arrays = [np.pad(array, (0, -len(array) % _ALIGNED)) for array in unaligned]
         there = torch.from_numpy(np.concatenate(arrays)).to(blocks.device, non_blocking=True)
         self._tasks, self._members, skips, counts = torch.split(there, [len(array) for array in arrays])
+        self._num_tasks = len(tasks.tasks)
         shape = (int(tasks.counts.max()), len(tasks.skips), num_qo_heads)
-        highest, weights = torch.empty(2, *shape, dtype=torch.float32, device=blocks.device).unbind()
+        highest, weights = (torch.empty(shape, dtype=torch.float32, device=blocks.device) for _ in range(2))
         totals = torch.empty(*shape, head_dim, dtype=torch.float32, device=blocks.device)
         self._parts = Parts(skips, counts, highest, weights, totals)
         self._decode, self._blocks = decode, blocks
@@ -131,10 +136,23 @@ class SharedDecode:
         """As that of `TritonDecode`."""
         num_rows, num_qo_heads, head_dim = q.shape
         num_kv_heads, overlaps, parts = layer_kv.shape[3], can_overlap(q), self._parts
-        _kernel[(len(self._tasks) // _TASK, num_kv_heads)](
+        _kernel[(self._num_tasks, num_kv_heads)](
             q, layer_kv, parts.highest, parts.weights, parts.totals, self._tasks, self._members, self._blocks,
             q.stride(0), head_dim**-0.5 * LOG2_E, num_rows, num_kv_heads, num_qo_heads // num_kv_heads, head_dim,
             triton.next_power_of_2(head_dim), layer_kv.shape[2], overlaps, _QUERIES, _TILE, num_warps=_WARPS,
             num_stages=_STAGES, launch_pdl=overlaps,
         )  # fmt: skip
         self._decode.run(q, layer_kv, out, parts)
+
+
+def rehearse(spec: AttentionSpec) -> None:
+    """Decode two rows that share a block, so that the first ones in earnest do not wait for a compiler."""
+    pool = torch.zeros(3, 2, spec.block_size, spec.num_kv_heads, spec.head_dim, dtype=spec.dtype, device=spec.device)
+    q = torch.zeros(2, spec.num_qo_heads, spec.head_dim, dtype=spec.dtype, device=spec.device)
+    indptr, table, last = (np.array(numbers, np.int32) for numbers in ((0, 2, 4), (0, 1, 0, 2), (1, 1)))
+    indptr_there, blocks, last_there = (torch.from_numpy(each).to(spec.device) for each in (indptr, table, last))
+    prefix = SharedPrefix(np.arange(2, dtype=np.int32), 1)
+    groups = spec.num_qo_heads // spec.num_kv_heads
+    tasks = plan_tasks([prefix], indptr, spec.block_size, groups, spec.num_kv_heads)
+    decode = TritonDecode(indptr_there, blocks, last_there)
+    SharedDecode(decode, tasks, blocks, spec.num_qo_heads, spec.head_dim).run(q, pool, torch.empty_like(q))

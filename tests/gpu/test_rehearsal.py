@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
 NUM_SLOTS = 64
 # Of no other test: what these have compiled does not serve here.
-VOCAB_SIZE = 40_001
+VOCAB_SIZE, BLOCK_SIZE = 40_001, 64
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 DRAWN = replace(GREEDY, temperature=0.8)
 WISHES = (
@@ -36,12 +36,16 @@ def test_no_request_waits_for_a_compiler(tmp_path: Path, monkeypatch: pytest.Mon
         compiled.append(what["fn"].name)
 
     model = write_wide_model(tmp_path, 1024, VOCAB_SIZE)
-    with LLM(str(model), device="cuda", kv_memory_mib=256, num_slots=NUM_SLOTS) as llm:
+    flashinfer = pytest.importorskip("quire.kernels.attention.flashinfer")
+    monkeypatch.setattr(flashinfer, "_LEAST_SPARED_BYTES", 0)
+    with LLM(str(model), device="cuda", kv_memory_mib=256, num_slots=NUM_SLOTS, block_size=BLOCK_SIZE) as llm:
         monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", hook)
         for params in WISHES:
             # Each slot has one of them.
             llm.generate([[5 + each, 6, 7] for each in range(NUM_SLOTS)], params)
             allocated.append(torch.cuda.memory_allocated())
+        for count in (3, 16, 21):
+            llm.generate([[7] * 300 + [5 + each] for each in range(count)], GREEDY)
     assert compiled == []
     # With the first ones the executor's thread has made its workspace for products.
     assert max(allocated) - allocated[0] < NUM_SLOTS * VOCAB_SIZE * 4 / 2, "half of the counts"
