@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
+from quire.engine.errors import StartupError
+
 _FLUSH_EVENTS = 1000
 
 
@@ -23,6 +25,9 @@ class Trace:
     Args:
         folder: where the file goes; None: nowhere.
         process: what the timeline calls this process.
+
+    Raises:
+        StartupError: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path | None, process: str) -> None:
@@ -30,8 +35,11 @@ class Trace:
         self._events: list[tuple[str, int, int, int, int]] = []
         self._lock = threading.Lock()
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / f"{process}-{os.getpid()}.json").open("w")
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._file = (folder / f"{process}-{os.getpid()}.json").open("w")
+            except OSError as error:
+                raise StartupError(f"trace_dir {folder}: {error.strerror}") from error
             name = {"name": "process_name", "ph": "M", "pid": os.getpid(), "args": {"name": process}}
             # Readers of this format do without the closing bracket, so that a killed process leaves a good file.
             self._file.write(f"[\n{json.dumps(name)}")

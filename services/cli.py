@@ -34,8 +34,12 @@ COMMANDS = {
 }
 
 
+# What shells call the end by SIGINT.
+_INTERRUPTED = 130
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit code: 0 done, 1 failed, 2 wrong usage."""
+    """Runs a command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("-h", "--help"):
         print(_help())
@@ -48,14 +52,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"quire: error: no command {name!r}; commands: {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    module = importlib.import_module(COMMANDS[name].module)
-    settings = parse(module.Settings, f"quire {name}", rest)
-    logs.configure(getattr(settings, "log_level", "warning"))
     try:
-        code: int = module.run(settings)
+        return _run(name, rest)
     except QuireError as error:
         print(f"quire {name}: error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
+    module = importlib.import_module(COMMANDS[name].module)
+    settings = parse(module.Settings, f"quire {name}", arguments)
+    logs.configure(getattr(settings, "log_level", "warning"))
+    code: int = module.run(settings)
     return code
 
 

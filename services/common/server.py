@@ -1,8 +1,6 @@
 """A gRPC server with health, reflection and readable refusals, as every service runs one."""
 
-import asyncio
 import logging
-import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -13,6 +11,7 @@ from grpc_reflection.v1alpha import reflection
 from quire.clients.channel import MESSAGE_OPTIONS
 from quire.engine.errors import StartupError
 from quire.engine.garbage import spare_what_is_there
+from quire.services.common.address import bound_socket
 from quire.services.common.interceptor import RefusalInterceptor
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ async def serving(
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
-        raise StartupError(f"--listen {listen}: cannot listen there, the port may be in use") from error
+        raise StartupError(f"--listen {listen}: cannot listen there: {_why_not(listen)}") from error
     await health.set(False)
     await server.start()
     logger.info("listening on %s:%d", listen.rpartition(":")[0], port)
@@ -84,17 +83,10 @@ async def serving(
         await server.stop(grace)
 
 
-async def until_signal() -> None:
-    """Returns at the first SIGINT or SIGTERM; a second one of them ends the process at once."""
-    loop = asyncio.get_running_loop()
-    arrived = asyncio.Event()
-
-    def on_signal(number: signal.Signals) -> None:
-        logger.info("%s: shutting down", number.name)
-        for each in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(each)
-        arrived.set()
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(each, on_signal, each)
-    await arrived.wait()
+def _why_not(listen: str) -> str:
+    """gRPC says only that it cannot listen."""
+    try:
+        bound_socket(listen).close()
+    except OSError as error:
+        return error.strerror or str(error)
+    return "somebody listens there already"

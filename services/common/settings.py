@@ -106,4 +106,6 @@ def _reason(problem: dict[str, Any]) -> str:
     if problem["type"] == "extra_forbidden":
         return "there is no such setting"
     given = "" if problem["type"] == "missing" else f", got {_PASSWORD.sub('//***@', repr(problem['input']))}"
-    return f"{problem['msg'][0].lower()}{problem['msg'][1:]}{given}"
+    # As a validator of ours puts it.
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}{given}"

@@ -9,8 +9,10 @@ from pydantic_settings import SettingsConfigDict
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.trace import Trace
-from quire.services.common.server import serving, until_signal
+from quire.services.common.address import Address
+from quire.services.common.server import serving
 from quire.services.common.settings import ProcessSettings
+from quire.services.common.signals import until_signal
 from quire.services.executor.servicer import ExecutorServicer
 from quire.v1 import executor_pb2_grpc
 
@@ -20,7 +22,7 @@ class Settings(ProcessSettings, ExecutorConfig):
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_EXECUTOR_")
 
-    listen: str = Field("127.0.0.1:8003", pattern=r".+:\d+$")
+    listen: Address = "127.0.0.1:8003"
     """host:port to listen on; port 0 chooses a free one."""
 
     drain_seconds: float = Field(5.0, ge=0)

@@ -13,8 +13,10 @@ from pydantic_settings import SettingsConfigDict
 from quire.engine.errors import Unavailable
 from quire.engine.model.source import resolve_model
 from quire.engine.text.tokenizer import Tokenizer
-from quire.services.common.server import Health, serving, until_signal
+from quire.services.common.address import Address, OptionalAddress
+from quire.services.common.server import Health, serving
 from quire.services.common.settings import ProcessSettings
+from quire.services.common.signals import until_signal
 from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.server import http_serving
 from quire.services.frontend.inference import Inference
@@ -28,13 +30,13 @@ class Settings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_FRONTEND_")
 
-    listen: str = Field("127.0.0.1:8001", pattern=r".+:\d+$")
+    listen: Address = "127.0.0.1:8001"
     """host:port to listen on; port 0 chooses a free one."""
 
-    http_listen: str = Field("127.0.0.1:8000", pattern=r"^$|.+:\d+$")
+    http_listen: OptionalAddress = "127.0.0.1:8000"
     """host:port of the OpenAI-compatible HTTP API; port 0 chooses a free one, "" leaves it out."""
 
-    scheduler: str = Field("127.0.0.1:8002", pattern=r".+:\d+$")
+    scheduler: Address = "127.0.0.1:8002"
     """The scheduler's host:port."""
 
     model: str | None = None

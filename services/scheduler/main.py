@@ -15,8 +15,10 @@ from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.scheduling.capacity.registry import capacity_policy
 from quire.engine.trace import Trace
-from quire.services.common.server import Health, serving, until_signal
+from quire.services.common.address import Address, Addresses
+from quire.services.common.server import Health, serving
 from quire.services.common.settings import ProcessSettings
+from quire.services.common.signals import until_signal
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.fleet import Fleet
 from quire.services.scheduler.servicer import SchedulerServicer
@@ -31,13 +33,13 @@ class Settings(ProcessSettings, SchedulerConfig):
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_SCHEDULER_")
 
-    listen: str = Field("127.0.0.1:8002", pattern=r".+:\d+$")
+    listen: Address = "127.0.0.1:8002"
     """host:port to listen on; port 0 chooses a free one."""
 
     redis: str = Field("redis://127.0.0.1:6379/0", pattern=URL_PATTERN)
     """URL of the Redis that holds the ledger: redis, rediss, unix, redis+sentinel or redis+cluster."""
 
-    executors: str = Field("127.0.0.1:8003", pattern=r"^[^,]+:\d+(,[^,]+:\d+)*$")
+    executors: Addresses = "127.0.0.1:8003"
     """Executors' host:port, separated by commas; dns:name:port stands for every address that the name has, now
     and later."""
 

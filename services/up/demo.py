@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from quire.clients.async_client import AsyncClient
 from quire.engine.request import SamplingParams
+from quire.services.common.signals import unless_signalled
 from quire.services.up.settings import UpSettings
 from quire.services.up.stack import Stack
 
@@ -44,15 +45,21 @@ def run(settings: Settings) -> int:
 async def _run(settings: Settings) -> int:
     stack = Stack(settings, quiet=True)
     try:
-        print("starting redis, executor, scheduler and frontend ...", file=sys.stderr, flush=True)
-        await stack.start()
-        params = SamplingParams(temperature=0.7, top_p=0.9, seed=4, max_tokens=settings.max_tokens)
-        async with AsyncClient(stack.frontend) as client:
-            print(settings.prompt, end="", flush=True)
-            async for piece in client.generate_stream(settings.prompt, params):
-                print(piece.text, end="", flush=True)
-            print()
+        shown = await unless_signalled(_show(stack, settings))
     finally:
-        codes = await stack.stop()
+        have_ended_well = await stack.stop()
     print("all stopped", file=sys.stderr)
-    return max(codes)
+    return 0 if shown and have_ended_well else 1
+
+
+async def _show(stack: Stack, settings: Settings) -> bool:
+    """Returns True once the text is printed."""
+    print("starting redis, executor, scheduler and frontend ...", file=sys.stderr, flush=True)
+    await stack.start()
+    params = SamplingParams(temperature=0.7, top_p=0.9, seed=4, max_tokens=settings.max_tokens)
+    async with AsyncClient(stack.frontend) as client:
+        print(settings.prompt, end="", flush=True)
+        async for piece in client.generate_stream(settings.prompt, params):
+            print(piece.text, end="", flush=True)
+        print()
+    return True

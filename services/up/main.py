@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from quire.engine.resources.ledger.connection import redacted
-from quire.services.common.server import until_signal
+from quire.services.common.signals import unless_signalled
 from quire.services.up.settings import UpSettings
 from quire.services.up.stack import Stack
 
@@ -12,32 +12,26 @@ Settings = UpSettings
 
 
 def run(settings: UpSettings) -> int:
-    """Runs until SIGINT or SIGTERM, or until a service ends by itself; returns the exit code."""
+    """Runs until SIGINT, SIGTERM or SIGHUP, or until a service ends by itself; returns the exit code."""
     return asyncio.run(_run(settings))
 
 
 async def _run(settings: UpSettings) -> int:
     stack = Stack(settings)
-    signalled = asyncio.create_task(until_signal())
     try:
-        starting = asyncio.create_task(stack.start())
-        await asyncio.wait((starting, signalled), return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            print(_welcome(stack), flush=True)
-            failing = asyncio.create_task(stack.failed())
-            await asyncio.wait((failing, signalled), return_when=asyncio.FIRST_COMPLETED)
-            failing.cancel()
-            if not signalled.done():
-                child = failing.result()
-                print(f"{child.name} ended with exit code {await child.wait()}; stopping", file=sys.stderr)
-                return 1
-        else:
-            starting.cancel()
+        failure = await unless_signalled(_watch(stack))
+        if failure is not None:
+            print(f"{failure}; stopping", file=sys.stderr)
     finally:
-        signalled.cancel()
-        codes = await stack.stop()
-    return max(codes, default=0)
+        have_ended_well = await stack.stop()
+    return 0 if failure is None and have_ended_well else 1
+
+
+async def _watch(stack: Stack) -> str:
+    """Starts it and waits until a service has ended, which is told."""
+    await stack.start()
+    print(_welcome(stack), flush=True)
+    return await stack.failure()
 
 
 def _welcome(stack: Stack) -> str:

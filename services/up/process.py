@@ -5,21 +5,31 @@ import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
+from collections import deque
+from collections.abc import AsyncIterator
 from contextlib import suppress
 
-# What a service has to end by itself before it is killed; above the frontend's drain time.
-STOP_SECONDS = 15.0
+from quire.services.up import bound
+
+# Longer lines are cut into several.
+LONGEST_LINE = 1 << 16
+# Lines that are remembered of one whose output is kept back.
+_NUM_HELD = 20
 
 
 class Child:
-    """A running child of `quire up`, in a process group of its own, so that Ctrl-C reaches only us.
+    """A running child of `quire up`, in a session of its own, so that Ctrl-C reaches only us.
+
+    It is asked to end when we end, in whichever way.
 
     Attributes:
         name: in front of its log lines and in messages.
+        last_line: the last one that it has written.
     """
 
     def __init__(self, name: str, process: Process, quiet: bool) -> None:
         self.name = name
+        self.last_line = ""
         self._process = process
         self._log = asyncio.create_task(self._pass_on(quiet))
 
@@ -27,6 +37,7 @@ class Child:
     async def start(cls, name: str, *command: str, quiet: bool = False) -> "Child":
         """Starts `command`; `quiet` keeps its output back unless it fails."""
         process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", bound.__file__, str(os.getpid())),
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,
@@ -50,27 +61,48 @@ class Child:
         await self._log
         return code
 
-    async def stop(self) -> int:
-        """Asks it to end and waits; kills it if it does not."""
+    async def stop(self, patience: float) -> int:
+        """Asks it to end and waits `patience` seconds; kills it if it does not, or if this is cancelled."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(patience):
                 return await self.wait()
         except TimeoutError:
-            print(f"{self.name} does not stop; killing it", file=sys.stderr)
-            with suppress(ProcessLookupError):
-                self._process.kill()
+            _say(f"{self.name} does not stop in {patience:g} s; killing it")
+            self.kill()
             return await self.wait()
 
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self._process.kill()
+
     async def _pass_on(self, quiet: bool) -> None:
-        held = []
+        held: deque[str] = deque(maxlen=_NUM_HELD)
         assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            text = f"{self.name:<9} | {line.decode(errors='replace').rstrip()}"
+        async for line in _lines(self._process.stdout):
+            self.last_line = line
             if quiet:
-                held.append(text)
+                held.append(f"{self.name:<9} | {line}")
             else:
-                print(text, file=sys.stderr, flush=True)
-        if await self._process.wait() not in (0, -signal.SIGTERM):
-            print("\n".join(held[-20:]), file=sys.stderr)
+                _say(f"{self.name:<9} | {line}")
+        if held and await self._process.wait() not in (0, -signal.SIGTERM, -signal.SIGKILL):
+            _say("\n".join(held))
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    rest = b""
+    while piece := await stream.read(LONGEST_LINE):
+        *lines, rest = (rest + piece).split(b"\n")
+        if len(rest) >= LONGEST_LINE:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            yield line.decode(errors="replace").rstrip()
+    if rest:
+        yield rest.decode(errors="replace").rstrip()
+
+
+def _say(text: str) -> None:
+    # A terminal that is gone is no reason to let a child wait for somebody who reads what it writes.
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

@@ -1,10 +1,11 @@
 """Settings of `quire up` and `quire demo`."""
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.resources.ledger.connection import URL_PATTERN
+from quire.services.common.address import MAX_PORT
 from quire.services.common.settings import ProcessSettings
 
 
@@ -16,19 +17,19 @@ class UpSettings(ProcessSettings):
     redis: str | None = Field(None, pattern=URL_PATTERN)
     """URL of the Redis for the ledger; default: a private one, started and stopped with the services."""
 
-    frontend_port: int = Field(8001, ge=0, le=65535)
+    frontend_port: int = Field(8001, ge=0, le=MAX_PORT)
     """Port of the frontend on loopback; 0 chooses a free one."""
 
-    http_port: int = Field(8000, ge=0, le=65535)
+    http_port: int = Field(8000, ge=0, le=MAX_PORT)
     """Port of the OpenAI-compatible HTTP API on loopback; 0 chooses a free one."""
 
     served_model_name: str | None = Field(None, min_length=1)
     """The name that clients know the model by; default: the hub id, or the folder's own name."""
 
-    scheduler_port: int = Field(8002, ge=0, le=65535)
+    scheduler_port: int = Field(8002, ge=0, le=MAX_PORT)
     """Port of the scheduler on loopback; 0 chooses a free one."""
 
-    executor_port: int = Field(8003, ge=0, le=65535)
+    executor_port: int = Field(8003, ge=0, le=MAX_PORT)
     """Port of the first executor on loopback, further ones follow it; 0 chooses free ones."""
 
     num_executors: int = Field(1, ge=1, le=64)
@@ -42,3 +43,13 @@ class UpSettings(ProcessSettings):
 
     scheduler: SchedulerConfig = SchedulerConfig()
     """Settings of the scheduler."""
+
+    @field_validator("num_executors")
+    @classmethod
+    def _has_ports(cls, count: int, others: ValidationInfo) -> int:
+        first = others.data.get("executor_port", 0)
+        if first and first + count - 1 > MAX_PORT:
+            raise ValueError(
+                f"must leave executor_port + num_executors - 1 at most {MAX_PORT}, executor_port is {first}"
+            )
+        return count

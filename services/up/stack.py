@@ -1,6 +1,7 @@
 """All services of one machine as processes, from the start to the end."""
 
 import asyncio
+import signal
 import socket
 import sys
 from collections.abc import Coroutine, Mapping
@@ -21,6 +22,8 @@ from quire.v1 import inference_pb2, inference_pb2_grpc
 
 LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.05
+# What a service has to end by itself beside the time for its requests, before it is killed.
+STOP_SECONDS = 10.0
 
 
 class Stack:
@@ -58,7 +61,7 @@ class Stack:
             self.children.append(await self.start_executor(name, address))
         if self._redis_port is not None:
             command = redis_command(self._redis_port)
-            self.children.append(await Child.start("redis", *command, quiet=self._quiet))
+            self.children.append(await Child.start("redis", *command, quiet=True))
             await self._until(_answers_ping(self.redis))
         self.children.insert(0, await self.start_scheduler())
         self.children.insert(0, await self.start_frontend())
@@ -66,9 +69,16 @@ class Stack:
             await self._until(is_serving(address))
         await self._until(has_executors(self.frontend, len(self.executors)))
 
-    async def stop(self) -> list[int]:
-        """Stops what runs, the frontend first; exit codes in the order of `children`."""
-        return [await child.stop() for child in self.children]
+    async def stop(self) -> bool:
+        """Stops what runs, the frontend first, and kills all if it is cancelled; whether all have ended well."""
+        try:
+            codes = [await child.stop(self._settings.drain_seconds + STOP_SECONDS) for child in self.children]
+        except asyncio.CancelledError:
+            for child in self.children:
+                child.kill()
+            raise
+        # One that was still starting knows no better way to end than that of the signal.
+        return all(code in (0, -signal.SIGTERM) for code in codes)
 
     async def start_executor(self, name: str, address: str) -> Child:
         flags = self._settings.executor.model_dump(exclude_unset=True)
@@ -91,12 +101,12 @@ class Stack:
         }
         return await self._service("frontend", "frontend", flags)
 
-    async def failed(self) -> Child:
-        """Returns a child that has ended, as soon as one has."""
+    async def failure(self) -> str:
+        """Returns what is to be said of a child that has ended, as soon as one has."""
         while True:
             for child in self.children:
                 if not child.is_running:
-                    return child
+                    return f"{child.name} ended with exit code {await child.wait()}: {child.last_line}"
             await asyncio.sleep(POLL_SECONDS)
 
     async def _service(self, name: str, command: str, flags: Mapping[str, object]) -> Child:
@@ -107,12 +117,11 @@ class Stack:
 
     async def _until(self, ready: Coroutine[None, None, None]) -> None:
         """Waits for it, unless a child ends first."""
-        waiting, failing = asyncio.ensure_future(ready), asyncio.ensure_future(self.failed())
+        waiting, failing = asyncio.ensure_future(ready), asyncio.ensure_future(self.failure())
         try:
             await asyncio.wait((waiting, failing), return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
-                child = failing.result()
-                raise StartupError(f"{child.name} ended with exit code {await child.wait()}; its last lines are above")
+                raise StartupError(failing.result())
         finally:
             for task in (waiting, failing):
                 task.cancel()

@@ -261,7 +261,7 @@ async def narrow_frontend(stack: RunningStack) -> AsyncIterator[str]:
     child: Child = stack.call(stack.stack._service("narrow", "frontend", flags))
     await is_serving(place)
     yield place
-    assert stack.call(child.stop()) == 0
+    assert stack.call(child.stop(10)) == 0
 
 
 async def test_a_full_frontend_refuses(narrow_frontend: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 from quire.clients.async_client import AsyncClient
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.request import SamplingParams
+from quire.services.up.process import LONGEST_LINE, Child
 from quire.services.up.stack import LOOPBACK, free_port, is_serving
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
@@ -53,10 +54,10 @@ def ports() -> tuple[int, ...]:
 
 
 @contextmanager
-def up(ports: tuple[int, ...]) -> Iterator[Up]:
+def up(ports: tuple[int, ...], drain_seconds: float = 0.5) -> Iterator[Up]:
     """`quire up` on these ports, until it ends; killed with all below it if it does not."""
     flags = [f"--{name}-port={port}" for name, port in zip(SERVICES, ports, strict=True)]
-    flags += ["--drain-seconds=0.5", "--executor.dtype=float32", "--log-level=warning"]
+    flags += [f"--drain-seconds={drain_seconds}", "--executor.dtype=float32", "--log-level=warning"]
     running = Up(subprocess.Popen([sys.executable, "-m", "quire.services.cli", "up", *flags]), ports)
     try:
         yield running
@@ -109,6 +110,88 @@ async def test_a_signal_ends_everything(number: signal.Signals, ports: tuple[int
     for port in ports:
         with socket.socket() as probe:
             assert probe.connect_ex((LOOPBACK, port)) != 0
+
+
+def await_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=PROMPT_SECONDS)
+    assert not alive
+
+
+async def test_a_second_signal_ends_everything_at_once(ports: tuple[int, ...]) -> None:
+    with up(ports, drain_seconds=60) as running:
+        async with asyncio.timeout(60):
+            await is_serving(running.frontend)
+        async with grpc.aio.insecure_channel(running.frontend) as channel:
+            begun = asyncio.Event()
+            stream = asyncio.create_task(consume(channel, 1500, begun))
+            await begun.wait()
+            processes = running.tree()
+            for _ in range(2):
+                running.process.send_signal(signal.SIGINT)
+                await asyncio.sleep(0.5)
+            assert await asyncio.to_thread(running.process.wait, 10) == 130
+            await asyncio.to_thread(await_gone, processes)
+            assert (await stream)[1] == "cut off"
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
+async def test_nothing_is_left_whichever_way_it_ends(number: signal.Signals, ports: tuple[int, ...]) -> None:
+    with up(ports) as running:
+        async with asyncio.timeout(60):
+            await is_serving(running.frontend)
+        processes = running.tree()
+        assert len(processes) == 5
+        running.process.send_signal(number)
+        expected = 0 if number is signal.SIGHUP else -number
+        assert await asyncio.to_thread(running.process.wait, 30) == expected
+        await asyncio.to_thread(await_gone, processes)
+
+
+def test_the_demo_leaves_nothing_either() -> None:
+    command = [sys.executable, "-m", "quire.services.cli", "demo", "--max-tokens=2000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        # The prompt is there, so all have started.
+        assert demo.stdout.read(3) == "def"
+        processes = psutil.Process(demo.pid).children(recursive=True)
+        assert len(processes) == 4
+        demo.terminate()
+        _, errors = demo.communicate(timeout=30)
+    assert "Traceback" not in errors
+    assert demo.returncode == 1
+    await_gone(processes)
+
+
+def test_ctrl_c_while_a_service_starts() -> None:
+    """In whatever it is: imports, weights."""
+    for seconds in (0.3, 1.0, 2.5):
+        command = [sys.executable, "-m", "quire.services.cli", "executor", f"--listen={LOOPBACK}:0"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as starting:
+            time.sleep(seconds)
+            starting.send_signal(signal.SIGINT)
+            _, errors = starting.communicate(timeout=30)
+        assert "Traceback" not in errors, (seconds, errors)
+        assert starting.returncode in (0, 130)
+
+
+async def test_lines_of_any_length_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    text = "import sys; sys.stdout.write('x' * 3_000_000 + '\\nlast')"
+    child = await Child.start("long", sys.executable, "-c", text)
+    assert await asyncio.wait_for(child.wait(), 20) == 0
+    assert child.last_line == "last"
+    passed = capfd.readouterr().err
+    assert passed.count("x") == 3_000_000
+    assert max(map(len, passed.splitlines())) <= 3 * LONGEST_LINE
+
+
+async def test_one_that_does_not_stop_is_killed() -> None:
+    text = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
+    )
+    child = await Child.start("deaf", sys.executable, "-c", text, quiet=True)
+    while child.last_line != "here":
+        await asyncio.sleep(0.02)
+    assert await child.stop(0.1) == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")

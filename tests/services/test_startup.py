@@ -71,7 +71,15 @@ def test_a_port_in_use(taken: str, tiny_model: Path) -> None:
     for command in ("executor", "frontend"):
         code, message = refused(command, f"--listen={taken}", f"--model={tiny_model}")
         assert code == 1
-        assert message == (f"quire {command}: error: --listen {taken}: cannot listen there, the port may be in use")
+        assert message == f"quire {command}: error: --listen {taken}: cannot listen there: Address already in use"
+
+
+def test_a_host_of_somebody_else() -> None:
+    code, message = refused("frontend", "--listen=192.0.2.1:0")
+    assert code == 1
+    assert message == (
+        "quire frontend: error: --listen 192.0.2.1:0: cannot listen there: Cannot assign requested address"
+    )
 
 
 def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken: str) -> None:
@@ -87,7 +95,10 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
     done = subprocess.run(command, capture_output=True, text=True, timeout=QUICK_SECONDS, check=False)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last == "quire up: error: frontend ended with exit code 1; its last lines are above"
+    assert last == (
+        f"quire up: error: frontend ended with exit code 1: quire frontend: error: --listen {taken}: cannot listen "
+        "there: Address already in use"
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,6 +122,23 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
             "quire up: error: --frontend-port: input should be less than or equal to 65535, got '70000'",
         ),
         (
+            ["frontend", "--listen=127.0.0.1:99999"],
+            "quire frontend: error: --listen: must be host:port with a port of 0 to 65535, got '127.0.0.1:99999'",
+        ),
+        (
+            ["frontend", "--http-listen=localhost"],
+            "quire frontend: error: --http-listen: must be host:port with a port of 0 to 65535, got 'localhost'",
+        ),
+        (
+            ["scheduler", "--executors=a:1,b"],
+            "quire scheduler: error: --executors: must be host:port with a port of 0 to 65535, got 'a:1,b'",
+        ),
+        (
+            ["up", "--executor-port=65535", "--num-executors=2"],
+            "quire up: error: --num-executors: must leave executor_port + num_executors - 1 at most 65535, "
+            "executor_port is 65535, got '2'",
+        ),
+        (
             ["serve"],
             f"quire: error: no command 'serve'; commands: {', '.join(COMMANDS)}",
         ),
@@ -118,6 +146,12 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
 )
 def test_wrong_usage(arguments: list[str], message: str) -> None:
     assert refused(*arguments) == (2, message)
+
+
+def test_a_trace_that_cannot_be_written(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert refused("executor", f"--trace-dir={file}") == (1, f"quire executor: error: trace_dir {file}: File exists")
 
 
 def test_an_unknown_capacity_policy() -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -10,6 +9,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from quire.engine.errors import StartupError
+from quire.services.common.address import bound_socket
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,10 @@ async def http_serving(listen: str, app: ASGIApp, grace: int) -> AsyncIterator[N
     Raises:
         StartupError: the address cannot be listened on.
     """
-    listener = _listen(listen)
+    try:
+        listener = bound_socket(listen)
+    except OSError as error:
+        raise StartupError(f"--http-listen {listen}: cannot listen there: {error.strerror}") from error
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -58,23 +61,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-    except OSError as error:
-        raise StartupError(f"--http-listen {address}: {error.strerror}") from error
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-    except OSError as error:
-        listener.close()
-        raise StartupError(
-            f"--http-listen {address}: cannot listen there, the port may be in use ({error.strerror})"
-        ) from error
-    return listener

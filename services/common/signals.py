@@ -1,0 +1,49 @@
+"""Ending on request: what runs stops in order at the first signal, and at once at the second."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+async def until_signal() -> None:
+    """Returns at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
+
+    A signal that was ignored when the process started, as SIGHUP is under nohup, stays so.
+    """
+    loop = asyncio.get_running_loop()
+    arrived = asyncio.Event()
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+    def on_signal(number: signal.Signals) -> None:
+        logger.info("%s: shutting down", number.name)
+        for each in numbers:
+            loop.remove_signal_handler(each)
+        arrived.set()
+
+    for each in numbers:
+        loop.add_signal_handler(each, on_signal, each)
+    await arrived.wait()
+
+
+async def unless_signalled(work: Coroutine[None, None, T]) -> T | None:
+    """What comes of the work, or None if a signal as of `until_signal` came first; the work is cancelled then."""
+    signalled, working = asyncio.create_task(until_signal()), asyncio.create_task(work)
+    try:
+        await asyncio.wait((signalled, working), return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        signalled.cancel()
+        working.cancel()
+        with suppress(asyncio.CancelledError):
+            await working
