@@ -1,8 +1,13 @@
 """Settings of the engine: frozen, validated, each field's docstring is its `--help` text."""
 
-from typing import Literal
+import re
+from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+# What stands before the host of a URL is nobody else's business.
+_PASSWORD = re.compile(r"//[^/@]*@")
 
 
 class EngineConfig(BaseModel):
@@ -94,3 +99,28 @@ class SchedulerConfig(EngineConfig):
 
     max_passes: int = Field(32, ge=0)
     """Requests that may start ahead of one that came before them and does not fit yet."""
+
+
+class Mistake(NamedTuple):
+    """What is wrong with one setting."""
+
+    location: tuple[int | str, ...]
+    reason: str
+
+    @property
+    def setting(self) -> str:
+        return ".".join(map(str, self.location))
+
+
+def mistakes(error: ValidationError) -> list[Mistake]:
+    """Everything that pydantic has found, in a line each, with the value but no password of a URL."""
+    return [Mistake(problem["loc"], _reason(problem)) for problem in error.errors()]
+
+
+def _reason(problem: ErrorDetails) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "there is no such setting"
+    given = "" if problem["type"] == "missing" else f", got {_PASSWORD.sub('//***@', repr(problem['input']))}"
+    # As a validator of ours puts it.
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}{given}"

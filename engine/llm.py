@@ -2,27 +2,35 @@
 
 import asyncio
 import gc
+import queue
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
+from pydantic import ValidationError
+
 from quire.engine.completion import Completion, join
-from quire.engine.config import ExecutorConfig, SchedulerConfig
+from quire.engine.config import ExecutorConfig, SchedulerConfig, mistakes
+from quire.engine.errors import Overloaded, StartupError, Unavailable
 from quire.engine.executor import Executor
 from quire.engine.garbage import spare_what_is_there
 from quire.engine.local_engine import LocalEngine
 from quire.engine.model.source import resolve_model
-from quire.engine.request import DEFAULT_OPTIONS, RequestOptions, SamplingParams
+from quire.engine.open_request import OpenRequest
+from quire.engine.request import DEFAULT_OPTIONS, Int32Array, RequestOptions, SamplingParams
 from quire.engine.scheduling.statistics import SchedulerStatistics
+from quire.engine.text.detokenizer import load_tokenizer
 from quire.engine.text.pieces import pieces
-from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.validation import token_array
 
 # Prompts that are submitted before steps may begin.
 _AT_ONCE: Final = 256
 T = TypeVar("T")
 Prompt = str | Sequence[int]
+# What comes of a stream: a piece, the error that ended it, or None at the end.
+_News = Completion | Exception | None
 DEFAULTS = SamplingParams()
 
 
@@ -42,13 +50,16 @@ class LLM:
     """
 
     def __init__(self, model: str | None = None, *, scheduler: SchedulerConfig | None = None, **settings: Any) -> None:
-        config = ExecutorConfig(model=model, **settings)
-        self.tokenizer = Tokenizer.load(resolve_model(model))
+        try:
+            config = ExecutorConfig(model=model, **settings)
+        except ValidationError as error:
+            raise StartupError("; ".join(f"{each.setting}: {each.reason}" for each in mistakes(error))) from error
+        self.tokenizer = load_tokenizer(resolve_model(model))
         executor = Executor(config)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="quire-llm", daemon=True)
         self._thread.start()
-        self._engine = self._call(_start(executor, scheduler or SchedulerConfig()))
+        self._engine = self._call(_engine(executor, scheduler or SchedulerConfig()))
         spare_what_is_there()
 
     def __enter__(self) -> Self:
@@ -86,74 +97,117 @@ class LLM:
         self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
     ) -> Generator[Completion, None, None]:
         """The answer in pieces, as it is made; closing the iterator ends the request."""
-        stream = self._stream(prompt, params, options)
+        news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        running = self._start(self._tell(prompt, params, options, news.put))
         try:
-            while (piece := self._call(_next(stream))) is not None:
+            while (piece := _piece(news.get())) is not None:
                 yield piece
         finally:
-            self._call(stream.aclose())
+            running.cancel()
 
     async def generate_async(
         self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
     ) -> Completion:
         """The whole answer; cancelling the task ends the request. For any event loop."""
-        return await self._await(self._complete(prompt, params, options))
+        return await asyncio.wrap_future(self._start(self._complete(prompt, params, options)))
 
     async def generate_stream_async(
         self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
     ) -> AsyncGenerator[Completion, None]:
         """The answer in pieces, as it is made; closing the iterator ends the request. For any event loop."""
-        stream = self._stream(prompt, params, options)
+        loop, news = asyncio.get_running_loop(), asyncio.Queue[_News]()
+
+        def tell(what: _News) -> None:
+            loop.call_soon_threadsafe(news.put_nowait, what)
+
+        running = self._start(self._tell(prompt, params, options, tell))
         try:
-            while (piece := await self._await(_next(stream))) is not None:
+            while (piece := _piece(await news.get())) is not None:
                 yield piece
         finally:
-            await self._await(stream.aclose())
+            running.cancel()
 
     def statistics(self) -> SchedulerStatistics:
         """What waits, runs and is cached now, and what was reused so far."""
         return self._call(_statistics(self._engine))
 
+    def _start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        if self._loop.is_closed():
+            coroutine.close()
+            raise Unavailable("this LLM is closed")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        future = self._start(coroutine)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # what an interrupt of this thread leaves; nothing otherwise
 
-    async def _await(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, self._loop))
+    def _tokens(self, prompt: Prompt) -> Int32Array:
+        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_array(prompt, self._engine.limits)
 
-    async def _stream(
-        self, prompt: Prompt, params: SamplingParams, options: RequestOptions, whole: bool = False
-    ) -> AsyncGenerator[Completion, None]:
-        if isinstance(prompt, str):
-            token_ids = self.tokenizer.encode(prompt)
-        else:
-            token_ids = token_array(prompt, self._engine.limits)
-        request = self._engine.submit(token_ids, params, options)
+    async def _follow(self, request: OpenRequest, whole: bool = False) -> AsyncGenerator[Completion, None]:
         try:
             async for piece in pieces(request, self.tokenizer, whole):
                 yield piece
         finally:
             self._engine.close(request)
 
+    async def _tell(
+        self, prompt: Prompt, params: SamplingParams, options: RequestOptions, tell: Callable[[_News], None]
+    ) -> None:
+        """Every piece, then None, or the error that ended it."""
+        try:
+            async for piece in self._follow(self._engine.submit(self._tokens(prompt), params, options)):
+                tell(piece)
+        except Exception as error:
+            tell(error)
+        else:
+            tell(None)
+
     async def _complete(self, prompt: Prompt, params: SamplingParams, options: RequestOptions) -> Completion:
-        return join([piece async for piece in self._stream(prompt, params, options, whole=True)])
+        return await self._join(self._engine.submit(self._tokens(prompt), params, options))
+
+    async def _join(self, request: OpenRequest) -> Completion:
+        return join([piece async for piece in self._follow(request, whole=True)])
 
     async def _complete_all(
         self, prompts: Sequence[Prompt], params: SamplingParams, options: RequestOptions
     ) -> list[Completion]:
         """All at once, as far as the waiting queue takes them; the first that fails ends the others."""
-        running: list[asyncio.Task[Completion]] = []
+        opened: list[OpenRequest] = []
+        answers: list[asyncio.Task[Completion]] = []
+        earlier = iter(answers)
         try:
             for prompt in prompts:
-                running.append(asyncio.create_task(self._complete(prompt, params, options)))
-                if len(running) % _AT_ONCE == 0:
+                opened.append(await self._submit(self._tokens(prompt), params, options, earlier))
+                answers.append(asyncio.create_task(self._join(opened[-1])))
+                if len(answers) % _AT_ONCE == 0:
                     await asyncio.sleep(0)
-            return await asyncio.gather(*running)
+            return await asyncio.gather(*answers)
         finally:
-            for task in running:
-                task.cancel()
+            for answer in answers:
+                answer.cancel()
+            # One that was cancelled before it began has closed nothing.
+            for request in opened:
+                self._engine.close(request)
+
+    async def _submit(
+        self, token_ids: Int32Array, params: SamplingParams, options: RequestOptions, earlier: Iterator[Awaitable[Any]]
+    ) -> OpenRequest:
+        """As soon as the waiting queue has room: the end of an earlier request may make some."""
+        while True:
+            try:
+                return self._engine.submit(token_ids, params, options)
+            except Overloaded:
+                answer = next(earlier, None)
+                if answer is None:
+                    raise
+            await answer
 
 
-async def _start(executor: Executor, config: SchedulerConfig) -> LocalEngine:
+async def _engine(executor: Executor, config: SchedulerConfig) -> LocalEngine:
     return LocalEngine(executor, config)
 
 
@@ -161,5 +215,7 @@ async def _statistics(engine: LocalEngine) -> SchedulerStatistics:
     return engine.statistics
 
 
-async def _next(stream: AsyncGenerator[Completion, None]) -> Completion | None:
-    return await anext(stream, None)
+def _piece(news: _News) -> Completion | None:
+    if isinstance(news, Exception):
+        raise news
+    return news

@@ -7,6 +7,7 @@ import math
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class _Rule:
     allows: Callable[[float], bool]
     """False for NaN, as every comparison with it is."""
     limit: str
+    kind: type = Real
 
 
 _RULES = (
@@ -68,6 +70,7 @@ _RULES = (
         lambda params: params.top_k,
         lambda value: 0 <= value <= MAX_TOP_K,
         f"must be 0 (keep all) to {MAX_TOP_K}",
+        Integral,
     ),
     _Rule(
         "sampling.top_p",
@@ -99,18 +102,21 @@ _RULES = (
         lambda params: params.logprobs,
         lambda value: 0 <= value <= MAX_LOGPROBS,
         f"must be 0 to {MAX_LOGPROBS}",
+        Integral,
     ),
     _Rule(
         "sampling.seed",
         lambda params: params.seed,
         lambda value: 0 <= value <= MAX_SEED,
         f"must be 0 to {MAX_SEED}",
+        Integral,
     ),
     _Rule(
         "sampling.max_tokens",
         lambda params: params.max_tokens,
         lambda value: value >= 1,
         "must be at least 1",
+        Integral,
     ),
 )
 
@@ -154,8 +160,10 @@ def validate(prompt: Int32Array, params: SamplingParams, limits: ServingLimits, 
     _check_prompt(prompt, limits, field)
     for rule in _RULES:
         value = rule.value(params)
-        if value is not None and not rule.allows(value):
-            raise InvalidRequest(rule.field, value, rule.limit)
+        if value is not None:
+            _check_kind(rule.field, value, rule.kind)
+            if not rule.allows(value):
+                raise InvalidRequest(rule.field, value, rule.limit)
     _check_stops(params, limits)
     _check_room(len(prompt), params, limits)
 
@@ -166,6 +174,7 @@ def validate_options(options: RequestOptions) -> None:
     Raises:
         InvalidRequest: names the field, the value and the limit.
     """
+    _check_kind("priority", options.priority, Integral)
     if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
         raise InvalidRequest("priority", options.priority, f"must be {-MAX_PRIORITY} to {MAX_PRIORITY}")
     cache = options.cache
@@ -181,6 +190,11 @@ def validate_options(options: RequestOptions) -> None:
             raise InvalidRequest(field, (each.start, each.end), "must be a range [start, end) with 0 <= start < end")
         if each.duration_ms is not None and each.duration_ms < 0:
             raise InvalidRequest(f"{field}.duration_ms", each.duration_ms, "must be at least 0")
+
+
+def _check_kind(field: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InvalidRequest(field, value, f"must be {'an integer' if kind is Integral else 'a number'}")
 
 
 def _check_prompt(prompt: Int32Array, limits: ServingLimits, field: str) -> None:
@@ -208,6 +222,8 @@ def _check_ids(field: str, token_ids: NDArray[Any], vocab_size: int) -> None:
 
 
 def _check_stops(params: SamplingParams, limits: ServingLimits) -> None:
+    if isinstance(params.stop, str) or not all(isinstance(stop, str) for stop in params.stop):
+        raise InvalidRequest("sampling.stop", params.stop, "must be a list of strings")
     if len(params.stop) > MAX_STOPS:
         raise InvalidRequest("sampling.stop", len(params.stop), f"must be at most {MAX_STOPS} strings")
     for index, stop in enumerate(params.stop):
@@ -221,7 +237,8 @@ def _check_stops(params: SamplingParams, limits: ServingLimits) -> None:
     count = len(params.stop_token_ids)
     if count > MAX_STOP_TOKENS:
         raise InvalidRequest("sampling.stop_token_ids", count, f"must be at most {MAX_STOP_TOKENS} tokens")
-    _check_ids("sampling.stop_token_ids", np.asarray(params.stop_token_ids), limits.vocab_size)
+    if count:
+        token_array(params.stop_token_ids, limits, "sampling.stop_token_ids")
 
 
 def _check_room(num_prompt: int, params: SamplingParams, limits: ServingLimits) -> None:

@@ -11,6 +11,7 @@ of decoder gets the state that its rule needs, and a token costs the same wherev
 
 import codecs
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from quire.engine.errors import StartupError
@@ -81,6 +82,17 @@ class Detokenizer:
             return spelled.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """That of a folder, if its tokens can be turned into text as they come.
+
+    Raises:
+        StartupError: there is none, it cannot be read, or it decodes in another way.
+    """
+    tokenizer = Tokenizer.load(folder)
+    Detokenizer(tokenizer)
+    return tokenizer
 
 
 class _ByteLevel:

@@ -1,6 +1,5 @@
 """Settings of a process: one definition gives flags, environment variables and a file, in that order."""
 
-import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,10 +17,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from quire.engine.config import mistakes
 from quire.engine.errors import StartupError
-
-# What stands before the host of a URL is nobody else's business.
-_PASSWORD = re.compile(r"//[^/@]*@")
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -69,7 +66,7 @@ def parse(settings: type[SettingsT], prog: str, argv: Sequence[str]) -> Settings
         from_file = _read_file(argv)
         return CliApp.run(settings, cli_args=list(argv), cli_settings_source=source, **from_file)
     except ValidationError as error:
-        problems = [f"{_flag(problem['loc'])}: {_reason(dict(problem))}" for problem in error.errors()]
+        problems = [f"{_flag(mistake.location)}: {mistake.reason}" for mistake in mistakes(error)]
     except (SettingsError, StartupError) as error:
         problems = [str(error)]
     for problem in problems:
@@ -100,12 +97,3 @@ def _read_file(argv: Sequence[str]) -> dict[str, Any]:
 
 def _flag(location: tuple[int | str, ...]) -> str:
     return "--" + ".".join(str(part).replace("_", "-") for part in location)
-
-
-def _reason(problem: dict[str, Any]) -> str:
-    if problem["type"] == "extra_forbidden":
-        return "there is no such setting"
-    given = "" if problem["type"] == "missing" else f", got {_PASSWORD.sub('//***@', repr(problem['input']))}"
-    # As a validator of ours puts it.
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}{given}"

@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from quire.engine.errors import Unavailable
 from quire.engine.model.source import resolve_model
-from quire.engine.text.tokenizer import Tokenizer
+from quire.engine.text.detokenizer import load_tokenizer
 from quire.services.common.address import Address, OptionalAddress
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import ProcessSettings
@@ -62,7 +62,7 @@ async def _serve(settings: Settings) -> None:
     folder = resolve_model(settings.model, weights=False)
     link = SchedulerLink(settings.scheduler, f"{socket.gethostname()}/{os.getpid()}", settings.max_requests)
     name = settings.served_model_name or _model_name(settings.model, folder)
-    inference = Inference(name, Tokenizer.load(folder), link)
+    inference = Inference(name, load_tokenizer(folder), link)
     servicer = InferenceServicer(inference)
 
     def register(server: grpc.aio.Server) -> None:
