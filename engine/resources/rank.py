@@ -17,8 +17,3 @@ def make_rank(priority: int, tick: int) -> int:
 def tick_of(rank: int) -> int:
     """When the block was released."""
     return rank & MAX_TICK
-
-
-def priority_of(rank: int) -> int:
-    """How much the block was to be kept when it was released."""
-    return rank >> TICK_BITS

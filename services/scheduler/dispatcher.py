@@ -67,10 +67,14 @@ class Dispatcher:
             self.cancel(stream, handle)
 
     def submit(self, stream: FrontendStream, request: Request) -> None:
-        """Queues a request where it costs least, or tells its frontend why not."""
+        """Queues a request where it costs least, or tells its frontend why not.
+
+        Raises:
+            InvalidRequest: the handle is open already; no message could say which of the two it is about.
+        """
+        if request.handle in stream.sequences:
+            raise InvalidRequest("handle", request.handle, "must not be open already")
         try:
-            if request.handle in stream.sequences:
-                raise InvalidRequest("handle", request.handle, "must not be open already")
             sequence, pool = self._choose(request)
             if sequence.is_finished:
                 stream.finish(sequence)
@@ -112,7 +116,16 @@ class Dispatcher:
                 stream.finish(sequence)
 
     def attach(self, pool: Pool) -> None:
-        """An executor is ready; sequences without one go there."""
+        """An executor is ready; sequences without one go there.
+
+        Raises:
+            Unavailable: it computes otherwise than those that are attached, so a sequence could not move to it.
+        """
+        for other in self._pools.values():
+            if other.info.fingerprint != pool.info.fingerprint:
+                raise Unavailable(
+                    f"executor {pool.name} is left out: its weights or types are not those of executor {other.name}"
+                )
         self._pools[pool.name] = pool
         orphans, self._orphans = self._orphans, []
         self._rehome(orphans)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 from functools import partial
 
 from quire.engine.config import SchedulerConfig
@@ -45,6 +46,7 @@ class Supervisor:
         self._dispatcher = dispatcher
         self._trace = trace
         self._pool: Pool | None = None
+        self._identity: PoolIdentity | None = None
         self._is_leaving = False
 
     def leave(self) -> None:
@@ -54,7 +56,7 @@ class Supervisor:
             self._dispatcher.drain(self._pool)
 
     async def run(self) -> None:
-        """Runs until cancelled, or until the executor is empty after `leave`.
+        """Runs until cancelled, or until the executor is empty after `leave`; then its pool is forgotten.
 
         Raises:
             StaleEpoch: another scheduler leads.
@@ -72,11 +74,15 @@ class Supervisor:
             finally:
                 await link.close()
             await asyncio.sleep(RETRY_SECONDS)
+        if self._identity is not None:
+            with suppress(LedgerUnreachable):
+                await self._ledger.remove(self._identity, self._epoch)
 
     async def _drive(self, link: ExecutorLink) -> None:
         info = await link.attach(self._epoch)
         identity = PoolIdentity(self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
         scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
+        self._identity = identity
         loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver, self._trace)
         pool = Pool(self._address, info, scheduler, loop)
         logger.info(

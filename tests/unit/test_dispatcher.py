@@ -1,9 +1,13 @@
 """The dispatcher without processes: who gets a request, and what becomes of one that kills its executors."""
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from google.rpc import code_pb2
 
 from quire.engine.config import SchedulerConfig
+from quire.engine.errors import InvalidRequest, Unavailable
 from quire.engine.loop import StepLoop
 from quire.engine.request import Request, SamplingParams
 from quire.engine.resources.ledger.memory import MemoryLedger
@@ -86,6 +90,35 @@ async def test_a_request_that_waits_for_an_executor_can_be_cancelled() -> None:
     assert other.scheduler.num_waiting == 1
     dispatcher.disconnect(stream)
     assert other.scheduler.num_waiting == 0
+
+
+async def test_executors_that_compute_otherwise_are_left_out() -> None:
+    """A sequence could begin on one and go on at another."""
+    dispatcher = Dispatcher(epoch=1)
+    first, other = await make_pool(dispatcher, "first"), await make_pool(dispatcher, "other")
+    other.info = replace(other.info, fingerprint="another model")
+    dispatcher.attach(first)
+    with pytest.raises(Unavailable, match=r"executor other is left out: .* executor first"):
+        dispatcher.attach(other)
+    stream = dispatcher.connect()
+    for handle in range(4):
+        dispatcher.submit(stream, request(handle, stream.client, [1, 2, 3]))
+    assert (first.scheduler.num_waiting, other.scheduler.num_waiting) == (4, 0)
+    dispatcher.detach(first, first.scheduler.evacuate())
+    dispatcher.attach(other)
+    assert dispatcher.is_serving
+
+
+async def test_a_handle_means_one_request() -> None:
+    dispatcher = Dispatcher(epoch=1)
+    stream = dispatcher.connect()
+    pool = await make_pool(dispatcher, "first")
+    dispatcher.attach(pool)
+    dispatcher.submit(stream, request(1, stream.client, [1, 2, 3]))
+    with pytest.raises(InvalidRequest, match="handle: must not be open already, got 1"):
+        dispatcher.submit(stream, request(1, stream.client, [1, 2, 3]))
+    dispatcher.disconnect(stream)
+    assert pool.scheduler.num_waiting == 0
 
 
 async def test_a_request_goes_on_only_where_it_fits() -> None:
