@@ -33,6 +33,21 @@ class Run:
         return f"{key.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else f"{key} {value}"
 
 
+def check_writable(path: Path) -> None:
+    """Before the time for a benchmark is spent.
+
+    Raises:
+        StartupError: no file can be written there.
+    """
+    existed = path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise StartupError(f"{path}: cannot be written: {error.strerror}") from error
+    if not existed:
+        path.unlink()
+
+
 def write_document(path: Path, settings: dict[str, Any], model: str, runs: list[Run]) -> None:
     """Writes the result of a benchmark."""
     document = {
@@ -58,6 +73,9 @@ def read_runs(path: Path) -> list[Run]:
         document = json.loads(path.read_text())
         if document["format"] != FORMAT:
             raise StartupError(f"{path}: format must be {FORMAT}, got {document['format']!r}")
-        return [Run(run["load"], run["summary"]) for run in document["runs"]]
+        runs = [Run(run["load"], run["summary"]) for run in document["runs"]]
+        if not all(run.load for run in runs):
+            raise ValueError("a run has no load")
+        return runs
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StartupError(f"{path}: not a result of quire bench: {error}") from error

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from quire.clients.bench.compare import ratio_rows
 from quire.clients.bench.cost import CostMeter
-from quire.clients.bench.document import Run, read_runs, write_document
+from quire.clients.bench.document import Run, check_writable, read_runs, write_document
 from quire.clients.bench.load import closed_loop, open_loop
 from quire.clients.bench.report.table import aligned, latency_rows, throughput_rows, warnings
 from quire.clients.bench.settings import WorkloadSettings, make_sessions
@@ -73,6 +73,11 @@ class Settings(WorkloadSettings):
 
 def run(settings: Settings) -> int:
     """Returns the exit code: 1 if every request failed."""
+    # What would be missed only at the end is looked for first.
+    earlier = read_runs(settings.compare) if settings.compare is not None else []
+    if settings.json_file is not None:
+        check_writable(settings.json_file)
+    page = _report_page(settings.report) if settings.report is not None else None
     model, runs = asyncio.run(_run(settings))
     print(aligned(throughput_rows(runs)), aligned(latency_rows(runs)), sep="\n\n")
     for line in warnings(runs):
@@ -80,10 +85,12 @@ def run(settings: Settings) -> int:
     shown = settings.model_dump(mode="json", by_alias=True)
     if settings.json_file is not None:
         write_document(settings.json_file, shown, model, runs)
-    if settings.report is not None:
-        _write_report(settings.report, shown, model, runs)
+    if settings.report is not None and page is not None:
+        page.write_report(settings.report, shown, model, runs)
+        write_document(settings.report / "result.json", shown, model, runs)
+        print(f"report: {settings.report / 'report.html'}")
     if settings.compare is not None:
-        print(f"\nratios to {settings.compare}\n{aligned(ratio_rows(runs, read_runs(settings.compare)))}")
+        print(f"\nratios to {settings.compare}\n{aligned(ratio_rows(runs, earlier))}")
     return 0 if any(run.summary["succeeded"] for run in runs) else 1
 
 
@@ -136,11 +143,14 @@ async def _drive(
     return await open_loop(target, sessions, settings.max_concurrency, on_done)
 
 
-def _write_report(folder: Path, settings: dict[str, Any], model: str, runs: list[Run]) -> None:
+def _report_page(folder: Path) -> Any:
+    """The module that writes reports into the folder, which it makes."""
     try:
         page = importlib.import_module("quire.clients.bench.report.page")
     except ModuleNotFoundError as error:
         raise StartupError(f"--report {folder}: needs matplotlib; pip install 'quire[bench]'") from error
-    page.write_report(folder, settings, model, runs)
-    write_document(folder / "result.json", settings, model, runs)
-    print(f"report: {folder / 'report.html'}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartupError(f"--report {folder}: {error.strerror}") from error
+    return page

@@ -12,6 +12,10 @@ from quire.clients.bench.workload.session import Session
 from quire.clients.bench.workload.synthetic import Synthetic, synthetic_sessions
 from quire.clients.bench.workload.traces import read_trace, trace_sessions
 from quire.clients.settings import ClientSettings
+from quire.engine.errors import StartupError
+
+# What a trace brings itself.
+_SHAPES = frozenset({"input_tokens", "output_tokens", "prefix_tokens", "num_prefixes", "num_turns"})
 
 
 class WorkloadSettings(ClientSettings):
@@ -62,6 +66,9 @@ class WorkloadSettings(ClientSettings):
 def make_sessions(settings: WorkloadSettings, vocab_size: int, part: int) -> list[Session]:
     """The sessions of one part of a benchmark; every part has prompts of its own, so that no cache knows them."""
     if settings.trace is not None:
+        if others := sorted(_SHAPES & settings.model_fields_set):
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+            raise StartupError(f"--trace: it says what is sent; leave out {flags}")
         entries = read_trace(settings.trace, settings.trace_format, settings.num_requests)
         return trace_sessions(entries, vocab_size, settings.seed + part, settings.trace_speed)
     shape = Synthetic(

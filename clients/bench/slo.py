@@ -49,7 +49,9 @@ def _parse(text: str) -> Objective:
     for metric in get_args(Metric):
         if name == metric:
             try:
-                return Objective(metric, float(limit))
+                limit_ms = float(limit)
             except ValueError:
                 break
-    raise StartupError(f"--slo {text}: must be {'|'.join(get_args(Metric))}:MILLISECONDS")
+            if limit_ms > 0:  # which NaN is not
+                return Objective(metric, limit_ms)
+    raise StartupError(f"--slo {text}: must be {'|'.join(get_args(Metric))}:MILLISECONDS, above 0")

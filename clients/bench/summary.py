@@ -36,11 +36,17 @@ class GeneratorCost:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One run at one load. Throughput counts what succeeded, from the first sent to the last ended."""
+    """One run at one load. Throughput counts what succeeded, from the first sent to the last ended.
+
+    Attributes:
+        errors: how many there were of each kind.
+        details: what the first of each kind said.
+    """
 
     succeeded: int
     failed: int
     errors: dict[str, int]
+    details: dict[str, str]
     seconds: float
     requests_per_s: float
     output_tokens_per_s: float
@@ -70,6 +76,8 @@ def summarize(records: Sequence[Record], cost: CostMeter, objectives: Sequence[O
         succeeded=len(done),
         failed=len(records) - len(done),
         errors=dict(Counter(record.error for record in records if record.error is not None)),
+        # Of several the first stays.
+        details={record.error: record.detail for record in reversed(records) if record.error is not None},
         seconds=seconds,
         requests_per_s=len(done) / seconds,
         output_tokens_per_s=output_tokens / seconds,

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from quire.clients.bench.document import Run, write_document
+from quire.clients.bench.document import Run, check_writable, write_document
 from quire.clients.bench.offline import OfflineSettings, open_llm
 from quire.clients.bench.settings import make_sessions
 from quire.clients.bench.workload.session import Session
@@ -26,6 +26,8 @@ class Settings(OfflineSettings):
 
 def run(settings: Settings) -> int:
     """Returns the exit code."""
+    if settings.json_file is not None:
+        check_writable(settings.json_file)
     with open_llm(settings) as llm:
         vocab_size = settings.vocab_size or llm.tokenizer.vocab_size
         asyncio.run(_generate(llm, settings, make_sessions(settings, vocab_size, 0)[:8]))

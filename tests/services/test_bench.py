@@ -39,7 +39,8 @@ def test_a_load_is_reported(stack: RunningStack, tmp_path: Path, protocol: str, 
         assert summary["prompt_tokens"] == 6 * 20
         assert summary["goodput_per_s"] > 0
         assert 0 < summary["ttft_ms"]["p50"] <= summary["e2e_ms"]["p50"]
-        assert summary["itl_ms"]["p50"] > 0
+        # On a busy machine most events arrive with the one before.
+        assert summary["itl_ms"]["p99"] > 0
     assert len(runs(out)) == (2 if "," in load else 1)
     assert (report / "report.html").is_file()
 
@@ -53,7 +54,27 @@ def test_requests_that_fail_are_counted_by_kind(
     assert main(["bench", "serve", f"--target=grpc://{stack.frontend}", *flags, f"--json={out}"]) == 1
     (run,) = runs(out)
     assert run["summary"]["failed"] == 2
-    assert sum(run["summary"]["errors"].values()) == 2
+    assert run["summary"]["errors"] == {"INVALID_ARGUMENT": 2}
+    assert "concurrency 2: 2 x INVALID_ARGUMENT: token_ids" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--json={folder}"], "{folder}: cannot be written: Is a directory"),
+        (["--report={folder}/file"], "--report {folder}/file: File exists"),
+        (["--compare={folder}/none.json"], "{folder}/none.json: not a result of quire bench"),
+        (["--trace={folder}/file", "--num-turns=2"], "--trace: it says what is sent; leave out --num-turns"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_sent(
+    stack: RunningStack, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    (tmp_path / "file").touch()
+    given = [flag.format(folder=tmp_path) for flag in flags]
+    assert main(["bench", "serve", f"--target=grpc://{stack.frontend}", *given]) == 1
+    assert message.format(folder=tmp_path) in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_throughput_in_process(tmp_path: Path) -> None:

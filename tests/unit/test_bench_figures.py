@@ -71,9 +71,9 @@ async def test_goodput(slo: list[str], good: int) -> None:
     assert (await summary(*slo)).goodput_per_s == good / 2.0
 
 
-@pytest.mark.parametrize("text", ["ttft", "ttft:x", "speed:3"])
+@pytest.mark.parametrize("text", ["ttft", "ttft:x", "speed:3", "ttft:nan", "itl:-1"])
 def test_an_objective_that_is_none(text: str) -> None:
-    with pytest.raises(StartupError, match=rf"^--slo {text}: must be ttft\|tpot\|itl\|e2e:MILLISECONDS$"):
+    with pytest.raises(StartupError, match=rf"^--slo {text}: must be ttft\|tpot\|itl\|e2e:MILLISECONDS, above 0$"):
         parse_objectives([text])
 
 
@@ -90,6 +90,9 @@ async def test_ratios_of_two_results(tmp_path: Path) -> None:
 def test_a_file_that_is_no_result(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps({"format": 9, "runs": []}))
     with pytest.raises(StartupError, match="format must be 1, got 9"):
+        read_runs(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text(json.dumps({"format": 1, "runs": [{"load": {}, "summary": {}}]}))
+    with pytest.raises(StartupError, match="a run has no load"):
         read_runs(tmp_path / "x.json")
 
 

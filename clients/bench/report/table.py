@@ -53,7 +53,8 @@ def warnings(runs: Sequence[Run]) -> list[str]:
             lines.append(
                 f"{run.name}: 1 % of the generator's wake-ups were {generator['lag_p99_ms']:.0f} ms late or more"
             )
-        lines += [f"{run.name}: {count} x {kind}" for kind, count in run.summary["errors"].items()]
+        details = run.summary["details"]
+        lines += [f"{run.name}: {count} x {kind}: {details[kind]}" for kind, count in run.summary["errors"].items()]
     return lines
 
 
