@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -71,26 +72,28 @@ def compiled_library(level: str, cache: Path | None = None) -> Path:
     return library
 
 
-def _compiler() -> str:
-    named = os.environ.get("CXX")
-    candidates = (named,) if named else ("g++", "clang++", "c++")
-    for name in candidates:
+def _compiler() -> tuple[str, ...]:
+    """The command: CXX may hold arguments, or a wrapper in front of the compiler, as make has it."""
+    named = shlex.split(os.environ.get("CXX", ""))
+    candidates = [named] if named else [["g++"], ["clang++"], ["c++"]]
+    for name, *arguments in candidates:
         if path := shutil.which(name):
-            return path
-    raise CompileError(f"no C++ compiler: none of {', '.join(candidates)} is on the path")
+            return path, *arguments
+    names = ", ".join(name for name, *_ in candidates)
+    raise CompileError(f"no C++ compiler: none of {names} is on the path")
 
 
-def _digest(compiler: str, sources: list[Path], flags: tuple[str, ...]) -> str:
+def _digest(compiler: tuple[str, ...], sources: list[Path], flags: tuple[str, ...]) -> str:
     """Over all that the library depends on: the compiler, its flags, sources and headers."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256("\n".join((compiler, version, *flags)).encode())
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    digest = hashlib.sha256("\n".join((*compiler, version, *flags)).encode())
     for path in [*sources, *sorted(KERNELS.rglob("*.h"))]:
         digest.update(str(path.relative_to(KERNELS)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:24]
 
 
-def _compile(compiler: str, flags: tuple[str, ...], sources: list[Path], library: Path) -> None:
+def _compile(compiler: tuple[str, ...], flags: tuple[str, ...], sources: list[Path], library: Path) -> None:
     """To a file beside it first, so that an interrupted compilation leaves nothing that looks whole."""
     with (
         tempfile.TemporaryDirectory(dir=library.parent) as folder,
@@ -99,11 +102,11 @@ def _compile(compiler: str, flags: tuple[str, ...], sources: list[Path], library
         objects = [str(Path(folder) / f"{index}.o") for index in range(len(sources))]
         unfinished = Path(folder) / library.name
         commands = [
-            [compiler, *flags, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)
+            [*compiler, *flags, "-c", str(source), "-o", made] for source, made in zip(sources, objects, strict=True)
         ]
         # Whatever failed is raised here.
         list(pool.map(_run, commands))
-        _run([compiler, *flags, "-shared", *objects, "-o", str(unfinished)])
+        _run([*compiler, *flags, "-shared", *objects, "-o", str(unfinished)])
         unfinished.replace(library)
 
 

@@ -173,6 +173,8 @@ async def test_models_health_and_detokenize(http: aiohttp.ClientSession) -> None
         ('{"prompt": "a", "bogus": 1}', 400, "bogus"),
         ('{"prompt": "a", "stream_options": {"include_usage": true}}', 400, "stream_options"),
         ('{"prompt": [1, -5]}', 400, "prompt[1]"),
+        ('{"prompt": [1, true]}', 400, "prompt"),
+        ('{"prompt": [[1], [1.5]]}', 400, "prompt"),
         ('{"prompt": [[1], [99999999]]}', 400, "prompt[1][0]"),
         ('{"prompt": "\\ud800"}', 400, "body"),
         ('{"prompt": "a", "model": "other"}', 404, "model"),

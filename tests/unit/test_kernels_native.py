@@ -171,7 +171,8 @@ def test_two_that_compile_at_once_compile_once(tmp_path: Path, monkeypatch: pyte
     """A compiler that writes down its calls and makes empty files."""
     find_output = 'while [ "$1" != -o ]; do [ "$1" ] || exit 0; shift; done'
     body = f'echo "$@" >> {tmp_path}/calls; {find_output}; sleep 0.05; : > "$2"'
-    monkeypatch.setenv("CXX", str(write_compiler(tmp_path, body)))
+    # As with "ccache g++": the command is more than one word.
+    monkeypatch.setenv("CXX", f"/bin/sh {write_compiler(tmp_path, body)}")
     cache, found = tmp_path / "cache", list[Path]()
     threads = [threading.Thread(target=lambda: found.append(compiled_library("avx2", cache))) for _ in range(3)]
     for thread in threads:
