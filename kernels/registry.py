@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -9,7 +10,7 @@ import torch
 
 from quire.kernels.gated_linear.torch import gated
 from quire.kernels.linear.int8 import Int8Linear
-from quire.kernels.native.compiler import CompileError, compiled_library, supported_levels
+from quire.kernels.native.compiler import CompileError, compiled_library, find_compiler, supported_levels
 from quire.kernels.native.library import DTYPES, NativeLibrary, available_cores
 from quire.kernels.native.suite import native_suite
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
@@ -69,11 +70,22 @@ def _native(device: torch.device, dtype: torch.dtype, num_threads: int, int8: bo
         raise ValueError(f"kernels: 'native' needs the CPU and float32 or bfloat16, got {device} and {dtype}")
     if not levels:
         raise ValueError("kernels: 'native' needs an x86-64 processor with AVX2 under Linux")
-    try:
-        library = NativeLibrary(compiled_library(levels[0]), num_threads)
-    except (CompileError, OSError) as error:
-        raise ValueError(f"kernels: 'native': {error}") from error
+    level, library = _library(levels, num_threads)
     # The few operations left to PyTorch are small; its own threads would spin beside those of the library.
     torch.set_num_threads(1)
-    logger.info("computing with C++ kernels for %s on %d threads", levels[0], num_threads)
+    logger.info("computing with C++ kernels for %s on %d threads", level, num_threads)
     return native_suite(library, int8)
+
+
+def _library(levels: Sequence[str], num_threads: int) -> tuple[str, NativeLibrary]:
+    """Of the widest level that can be had: not every compiler knows the newest, nor does every system permit them."""
+    try:
+        find_compiler()
+        for level in levels[:-1]:
+            try:
+                return level, NativeLibrary(compiled_library(level), num_threads)
+            except (CompileError, OSError) as error:
+                logger.warning("no C++ kernels for %s, slower ones are tried: %s", level, error)
+        return levels[-1], NativeLibrary(compiled_library(levels[-1]), num_threads)
+    except (CompileError, OSError) as error:
+        raise ValueError(f"kernels: 'native': {error}") from error

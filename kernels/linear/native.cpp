@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "../native/amx.h"
 #include "../native/api.h"
 #include "../native/pool.h"
 #include "../native/tile.h"
@@ -20,7 +21,7 @@ namespace {
 constexpr long kRowBytes = 256 * 1024;  // rows of x that one task keeps in the second-level cache
 constexpr int kVecs = kPanel / kWidth;
 constexpr long kTasksPerThread = 32;
-constexpr long kLookAhead = 1024;  // bytes
+constexpr long kLookAhead = 4096;  // bytes
 
 long num_panels(long columns) { return (columns + kPanel - 1) / kPanel; }
 
@@ -33,10 +34,16 @@ void pack(const W* weight, W* packed, long columns, long depth) {
   }
 }
 
-// A panel in the rows' type.
-template <class T>
-void widen_panel(const int8_t* panel, long size, T* wide) {
+// A panel, or whole steps of one, in the rows' type.
+void widen_panel(const int8_t* panel, long size, float* wide) {
   for (long i = 0; i < size; i += kWidth) store(wide + i, load(panel + i));
+}
+
+void widen_panel(const int8_t* panel, long size, bf16* wide) {
+  for (long i = 0; i < size; i += 2 * kWidth) {
+    const BitVec pairs = load_pairs(panel + i);
+    std::memcpy(wide + i, &pairs, sizeof pairs);
+  }
 }
 
 // What becomes of a panel's sums: scale, bias, gate, and the result's type.
@@ -78,6 +85,12 @@ struct Product {
 
   // `panel_after` is what this thread will probably multiply by next.
   void compute(long row_begin, long row_end, long panel_begin, long panel_end, long panel_after) const {
+#if defined(__AMX_BF16__)
+    // By the depth alone, so that a row is computed in one way whatever the number of rows.
+    if constexpr (sizeof(T) == 2) {
+      if (matrix.depth % kAmxDepth == 0) return compute_on_amx(row_begin, row_end, panel_begin, panel_end, panel_after);
+    }
+#endif
     for (long panel = panel_begin; panel < panel_end; ++panel) {
       const W* packed = panel_at(panel);
       const W* next = panel_at(panel + 1 < panel_end ? panel + 1 : panel_after);
@@ -94,14 +107,27 @@ struct Product {
     }
   }
 
+  Finish<Out> finish_of(long panel) const {
+    const long first = panel * kPanel;
+    return {matrix.scale ? matrix.scale + first : nullptr, matrix.bias ? matrix.bias + first : nullptr, matrix.is_gated,
+            std::min(width(), matrix.outputs - panel * width())};
+  }
+
+  long width() const { return matrix.is_gated ? kPanel / 2 : kPanel; }  // results of a panel
+
+  // Where a row's results of a panel go. Nobody has their lines yet; fetched now, they are there when the sums are.
+  Out* place(long row, long rows, long panel) const {
+    Out* to = y + row * matrix.outputs + panel * width();
+    for (long r = 0; r < rows; ++r) __builtin_prefetch(to + r * matrix.outputs, 1);
+    return to;
+  }
+
   // Rows in blocks of nearly equal height, at most a tile's.
   template <class B>
   void multiply(long row_begin, long row_end, long panel, const B* b, const W* next) const {
     alignas(64) float sums[kTileRows * kPanel];
-    const long depth = matrix.depth, first = panel * kPanel;
-    const long width = matrix.is_gated ? kPanel / 2 : kPanel;  // results of a panel
-    const Finish<Out> finish{matrix.scale ? matrix.scale + first : nullptr, matrix.bias ? matrix.bias + first : nullptr,
-                             matrix.is_gated, std::min(width, matrix.outputs - panel * width)};
+    const long depth = matrix.depth;
+    const Finish<Out> finish = finish_of(panel);
     const B* vectors[kVecs];
     for (int v = 0; v < kVecs; ++v) vectors[v] = b + v * kWidth * kPack<T>;
     const Columns<B> columns{vectors, kVecs, 1, depth / kPack<T>, kPanel * kPack<T>};
@@ -109,14 +135,59 @@ struct Product {
     long blocks = (height + kTileRows - 1) / kTileRows;
     for (long block = 0; block < blocks; ++block) {
       long begin = row_begin + height * block / blocks, end = row_begin + height * (block + 1) / blocks;
-      Out* to = y + begin * matrix.outputs + panel * width;
-      // Of results nobody has the lines yet; fetched now, they are there when the sums are.
-      for (long r = 0; r < end - begin; ++r) __builtin_prefetch(to + r * matrix.outputs, 1);
+      Out* to = place(begin, end - begin, panel);
       any_tile<T, kVecs, kTileRows>(static_cast<int>(end - begin), x + begin * depth, depth, columns, sums, kPanel,
                                     ahead(panel, next, block, blocks));
       finish(sums, end - begin, to, matrix.outputs);
     }
   }
+
+#if defined(__AMX_BF16__)
+  void compute_on_amx(long row_begin, long row_end, long panel_begin, long panel_end, long panel_after) const {
+    const AmxTiles tiles(static_cast<int>(std::min<long>(kAmxRows, row_end - row_begin)));
+    for (long panel = panel_begin; panel < panel_end; ++panel) {
+      const W* packed = panel_at(panel);
+      const W* next = panel_at(panel + 1 < panel_end ? panel + 1 : panel_after);
+      constexpr long kStep = kPanel * kAmxDepth;
+      auto at = [](const bf16* b) { return [b](long step) { return b + step * kStep; }; };
+      if constexpr (sizeof(W) == 2) {
+        multiply_on_amx(row_begin, row_end, panel, at(packed), next);
+      } else if (row_end - row_begin > 2 * kAmxRows) {  // widened once for all blocks of rows
+        thread_local std::vector<bf16> wide;
+        wide.resize(kPanel * matrix.depth);
+        widen_panel(packed, kPanel * matrix.depth, wide.data());
+        multiply_on_amx(row_begin, row_end, panel, at(wide.data()), next);
+      } else {
+        alignas(64) bf16 wide[2][kStep];
+        multiply_on_amx(row_begin, row_end, panel, [&](long step) {
+          widen_panel(packed + step * kStep, kStep, wide[step % 2]);
+          return wide[step % 2];
+        }, next);
+      }
+    }
+  }
+
+  // Two tiles of rows at a time. What is left at the end is computed in whole tiles again, which reach back to rows
+  // that are there already: they come out the same.
+  template <class B>
+  void multiply_on_amx(long row_begin, long row_end, long panel, B b, const W* next) const {
+    alignas(64) float sums[2 * kAmxRows * kPanel];
+    const Finish<Out> finish = finish_of(panel);
+    const int tile = static_cast<int>(std::min<long>(kAmxRows, row_end - row_begin));
+    const long depth = matrix.depth, blocks = (row_end - row_begin + 2 * kAmxRows - 1) / (2 * kAmxRows);
+    for (long block = 0; block < blocks; ++block) {
+      const long begin = row_begin + block * 2 * kAmxRows;
+      const bool is_pair = row_end - begin > tile;
+      const long first = is_pair ? begin : row_end - tile, second = std::min(begin + kAmxRows, row_end - tile);
+      Out *to_first = place(first, tile, panel), *to_second = is_pair ? place(second, tile, panel) : nullptr;
+      auto run = is_pair ? amx_tile<2, B, Ahead> : amx_tile<1, B, Ahead>;
+      run(x + first * depth, x + second * depth, depth, depth / kAmxDepth, b, sums, tile,
+          ahead(panel, next, block, blocks));
+      finish(sums, tile, to_first, matrix.outputs);
+      if (is_pair) finish(sums + tile * kPanel, tile, to_second, matrix.outputs);
+    }
+  }
+#endif
 
   // One block of rows waits for memory all the time, so it looks a little ahead. Several blocks wait for what the
   // first one meets: each fetches its share of the next panel instead.

@@ -20,6 +20,9 @@ struct Matrix {
 
 extern "C" {
 
+// To be asked before anything else is called.
+int quire_is_permitted();
+
 quire::Pool* quire_pool_new(int num_threads);
 void quire_pool_delete(quire::Pool* pool);
 

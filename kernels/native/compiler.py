@@ -16,17 +16,18 @@ from typing import Final
 KERNELS: Final = Path(__file__).parent.parent
 _COMMON_FLAGS: Final = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-mtune=native")
 
+_AVX512: Final = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
+_AVX512_FLAGS: Final = ("-march=x86-64-v4", "-mprefer-vector-width=512")
+_AVX512_BF16_FLAGS: Final = (*_AVX512_FLAGS, "-mavx512bf16")
 # From the widest down; what /proc/cpuinfo must list, and what the compiler is told.
 LEVELS: Final[Mapping[str, tuple[frozenset[str], tuple[str, ...]]]] = MappingProxyType(
     {
-        "avx512_bf16": (
-            frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx512_bf16"}),
-            ("-march=x86-64-v4", "-mavx512bf16", "-mprefer-vector-width=512"),
+        "amx_bf16": (
+            _AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16"},
+            (*_AVX512_BF16_FLAGS, "-mamx-tile", "-mamx-bf16"),
         ),
-        "avx512": (
-            frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}),
-            ("-march=x86-64-v4", "-mprefer-vector-width=512"),
-        ),
+        "avx512_bf16": (_AVX512 | {"avx512_bf16"}, _AVX512_BF16_FLAGS),
+        "avx512": (_AVX512, _AVX512_FLAGS),
         "avx2": (frozenset({"avx2", "fma", "f16c", "bmi2"}), ("-march=x86-64-v3",)),
     }
 )
@@ -56,7 +57,7 @@ def compiled_library(level: str, cache: Path | None = None) -> Path:
     Raises:
         CompileError: it cannot be made.
     """
-    compiler = _compiler()
+    compiler = find_compiler()
     sources = sorted(KERNELS.rglob("*.cpp"))
     flags = (*_COMMON_FLAGS, *LEVELS[level][1])
     folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quire" / "native"
@@ -72,8 +73,12 @@ def compiled_library(level: str, cache: Path | None = None) -> Path:
     return library
 
 
-def _compiler() -> tuple[str, ...]:
-    """The command: CXX may hold arguments, or a wrapper in front of the compiler, as make has it."""
+def find_compiler() -> tuple[str, ...]:
+    """The command: CXX may hold arguments, or a wrapper in front of the compiler, as make has it.
+
+    Raises:
+        CompileError: there is none.
+    """
     named = shlex.split(os.environ.get("CXX", ""))
     candidates = [named] if named else [["g++"], ["clang++"], ["c++"]]
     for name, *arguments in candidates:

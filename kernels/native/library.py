@@ -31,7 +31,13 @@ class NativeLibrary:
     """
 
     def __init__(self, path: Path, num_threads: int) -> None:
+        """
+        Raises:
+            OSError: it cannot be loaded, or the system does not permit what it was compiled for.
+        """
         self._library = ctypes.CDLL(str(path))
+        if not self._declare("quire_is_permitted", result=_INT)():
+            raise OSError(f"the system does not permit the instructions of {path.name}")
         new = self._declare("quire_pool_new", _INT, result=_POINTER)
         delete = self._declare("quire_pool_delete", _POINTER)
         self.num_threads = num_threads

@@ -1,6 +1,7 @@
 """The C++ kernels, at every level of instructions that this processor has, against the references in float32."""
 
 import os
+import shlex
 import stat
 import threading
 from pathlib import Path
@@ -11,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from quire.kernels import registry
 from quire.kernels.gated_linear.torch import silu_mul
 from quire.kernels.linear.int8 import Int8Linear
 from quire.kernels.linear.native import NativeLinear
 from quire.kernels.linear.torch import TorchLinear
-from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, supported_levels
+from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, find_compiler, supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.suite import native_suite
 from quire.kernels.registry import kernel_suite
@@ -40,14 +42,14 @@ def close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
 
 
 @dtypes
-@pytest.mark.parametrize(("columns", "depth"), [(1, 2), (31, 64), (32, 576), (97, 100), (960, 578)])
+@pytest.mark.parametrize(("columns", "depth"), [(1, 2), (31, 64), (32, 576), (97, 96), (97, 100), (960, 578)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_linear(library: NativeLibrary, dtype: torch.dtype, columns: int, depth: int, biased: bool) -> None:
     weight = (torch.randn(columns, depth) / depth**0.5).to(dtype)
     bias = torch.randn(columns).to(dtype) if biased else None
     linear = NativeLinear.pack(library, weight, bias, dtype)
     wide = NativeLinear.pack(library, weight, bias, torch.float32)
-    for num_tokens in (0, 1, 2, 11, 12, 13, 100, 700):
+    for num_tokens in (0, 1, 2, 11, 12, 13, 16, 17, 31, 32, 33, 49, 100, 700):
         x = torch.randn(num_tokens, depth).to(dtype)
         wanted = torch.nn.functional.linear(x.float(), weight.float(), None if bias is None else bias.float())
         close(linear(x), wanted, dtype)
@@ -60,12 +62,12 @@ def test_a_row_of_a_product_does_not_depend_on_the_others(library: NativeLibrary
     linear = NativeLinear.pack(library, torch.randn(200, 96).to(dtype), None, dtype)
     x = torch.randn(530, 96).to(dtype)
     together = linear(x)
-    for count in (1, 3, 12, 64, 529):
+    for count in (1, 3, 12, 17, 33, 64, 529):
         assert torch.equal(linear(x[:count].contiguous()), together[:count])
 
 
 @dtypes
-@pytest.mark.parametrize(("columns", "depth"), [(1, 2), (97, 100), (960, 578)])
+@pytest.mark.parametrize(("columns", "depth"), [(1, 2), (97, 96), (97, 100), (960, 578)])
 @pytest.mark.parametrize("biased", [False, True])
 def test_int8_weights(library: NativeLibrary, dtype: torch.dtype, columns: int, depth: int, biased: bool) -> None:
     weight = (torch.randn(columns, depth) / depth**0.5).to(dtype)
@@ -76,7 +78,7 @@ def test_int8_weights(library: NativeLibrary, dtype: torch.dtype, columns: int, 
     together = native(x)
     close(together, reference(x), torch.float32)
     # Narrow steps widen the weights on the fly, wide ones beforehand: with the same result.
-    for count in (0, 1, 3, 12, 13, 64):
+    for count in (0, 1, 3, 12, 13, 17, 33, 64):
         assert torch.equal(native(x[:count].contiguous()), together[:count])
     assert native.packed.element_size() == 1
 
@@ -203,6 +205,25 @@ def test_without_a_compiler_the_reference_computes(
     ]
     with pytest.raises(ValueError, match="no C\\+\\+ compiler"):
         kernel_suite("native", CPU, torch.float32, 1)
+
+
+def test_a_level_that_cannot_be_had_gives_way_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An older compiler does not know the newest instructions, and systems do not permit all."""
+    compiler, level = find_compiler(), supported_levels()[-1]
+    body = f'case "$*" in *-mamx*) echo "what is -mamx?" >&2; exit 1;; esac\nexec {shlex.join(compiler)} "$@"'
+    monkeypatch.setenv("CXX", f"/bin/sh {write_compiler(tmp_path, body)}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(registry, "supported_levels", lambda: ("amx_bf16", level))
+    threads = torch.get_num_threads()
+    try:
+        assert kernel_suite("native", CPU, torch.float32, 1).name == "native"
+    finally:
+        torch.set_num_threads(threads)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "no C++ kernels for amx_bf16, slower ones are tried: /bin/sh failed with status 1: what is -mamx?"
+    ]
 
 
 def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,76 @@
+// Products of bf16 on AMX (Intel's SDM, volume 1, chapter 18): a tile of 16 rows and 64 bytes is a register.
+//
+//   A   [rows][32] of a few rows, B   [16][columns][2] as panels are packed, C   [rows][16] float32
+//
+// A step adds 32 products to each sum: those of even and of odd k apart, then both. That order is the same whatever the
+// number of rows, so that here, too, a row's result does not depend on the batch it is in.
+#pragma once
+
+#if defined(__AMX_BF16__)
+
+#include "tile.h"
+
+namespace quire {
+
+inline constexpr int kAmxRows = 16, kAmxDepth = 32;
+
+// While it lives, this thread's tiles are set up: 0 to 3 for C, 4 and 5 for A, 6 and 7 for B.
+class AmxTiles {
+ public:
+  // `rows` of A and C, 1 to 16.
+  explicit AmxTiles(int rows) {
+    struct alignas(64) {
+      uint8_t palette, start_row, reserved[14];
+      uint16_t row_bytes[16];
+      uint8_t rows[16];
+    } config = {};
+    config.palette = 1;
+    for (int t = 0; t < 8; ++t) {
+      config.row_bytes[t] = 64;
+      config.rows[t] = static_cast<uint8_t>(t < 6 ? rows : kAmxRows);
+    }
+    _tile_loadconfig(&config);
+  }
+  ~AmxTiles() { _tile_release(); }
+  AmxTiles(const AmxTiles&) = delete;
+  AmxTiles& operator=(const AmxTiles&) = delete;
+};
+
+// `kTiles` tiles of rows, the second from `second` on, times a panel; sums of `rows` rows each, one tile behind the
+// other. `b(step)` is where the panel's next 32 k begin; `ahead()` is called once for every two of them.
+template <int kTiles, class B, class Next>
+void amx_tile(const bf16* first, const bf16* second, long lda, long steps, B b, float* c, int rows, Next ahead) {
+  constexpr long kBytes = kPanel * 4;  // from one pair of k to the next, and of a row of sums
+  const long stride = lda * 2;
+  _tile_zero(0);
+  _tile_zero(1);
+  if constexpr (kTiles == 2) {
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (long i = 0; i < steps; ++i, first += kAmxDepth, second += kAmxDepth) {
+    const bf16* columns = b(i);
+    _tile_loadd(6, columns, kBytes);
+    _tile_loadd(4, first, stride);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, columns + kPanel, kBytes);
+    _tile_dpbf16ps(1, 4, 7);
+    if constexpr (kTiles == 2) {
+      _tile_loadd(5, second, stride);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    }
+#pragma GCC unroll 16
+    for (int pair = 0; pair < kAmxDepth / 2; ++pair) ahead();
+  }
+  _tile_stored(0, c, kBytes);
+  _tile_stored(1, c + kPanel / 2, kBytes);
+  if constexpr (kTiles == 2) {
+    _tile_stored(2, c + rows * kPanel, kBytes);
+    _tile_stored(3, c + rows * kPanel + kPanel / 2, kBytes);
+  }
+}
+
+}  // namespace quire
+
+#endif
