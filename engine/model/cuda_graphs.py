@@ -97,6 +97,7 @@ class CudaGraphs:
         attention: of every window of the model.
         forward: input_ids -> hidden states of every row, for what the attention was planned for.
         inputs: room for the largest size.
+        stream: where graphs are captured.
         sizes: ascending numbers of rows, see `graph_sizes`.
         spare_block: a block of the pool that no sequence is given.
         max_blocks: of one sequence.
@@ -107,6 +108,7 @@ class CudaGraphs:
         attention: Sequence[GraphAttention],
         forward: Callable[[Tensor], Tensor],
         inputs: GraphInputs,
+        stream: torch.cuda.Stream,
         *,
         sizes: Sequence[int],
         max_blocks: int,
@@ -115,6 +117,7 @@ class CudaGraphs:
         self._attention = attention
         self._forward = forward
         self._inputs = inputs
+        self._stream = stream
         self._sizes = sizes
         device = inputs.input_ids.device
         self._hidden = torch.empty(0, device=device)
@@ -163,15 +166,14 @@ class CudaGraphs:
 
     def _capture(self, size: int, pool: Any) -> torch.cuda.CUDAGraph:
         input_ids = self._inputs.input_ids[:size]
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UPS):
                 hidden = self._forward(input_ids)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
         if len(self._hidden) < size:
             self._hidden = torch.empty_like(hidden)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
             self._hidden[:size].copy_(self._forward(input_ids))
         return graph

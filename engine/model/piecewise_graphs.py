@@ -33,10 +33,18 @@ class PiecewiseGraphs:
         transformer: its attention is planned by whoever asks for a run.
         attention: of every block.
         inputs: room for the largest of `PIECE_SIZES`.
+        stream: where graphs are captured.
     """
 
-    def __init__(self, transformer: Transformer, attention: Sequence[GraphAttention], inputs: GraphInputs) -> None:
+    def __init__(
+        self,
+        transformer: Transformer,
+        attention: Sequence[GraphAttention],
+        inputs: GraphInputs,
+        stream: torch.cuda.Stream,
+    ) -> None:
         self._transformer, self._attention, self._inputs = transformer, attention, inputs
+        self._stream = stream
         shape, embedding = transformer.shape, transformer.layers.embedding
         room = (PIECE_SIZES[-1], shape.num_qo_heads, shape.head_dim)
         self._q, self._attended = (embedding.new_zeros(room) for _ in range(2))
@@ -85,15 +93,14 @@ class PiecewiseGraphs:
 
     def _warm_up(self, size: int) -> None:
         """Kernels are compiled and loaded by the first call; those of the second piece are all the others'."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for index in range(min(2, len(self._transformer.layers.blocks))):
                 self._piece(index, size)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
 
     def _capture(self, index: int, size: int, pool: Any) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=self._stream):
             self._piece(index, size)
         return graph

@@ -38,10 +38,13 @@ class StepGraphs:
         self._windows = list(dict.fromkeys(attention))
         device = transformer.layers.embedding.device
         inputs = GraphInputs(max(self._sizes[-1], PIECE_SIZES[-1]), spare_block, block_size, device)
+        # One for all captures: PyTorch keeps a workspace of 32 MiB for the products of every stream.
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._whole = CudaGraphs(
-            self._windows, transformer.hidden, inputs, sizes=self._sizes, max_blocks=max_blocks, spare_block=spare_block
-        )
-        self._pieces = PiecewiseGraphs(transformer, attention, inputs)
+            self._windows, transformer.hidden, inputs, stream, sizes=self._sizes, max_blocks=max_blocks,
+            spare_block=spare_block,
+        )  # fmt: skip
+        self._pieces = PiecewiseGraphs(transformer, attention, inputs, stream)
         self._load_kernels()
 
     def hidden(self, batch: Batch) -> Tensor:

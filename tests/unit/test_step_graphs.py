@@ -44,9 +44,19 @@ class Attention:
         return self.shares_much
 
 
+class Stream:
+    """Stands in for one of the device's."""
+
+    def __init__(self, device: torch.device) -> None:
+        made_streams.append(self)
+
+
+made_streams: list[Stream] = []
+
+
 class Whole:
-    def __init__(self, *arguments: Any, **settings: Any) -> None:
-        pass
+    def __init__(self, attention: Any, forward: Any, inputs: Any, stream: Stream, **settings: Any) -> None:
+        self.stream = stream
 
     def can_run(self, batch: Any) -> bool:
         return len(batch.input_ids) == len(batch.last_tokens) <= MAX_ROWS
@@ -56,8 +66,9 @@ class Whole:
 
 
 class Pieces:
-    def __init__(self, *arguments: Any) -> None:
-        pass
+    def __init__(self, transformer: Any, attention: Any, inputs: Any, stream: Stream) -> None:
+        # PyTorch keeps a workspace for every stream.
+        assert made_streams == [stream]
 
     def can_run(self, batch: Any) -> bool:
         return len(batch.input_ids) <= 100
@@ -68,6 +79,8 @@ class Pieces:
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> tuple[StepGraphs, Attention, Transformer]:
+    made_streams.clear()
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(step_graphs, "CudaGraphs", Whole)
     monkeypatch.setattr(step_graphs, "PiecewiseGraphs", Pieces)
     attention, transformer = Attention(), Transformer()
