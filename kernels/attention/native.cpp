@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "../native/api.h"
 #include "../native/pool.h"
 #include "native.h"
+#include "native_amx.h"
 
 namespace quire {
 namespace {
@@ -171,6 +173,11 @@ struct Worker {
   }
 
   void score(const Item& item, long begin, long end, long rows) {
+#if defined(__AMX_BF16__)
+    if constexpr (sizeof(T) == 2) {
+      if (is_on_amx()) return score_on_amx(item, begin, end, rows);
+    }
+#endif
     const long dim = shape().head_dim, size = rows <= kFewRows ? kKeysOfFew : kKeysOfMany;
     for (long group = begin; group < end; group += size) {
       const long stop = std::min(group + size, end);
@@ -214,6 +221,11 @@ struct Worker {
   }
 
   void weigh(const Item& item, long begin, long end, long rows, float* output) {
+#if defined(__AMX_BF16__)
+    if constexpr (sizeof(T) == 2) {
+      if (is_on_amx()) return weigh_on_amx(item, begin, end, rows, output);
+    }
+#endif
     const long dim = shape().head_dim, num_vecs = dim / kWidth;
     long count = 0;
     for (long key = begin; key < end; key += kKeys) {
@@ -224,6 +236,37 @@ struct Worker {
              {scratch.vectors.data(), num_vecs, count / num_vecs, kKeys / kPack<T>, dim * kPack<T>}, output, dim,
              scratch.upcoming);
   }
+
+#if defined(__AMX_BF16__)
+  bool is_on_amx() const { return sizeof(T) == 2 && is_for_amx(shape().head_dim); }
+
+  // Behind the last panel it is computed again, for scores that nobody reads.
+  void score_on_amx(const Item& item, long begin, long end, long rows) {
+    const long last = (end - 1) / kKeys * kKeys;
+    for (long group = begin; group < end; group += kAmxPanels * kKeys) {
+      const T* panels[kAmxPanels];
+      for (int i = 0; i < kAmxPanels; ++i) {
+        const long key = group + i * kKeys;
+        panels[i] = keys(item, std::min(key, last));
+        if (key + kAhead < end) prefetch(keys(item, key + kAhead));
+        if (key < end) prefetch(values(item, key));
+      }
+      amx_scores(rows, scratch.queries.data(), shape().head_dim, panels, scratch.scores.data() + group - begin,
+                 [this] { scratch.upcoming.fetch_one(); });
+    }
+  }
+
+  // The last dimensions reach back to some that are there already.
+  void weigh_on_amx(const Item& item, long begin, long end, long rows, float* output) {
+    const long dim = shape().head_dim;
+    long count = 0;
+    for (long key = begin; key < end; key += kKeys) scratch.vectors[count++] = values(item, key);
+    for (long d = 0; d < dim; d += kAmxDims) {
+      amx_output(rows, scratch.weights.data(), scratch.vectors.data(), count, std::min(d, dim - kAmxDims), dim, output,
+                 [this] { scratch.upcoming.fetch_one(); });
+    }
+  }
+#endif
 
   void run_part(const Item& item) {
     gather_queries(item);
@@ -266,6 +309,10 @@ void attend(Plan& plan, Pool& pool, const void* cache, const void* q, long q_str
       const Item* next = i + 1 < static_cast<long>(items.size()) ? &items[i + 1] : nullptr;
       Worker<T> worker{plan,     static_cast<const T*>(cache), static_cast<const T*>(q),
                        q_stride, static_cast<T*>(out),         scratch, next};
+#if defined(__AMX_BF16__)
+      std::optional<AmxTiles> tiles;
+      if (worker.is_on_amx()) tiles.emplace(attention_shapes(plan.rows_of(items[i])));
+#endif
       (worker.*run)(items[i]);
     });
   };

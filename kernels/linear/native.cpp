@@ -144,7 +144,8 @@ struct Product {
 
 #if defined(__AMX_BF16__)
   void compute_on_amx(long row_begin, long row_end, long panel_begin, long panel_end, long panel_after) const {
-    const AmxTiles tiles(static_cast<int>(std::min<long>(kAmxRows, row_end - row_begin)));
+    const AmxShape a{std::min(kAmxRows, row_end - row_begin), 64}, b{kAmxRows, 64};
+    const AmxTiles tiles(AmxShapes{a, a, a, a, a, a, b, b});
     for (long panel = panel_begin; panel < panel_end; ++panel) {
       const W* packed = panel_at(panel);
       const W* next = panel_at(panel + 1 < panel_end ? panel + 1 : panel_after);
@@ -173,7 +174,7 @@ struct Product {
   void multiply_on_amx(long row_begin, long row_end, long panel, B b, const W* next) const {
     alignas(64) float sums[2 * kAmxRows * kPanel];
     const Finish<Out> finish = finish_of(panel);
-    const int tile = static_cast<int>(std::min<long>(kAmxRows, row_end - row_begin));
+    const long tile = std::min(kAmxRows, row_end - row_begin);
     const long depth = matrix.depth, blocks = (row_end - row_begin + 2 * kAmxRows - 1) / (2 * kAmxRows);
     for (long block = 0; block < blocks; ++block) {
       const long begin = row_begin + block * 2 * kAmxRows;

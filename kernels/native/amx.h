@@ -8,17 +8,24 @@
 
 #if defined(__AMX_BF16__)
 
+#include <array>
+
 #include "tile.h"
 
 namespace quire {
 
-inline constexpr int kAmxRows = 16, kAmxDepth = 32;
+inline constexpr long kAmxRows = 16, kAmxDepth = 32;
 
-// While it lives, this thread's tiles are set up: 0 to 3 for C, 4 and 5 for A, 6 and 7 for B.
+struct AmxShape {
+  long rows, row_bytes;  // at most 16 and 64
+};
+
+using AmxShapes = std::array<AmxShape, 8>;
+
+// While it lives, this thread's tiles have these shapes.
 class AmxTiles {
  public:
-  // `rows` of A and C, 1 to 16.
-  explicit AmxTiles(int rows) {
+  explicit AmxTiles(const AmxShapes& shapes) {
     struct alignas(64) {
       uint8_t palette, start_row, reserved[14];
       uint16_t row_bytes[16];
@@ -26,8 +33,8 @@ class AmxTiles {
     } config = {};
     config.palette = 1;
     for (int t = 0; t < 8; ++t) {
-      config.row_bytes[t] = 64;
-      config.rows[t] = static_cast<uint8_t>(t < 6 ? rows : kAmxRows);
+      config.row_bytes[t] = static_cast<uint16_t>(shapes[t].row_bytes);
+      config.rows[t] = static_cast<uint8_t>(shapes[t].rows);
     }
     _tile_loadconfig(&config);
   }
@@ -36,10 +43,11 @@ class AmxTiles {
   AmxTiles& operator=(const AmxTiles&) = delete;
 };
 
+// Tiles 0 to 3 are C, 4 and 5 A, 6 and 7 B.
 // `kTiles` tiles of rows, the second from `second` on, times a panel; sums of `rows` rows each, one tile behind the
 // other. `b(step)` is where the panel's next 32 k begin; `ahead()` is called once for every two of them.
 template <int kTiles, class B, class Next>
-void amx_tile(const bf16* first, const bf16* second, long lda, long steps, B b, float* c, int rows, Next ahead) {
+void amx_tile(const bf16* first, const bf16* second, long lda, long steps, B b, float* c, long rows, Next ahead) {
   constexpr long kBytes = kPanel * 4;  // from one pair of k to the next, and of a row of sums
   const long stride = lda * 2;
   _tile_zero(0);
