@@ -127,7 +127,7 @@ class Stepper:
         """Seconds."""
         began = time.perf_counter()
         batch = self._slots.apply(plan)
-        self._slots.advance(batch, self._decoder.decode(self._engine.forward(batch), batch))
+        self._slots.advance(batch, self._decoder.decode(self._engine.forward(batch), batch)[0])
         return time.perf_counter() - began
 
 

@@ -1,0 +1,26 @@
+"""The benchmarks still speak to the engine as it is: each of those for CPUs runs, on next to nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from quire.engine.demo_model import DEMO_MODEL
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "expected"),
+    [
+        ("cpu_step.py", [str(DEMO_MODEL), "--batches=2", "--context=40", "--repeats=1"], "context 512"),
+        ("cpu_kernels.py", ["--rows=1", "--repeats=1"], "attention of"),
+        ("scheduler_cost.py", ["--sequences=64,256", "--steps=20"], "|   256 |"),
+    ],
+)
+def test_it_runs(script: str, flags: list[str], expected: str) -> None:
+    command = [sys.executable, str(FOLDER / script), *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert expected in done.stdout
