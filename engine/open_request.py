@@ -1,6 +1,7 @@
 """A request that a client waits for."""
 
 import asyncio
+import sys
 from array import array
 from dataclasses import dataclass
 
@@ -51,7 +52,8 @@ class OpenRequest:
         self._num_taken = 0
         # Of the tokens that come, in their order, until they are taken; empty unless they are wanted.
         self._logprobs: list[TokenLogprobs] = []
-        self._only_end = False
+        # How many tokens there are when `next` is woken, and how many more each time after it.
+        self._wake_at = self._interval = 1
         self._news = asyncio.Event()
 
     @property
@@ -61,7 +63,7 @@ class OpenRequest:
 
     def push(self, token_id: int) -> None:
         self.generated.append(token_id)
-        if not self._only_end:
+        if len(self.generated) >= self._wake_at:
             self._news.set()
 
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
@@ -70,9 +72,13 @@ class OpenRequest:
 
     def expect_end(self) -> None:
         """From now on `next` waits for the end: nobody is woken for single tokens."""
-        self._only_end = True
+        self._wake_at = self._interval = sys.maxsize
         if not self.is_over:
             self._news.clear()
+
+    def expect(self, num_tokens: int) -> None:
+        """From now on `next` waits for so many tokens each time, but for the first one of all and for the end."""
+        self._interval = num_tokens
 
     def end(self, outcome: Finish | RequestError) -> None:
         """The terminal message; the first one counts."""
@@ -85,7 +91,7 @@ class OpenRequest:
         self._news.set()
 
     async def next(self) -> list[int]:
-        """Tokens since the last call; waits for the first, or for the end.
+        """Tokens since the last call; waits for the next ones, or for the end.
 
         Raises:
             RequestError: it failed.
@@ -96,6 +102,7 @@ class OpenRequest:
             raise self._error
         tokens = self.generated[self._num_taken :].tolist()
         self._num_taken = len(self.generated)
+        self._wake_at = self._num_taken + self._interval
         return tokens
 
     def take_logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:

@@ -26,15 +26,17 @@ class Inference:
         model: the name that clients know the model by.
         tokenizer: of the model's folder.
         link: to the scheduler.
+        stream_interval: tokens of a message of a stream, but for the first and the last one.
 
     Attributes:
         model, tokenizer: as given.
     """
 
-    def __init__(self, model: str, tokenizer: Tokenizer, link: SchedulerLink) -> None:
+    def __init__(self, model: str, tokenizer: Tokenizer, link: SchedulerLink, stream_interval: int = 1) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self._link = link
+        self._stream_interval = stream_interval
         self._is_draining = False
 
     @property
@@ -98,7 +100,7 @@ class Inference:
             RequestError: it failed.
         """
         try:
-            async for piece in pieces(request, self.tokenizer, whole):
+            async for piece in pieces(request, self.tokenizer, whole, self._stream_interval):
                 yield piece
         finally:
             self._link.close(request)

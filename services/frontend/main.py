@@ -48,6 +48,10 @@ class Settings(ProcessSettings):
     max_requests: int = Field(4096, ge=1)
     """Requests open at once; more are refused with RESOURCE_EXHAUSTED."""
 
+    stream_interval: int = Field(1, ge=1)
+    """Tokens of a message of a stream; the first one is sent at once. More spare the time that messages take, where
+    those of many streams are more than clients need."""
+
     drain_seconds: float = Field(5.0, ge=0)
     """How long running requests may go on after SIGINT or SIGTERM."""
 
@@ -62,7 +66,7 @@ async def _serve(settings: Settings) -> None:
     folder = resolve_model(settings.model, weights=False)
     link = SchedulerLink(settings.scheduler, f"{socket.gethostname()}/{os.getpid()}", settings.max_requests)
     name = settings.served_model_name or _model_name(settings.model, folder)
-    inference = Inference(name, load_tokenizer(folder), link)
+    inference = Inference(name, load_tokenizer(folder), link, settings.stream_interval)
     servicer = InferenceServicer(inference)
 
     def register(server: grpc.aio.Server) -> None:

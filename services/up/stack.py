@@ -97,6 +97,7 @@ class Stack:
             "scheduler": self.scheduler,
             "model": self._settings.executor.model,
             "served_model_name": self._settings.served_model_name,
+            "stream_interval": self._settings.stream_interval,
             "drain_seconds": self._settings.drain_seconds,
         }
         return await self._service("frontend", "frontend", flags)

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import grpc
 import pytest
@@ -252,16 +253,34 @@ async def test_a_full_waiting_queue_refuses(stack: RunningStack, client: AsyncCl
     await stack.assert_settled()
 
 
-@pytest.fixture
-async def narrow_frontend(stack: RunningStack) -> AsyncIterator[str]:
-    """One more frontend of the same scheduler, which takes two requests at once."""
+@asynccontextmanager
+async def another_frontend(stack: RunningStack, **settings: Any) -> AsyncIterator[str]:
+    """One more frontend of the same scheduler."""
     place = f"{LOOPBACK}:{free_port()}"
-    places = {"listen": place, "http_listen": "", "scheduler": stack.stack.scheduler}
-    flags = {**places, "max_requests": 2, "drain_seconds": 0}
-    child: Child = stack.call(stack.stack._service("narrow", "frontend", flags))
+    places = {"listen": place, "http_listen": "", "scheduler": stack.stack.scheduler, "drain_seconds": 0}
+    child: Child = stack.call(stack.stack._service("another", "frontend", places | settings))
     await is_serving(place)
     yield place
     assert stack.call(child.stop(10)) == 0
+
+
+@pytest.fixture
+async def narrow_frontend(stack: RunningStack) -> AsyncIterator[str]:
+    """Takes two requests at once."""
+    async with another_frontend(stack, max_requests=2) as place:
+        yield place
+
+
+async def test_messages_of_several_tokens(stack: RunningStack) -> None:
+    params = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
+    async with another_frontend(stack, stream_interval=4) as place, AsyncClient(place) as client:
+        pieces = [piece async for piece in client.generate_stream(PROMPT, params)]
+        whole = await client.generate(PROMPT, params)
+    counts = [len(piece.token_ids) for piece in pieces]
+    assert min(counts[1:-1]) >= 4, counts
+    assert counts[0] < 4, "the first token waits for no others"
+    assert "".join(piece.text for piece in pieces) == whole.text
+    assert len(whole.token_ids) == sum(counts) == 30
 
 
 async def test_a_full_frontend_refuses(narrow_frontend: str) -> None:
