@@ -146,6 +146,7 @@ class CudaGraphs:
             attention.plan_fixed(whole)
 
     def _capture_all(self, max_blocks: int, device: torch.device) -> None:
+        torch.cuda.empty_cache()  # what others have left there is not what graphs take
         began, before = time.perf_counter(), torch.cuda.mem_get_info(device)[0]
         pool = torch.cuda.graph_pool_handle()
         nothing, start = np.zeros(0, np.int32), np.zeros(1, np.int32)
