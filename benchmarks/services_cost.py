@@ -3,7 +3,8 @@
 
   python benchmarks/services_cost.py [--model DIR] [--dtype bfloat16] [--concurrency 32] [--rounds 5]
 
-`LLM.generate` answers in one piece, and so does the unary call; the streaming call sends a message for every token.
+`LLM.generate` answers in one piece, and so does the unary call; the streaming call sends a message for every token,
+or for several.
 Client, frontend, scheduler, Redis and executor share the cores, so whatever the others use is missing to the executor.
 """
 
@@ -49,6 +50,7 @@ async def main() -> None:
     parser.add_argument("--input-tokens", type=int, default=64)
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--num-blocks", type=int, help="of each of the two KV pools")
+    parser.add_argument("--stream-interval", type=int, default=1, help="tokens of a message")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     sizes = {} if args.num_blocks is None else {"num_blocks": args.num_blocks}
@@ -56,7 +58,8 @@ async def main() -> None:
     params = SamplingParams(temperature=0, max_tokens=args.output_tokens, ignore_eos=True)
     random = np.random.default_rng(0)
     ports = {"frontend_port": 0, "http_port": 0, "scheduler_port": 0, "executor_port": 0}
-    stack = Stack(UpSettings(executor=executor, log_level="warning", **ports), quiet=True)
+    settings = UpSettings(executor=executor, log_level="warning", stream_interval=args.stream_interval, **ports)
+    stack = Stack(settings, quiet=True)
     llm = LLM(scheduler=SchedulerConfig(), **executor.model_dump(exclude_unset=True))
     rates: dict[str, list[float]] = {}
     try:
