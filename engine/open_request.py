@@ -27,6 +27,7 @@ class OpenRequest:
         prompt: token ids, int32.
         params: with `seed` and `max_tokens` set, so that a resubmission is the same request.
         options: priority and cache.
+        interval: tokens that `next` waits for, but for the first one of all and for the end.
         generated: every token received.
         cached_tokens: tokens of the prompt found in the cache.
         finish: set once no more tokens come.
@@ -39,12 +40,14 @@ class OpenRequest:
         prompt: Int32Array,
         params: SamplingParams,
         options: RequestOptions = DEFAULT_OPTIONS,
+        interval: int = 1,
     ) -> None:
         self.handle = handle
         self.request_id = request_id
         self.prompt = prompt
         self.params = params
         self.options = options
+        self.interval = interval
         self.generated = array("i")
         self.cached_tokens: int | None = None
         self.finish: Finish | None = None
@@ -52,8 +55,8 @@ class OpenRequest:
         self._num_taken = 0
         # Of the tokens that come, in their order, until they are taken; empty unless they are wanted.
         self._logprobs: list[TokenLogprobs] = []
-        # How many tokens there are when `next` is woken, and how many more each time after it.
-        self._wake_at = self._interval = 1
+        # How many tokens there are when `next` is woken.
+        self._wake_at = 1
         self._news = asyncio.Event()
 
     @property
@@ -72,13 +75,9 @@ class OpenRequest:
 
     def expect_end(self) -> None:
         """From now on `next` waits for the end: nobody is woken for single tokens."""
-        self._wake_at = self._interval = sys.maxsize
+        self._wake_at = sys.maxsize
         if not self.is_over:
             self._news.clear()
-
-    def expect(self, num_tokens: int) -> None:
-        """From now on `next` waits for so many tokens each time, but for the first one of all and for the end."""
-        self._interval = num_tokens
 
     def end(self, outcome: Finish | RequestError) -> None:
         """The terminal message; the first one counts."""
@@ -102,7 +101,7 @@ class OpenRequest:
             raise self._error
         tokens = self.generated[self._num_taken :].tolist()
         self._num_taken = len(self.generated)
-        self._wake_at = self._num_taken + self._interval
+        self._wake_at = self._num_taken + self.interval
         return tokens
 
     def take_logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:

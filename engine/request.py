@@ -127,6 +127,7 @@ class Request:
         params: with `seed` and `max_tokens` set; `stop` strings are not looked at here.
         options: priority and cache.
         is_resumed: it was accepted before a fault, so no bound may refuse it now.
+        interval: steps that its tokens, but for the first, may wait to be sent together.
     """
 
     request_id: str
@@ -137,3 +138,4 @@ class Request:
     params: SamplingParams
     options: RequestOptions = DEFAULT_OPTIONS
     is_resumed: bool = False
+    interval: int = 1

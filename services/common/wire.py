@@ -155,6 +155,7 @@ def submission_to_proto(request: OpenRequest, resumed: bool) -> scheduler_pb2.Su
         priority=request.options.priority,
         cache=cache_to_proto(request.options.cache),
         resumed=resumed,
+        interval=request.interval,
     )
 
 
@@ -182,6 +183,7 @@ def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> 
         ),
         options=RequestOptions(submission.priority, cache_from_proto(submission.cache)),
         is_resumed=submission.resumed,
+        interval=max(1, submission.interval),
     )
 
 

@@ -15,6 +15,9 @@ from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.v1 import scheduler_pb2
 
 MAX_REQUEST_ID_BYTES = 128
+# Steps that the scheduler may keep the tokens of an answer that is given in one piece: what is lost with it is computed
+# again.
+WHOLE_INTERVAL = 16
 # Shorter texts are tokenized faster than a thread is woken.
 LONG_TEXT = 2_000
 
@@ -69,10 +72,12 @@ class Inference:
         field: str,
         request_id: str = "",
         options: RequestOptions = DEFAULT_OPTIONS,
+        whole: bool = False,
     ) -> OpenRequest:
         """Checks a request and opens it; `follow` it, or `close` it.
 
         Args:
+            whole: its pieces will be joined.
             field: name of the prompt in the API at hand, for refusals.
             request_id: the client's name for it; "": one is made.
 
@@ -88,7 +93,8 @@ class Inference:
         params = complete(params, len(token_ids), limits)
         validate(token_ids, params, limits, field=field)
         validate_options(options)
-        return self._link.submit(request_id or uuid.uuid4().hex, token_ids, params, options)
+        interval = self._stream_interval if not whole else 1 if params.stop else WHOLE_INTERVAL
+        return self._link.submit(request_id or uuid.uuid4().hex, token_ids, params, options, interval)
 
     async def follow(self, request: OpenRequest, whole: bool = False) -> AsyncGenerator[Completion, None]:
         """Its answer in pieces; however the iteration ends, the request is closed.
@@ -100,7 +106,7 @@ class Inference:
             RequestError: it failed.
         """
         try:
-            async for piece in pieces(request, self.tokenizer, whole, self._stream_interval):
+            async for piece in pieces(request, self.tokenizer, whole):
                 yield piece
         finally:
             self._link.close(request)

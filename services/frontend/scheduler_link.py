@@ -82,6 +82,7 @@ class SchedulerLink:
         prompt: Int32Array,
         params: SamplingParams,
         options: RequestOptions = DEFAULT_OPTIONS,
+        interval: int = 1,
     ) -> OpenRequest:
         """Opens a validated request; `close` it when it is over or no longer wanted.
 
@@ -95,7 +96,7 @@ class SchedulerLink:
             raise InvalidRequest("request_id", request_id, "must not be that of a running request")
         while self._next_handle in self._requests:
             self._next_handle = (self._next_handle + 1) % 2**31
-        request = OpenRequest(self._next_handle, request_id, prompt, params, options)
+        request = OpenRequest(self._next_handle, request_id, prompt, params, options, interval)
         self._next_handle = (self._next_handle + 1) % 2**31
         self._requests[request.handle] = self._by_id[request_id] = request
         self._enqueue(request)

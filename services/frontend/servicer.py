@@ -115,6 +115,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             field=field,
             request_id=request.request_id,
             options=RequestOptions(request.priority, cache_from_proto(request.cache)),
+            whole=whole,
         )
         async with aclosing(self._inference.follow(opened, whole)) as pieces:
             async for piece in pieces:

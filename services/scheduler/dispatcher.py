@@ -114,6 +114,8 @@ class Dispatcher:
             self._homes.pop(sequence, None)
             if stream := self._streams.get(sequence.request.client):
                 stream.finish(sequence)
+        for stream in self._streams.values():
+            stream.end_step()
 
     def attach(self, pool: Pool) -> None:
         """An executor is ready; sequences without one go there.

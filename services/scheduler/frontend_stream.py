@@ -10,9 +10,11 @@ from quire.services.common import wire
 from quire.services.common.interceptor import to_status
 from quire.v1 import scheduler_pb2 as pb
 
+_ENDLESS = 1 << 30
+
 
 class FrontendStream:
-    """Gathers what is new until the frontend's stream takes it.
+    """Gathers what is new until the frontend's stream takes it, or as long as the requests allow.
 
     It is bounded by what its open requests may still generate.
 
@@ -30,6 +32,8 @@ class FrontendStream:
         self._logprobs: list[tuple[int, TokenLogprobs]] = []
         self._finished: list[pb.SequenceFinished] = []
         self._failed: list[pb.SequenceFailed] = []
+        # Steps that what is gathered may still wait.
+        self._patience = _ENDLESS
         self._news = asyncio.Event()
 
     def set_state(self, state: pb.ServingState) -> None:
@@ -38,13 +42,25 @@ class FrontendStream:
         self._news.set()
 
     def start(self, sequence: Sequence) -> None:
+        """Its first token comes with the same step, and waits for no other."""
+        self._patience = 1
         self._started.append(sequence.request.handle)
         self._cached.append(sequence.num_cached)
 
     def push(self, sequence: Sequence, token_id: int) -> None:
-        self._handles.append(sequence.request.handle)
+        """A token, which is sent at the end of the step or, as its request allows, of a later one."""
+        request = sequence.request
+        self._handles.append(request.handle)
         self._token_ids.append(token_id)
-        self._news.set()
+        if request.interval < self._patience:
+            self._patience = request.interval
+
+    def end_step(self) -> None:
+        """A step has brought what it has; tokens that may not wait longer are sent, and all others with them."""
+        if self._handles:
+            self._patience -= 1
+            if self._patience <= 0:
+                self._news.set()
 
     def push_logprobs(self, sequence: Sequence, logprobs: TokenLogprobs) -> None:
         """Of the token that comes with the same step."""
@@ -72,6 +88,7 @@ class FrontendStream:
         """Everything new since the last call; waits until there is something."""
         await self._news.wait()
         self._news.clear()
+        self._patience = _ENDLESS
         messages = []
         if self._state is not None:
             messages.append(pb.ConnectResponse(state=self._state))

@@ -1,5 +1,6 @@
 """The dispatcher without processes: who gets a request, and what becomes of one that kills its executors."""
 
+import asyncio
 from dataclasses import replace
 
 import numpy as np
@@ -29,9 +30,10 @@ async def make_pool(dispatcher: Dispatcher, name: str, num_blocks: int = 64) -> 
     return Pool(name, info, scheduler, loop)
 
 
-def request(handle: int, client: int, prompt: list[int]) -> Request:
-    params = SamplingParams(seed=0, max_tokens=4, ignore_eos=True)
-    return Request(str(handle), client, handle, np.array(prompt, np.int32), np.empty(0, np.int32), params)
+def request(handle: int, client: int, prompt: list[int], max_tokens: int = 4, interval: int = 1) -> Request:
+    params = SamplingParams(seed=0, max_tokens=max_tokens, ignore_eos=True)
+    nothing = np.empty(0, np.int32)
+    return Request(str(handle), client, handle, np.array(prompt, np.int32), nothing, params, interval=interval)
 
 
 async def test_a_request_that_kills_executors_ends() -> None:
@@ -74,6 +76,37 @@ async def test_cost_is_prefill_left_and_load() -> None:
     assert (first.scheduler.num_waiting, other.scheduler.num_waiting) == (0, 1), "what waits goes elsewhere"
     dispatcher.submit(stream, request(4, stream.client, [*prompt, 6]))
     assert other.scheduler.num_waiting == 2
+
+
+@pytest.mark.parametrize(
+    ("intervals", "expected"),
+    [
+        # The first token, then as many as may wait, then the end.
+        ([4], [1, 4, 4, 1]),
+        ([1], [1] * 10),
+        ([16], [1, 9]),
+        # Whoever waits least sends the tokens of all.
+        ([4, 2], [2, 4, 4, 4, 4, 2]),
+    ],
+)
+async def test_tokens_wait_as_long_as_their_requests_allow(intervals: list[int], expected: list[int]) -> None:
+    dispatcher = Dispatcher(epoch=1)
+    stream = dispatcher.connect()
+    pool = await make_pool(dispatcher, "first")
+    dispatcher.attach(pool)
+    await stream.next()
+    for handle, interval in enumerate(intervals):
+        dispatcher.submit(stream, request(handle, stream.client, [1, 2, 3], 10, interval))
+    executor, counts = SimulatedExecutor(pool.info), []
+    while (plan := pool.scheduler.schedule()) is not None:
+        dispatcher.deliver(pool.scheduler.update(executor.execute(plan)))
+        news = asyncio.ensure_future(stream.next())
+        await asyncio.sleep(0)
+        if news.done():
+            counts += [len(message.output.token_ids) // 4 for message in news.result()]
+        news.cancel()
+    assert counts == expected
+    assert not stream.sequences
 
 
 async def test_a_request_that_waits_for_an_executor_can_be_cancelled() -> None:

@@ -46,7 +46,7 @@ class Completions:
         requests: list[OpenRequest] = []
         try:
             for field, prompt in body.prompts():
-                requests.append(await self._inference.submit(prompt, params, field=field))
+                requests.append(await self._inference.submit(prompt, params, field=field, whole=not body.stream))
         except BaseException:
             for opened in requests:
                 self._inference.close(opened)
