@@ -56,6 +56,7 @@ class LLM:
             raise StartupError("; ".join(f"{each.setting}: {each.reason}" for each in mistakes(error))) from error
         self.tokenizer = load_tokenizer(resolve_model(model))
         executor = Executor(config)
+        self._lock, self._is_closed = threading.Lock(), False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="quire-llm", daemon=True)
         self._thread.start()
@@ -72,13 +73,18 @@ class LLM:
 
     def close(self) -> None:
         """Ends what runs and frees the executor's thread; harmless if closed already."""
-        if self._loop.is_closed():
-            return
-        self._call(self._engine.stop())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        gc.unfreeze()
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            ending = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        try:
+            ending.result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            gc.unfreeze()
 
     def generate(
         self,
@@ -131,11 +137,20 @@ class LLM:
         """What waits, runs and is cached now, and what was reused so far."""
         return self._call(_statistics(self._engine))
 
+    async def _end(self) -> None:
+        try:
+            await self._engine.stop()
+        finally:
+            # Whoever still waits for something is told before the loop ends.
+            if others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(others)
+
     def _start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        if self._loop.is_closed():
-            coroutine.close()
-            raise Unavailable("this LLM is closed")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        with self._lock:
+            if not self._is_closed:
+                return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        coroutine.close()
+        raise Unavailable("this LLM is closed")
 
     def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
         future = self._start(coroutine)

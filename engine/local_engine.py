@@ -74,7 +74,8 @@ class LocalEngine:
     async def stop(self) -> None:
         """Fails what is open and waits for the step that runs."""
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
+        # A fault that has ended it before was told to every request.
+        with suppress(asyncio.CancelledError, Exception):
             await self._task
         await asyncio.to_thread(self._runner.close)
 

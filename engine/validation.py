@@ -51,11 +51,11 @@ class ServingLimits:
 class _Rule:
     field: str
     value: Callable[[SamplingParams], float | None]
-    """None: unset, which is always allowed."""
     allows: Callable[[float], bool]
     """False for NaN, as every comparison with it is."""
     limit: str
     kind: type = Real
+    may_be_unset: bool = False
 
 
 _RULES = (
@@ -103,6 +103,7 @@ _RULES = (
         lambda value: 0 <= value <= MAX_LOGPROBS,
         f"must be 0 to {MAX_LOGPROBS}",
         Integral,
+        may_be_unset=True,
     ),
     _Rule(
         "sampling.seed",
@@ -110,6 +111,7 @@ _RULES = (
         lambda value: 0 <= value <= MAX_SEED,
         f"must be 0 to {MAX_SEED}",
         Integral,
+        may_be_unset=True,
     ),
     _Rule(
         "sampling.max_tokens",
@@ -117,6 +119,7 @@ _RULES = (
         lambda value: value >= 1,
         "must be at least 1",
         Integral,
+        may_be_unset=True,
     ),
 )
 
@@ -139,7 +142,9 @@ def token_array(token_ids: Sequence[int], limits: ServingLimits, field: str = "t
         wide = np.asarray(token_ids)  # of whatever width the values need
     except ValueError:  # lists of different lengths
         raise InvalidRequest(field, token_ids, "must be a flat list of integers") from None
-    # Objects are integers beyond 64 bits, or anything.
+    # Objects are integers beyond 64 bits, or anything; among integers, truth is one.
+    if isinstance(token_ids, list) and bool in set(map(type, token_ids)):
+        raise InvalidRequest(field, token_ids, "must be a flat list of integers")
     if wide.ndim != 1 or (wide.size and not _are_integers(wide)):
         raise InvalidRequest(field, token_ids, "must be a flat list of integers")
     _check_ids(field, wide, limits.vocab_size)
@@ -160,10 +165,11 @@ def validate(prompt: Int32Array, params: SamplingParams, limits: ServingLimits, 
     _check_prompt(prompt, limits, field)
     for rule in _RULES:
         value = rule.value(params)
-        if value is not None:
-            _check_kind(rule.field, value, rule.kind)
-            if not rule.allows(value):
-                raise InvalidRequest(rule.field, value, rule.limit)
+        if value is None and rule.may_be_unset:
+            continue
+        _check_kind(rule.field, value, rule.kind)
+        if value is not None and not rule.allows(value):
+            raise InvalidRequest(rule.field, value, rule.limit)
     _check_stops(params, limits)
     _check_room(len(prompt), params, limits)
 
@@ -178,12 +184,18 @@ def validate_options(options: RequestOptions) -> None:
     if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
         raise InvalidRequest("priority", options.priority, f"must be {-MAX_PRIORITY} to {MAX_PRIORITY}")
     cache = options.cache
+    if not isinstance(cache.salt, str):
+        raise InvalidRequest("cache.salt", cache.salt, "must be a string")
     if len(cache.salt.encode()) > MAX_SALT_BYTES:
         raise InvalidRequest("cache.salt", cache.salt, f"must be at most {MAX_SALT_BYTES} bytes")
     if len(cache.retention) > MAX_RETENTIONS:
         raise InvalidRequest("cache.retention", len(cache.retention), f"must be at most {MAX_RETENTIONS} ranges")
     for index, each in enumerate(cache.retention):
         field = f"cache.retention[{index}]"
+        for name in ("start", "end", "priority", "duration_ms"):
+            value = getattr(each, name)
+            if value is not None or name in ("start", "priority"):
+                _check_kind(f"{field}.{name}", value, Integral)
         if not 0 <= each.priority <= MAX_RETENTION_PRIORITY:
             raise InvalidRequest(f"{field}.priority", each.priority, f"must be 0 to {MAX_RETENTION_PRIORITY}")
         if each.start < 0 or (each.end is not None and each.end <= each.start):
@@ -222,8 +234,10 @@ def _check_ids(field: str, token_ids: NDArray[Any], vocab_size: int) -> None:
 
 
 def _check_stops(params: SamplingParams, limits: ServingLimits) -> None:
-    if isinstance(params.stop, str) or not all(isinstance(stop, str) for stop in params.stop):
+    if not isinstance(params.stop, (list, tuple)) or not all(isinstance(stop, str) for stop in params.stop):
         raise InvalidRequest("sampling.stop", params.stop, "must be a list of strings")
+    if not isinstance(params.stop_token_ids, (list, tuple)):
+        raise InvalidRequest("sampling.stop_token_ids", params.stop_token_ids, "must be a list of integers")
     if len(params.stop) > MAX_STOPS:
         raise InvalidRequest("sampling.stop", len(params.stop), f"must be at most {MAX_STOPS} strings")
     for index, stop in enumerate(params.stop):

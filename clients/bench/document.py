@@ -39,13 +39,8 @@ def check_writable(path: Path) -> None:
     Raises:
         StartupError: no file can be written there.
     """
-    existed = path.exists()
-    try:
-        path.open("a").close()
-    except OSError as error:
-        raise StartupError(f"{path}: cannot be written: {error.strerror}") from error
-    if not existed:
-        path.unlink()
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise StartupError(f"{path}: cannot be written")
 
 
 def write_document(path: Path, settings: dict[str, Any], model: str, runs: list[Run]) -> None:

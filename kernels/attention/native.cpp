@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../native/api.h"
+#include "../native/lines.h"
 #include "../native/pool.h"
 #include "native.h"
 #include "native_amx.h"
@@ -86,8 +87,8 @@ void merge(State into, State from, long rows, long head_dim) {
 // Grows to what the largest item needs and stays.
 template <class T>
 struct Scratch {
-  std::vector<T> queries, weights;
-  std::vector<float> scores, states;
+  Lines<T> queries, weights;
+  Lines<float> scores, states;
   std::vector<const T*> vectors;
   Upcoming upcoming;
 

@@ -8,10 +8,10 @@
 // y = silu(gate) * up, in float32.
 
 #include <algorithm>
-#include <vector>
 
 #include "../native/amx.h"
 #include "../native/api.h"
+#include "../native/lines.h"
 #include "../native/pool.h"
 #include "../native/tile.h"
 
@@ -96,7 +96,7 @@ struct Product {
       const W* next = panel_at(panel + 1 < panel_end ? panel + 1 : panel_after);
       if constexpr (sizeof(W) == 1) {
         if (row_end - row_begin > kTileRows) {  // widened once for all tiles
-          thread_local std::vector<T> wide;
+          thread_local Lines<T> wide;
           wide.resize(kPanel * matrix.depth);
           widen_panel(packed, kPanel * matrix.depth, wide.data());
           multiply(row_begin, row_end, panel, wide.data(), next);
@@ -154,14 +154,16 @@ struct Product {
       if constexpr (sizeof(W) == 2) {
         multiply_on_amx(row_begin, row_end, panel, at(packed), next);
       } else if (row_end - row_begin > 2 * kAmxRows) {  // widened once for all blocks of rows
-        thread_local std::vector<bf16> wide;
+        thread_local Lines<bf16> wide;
         wide.resize(kPanel * matrix.depth);
         widen_panel(packed, kPanel * matrix.depth, wide.data());
+        asm volatile("" : : : "memory");
         multiply_on_amx(row_begin, row_end, panel, at(wide.data()), next);
       } else {
         alignas(64) bf16 wide[2][kStep];
         multiply_on_amx(row_begin, row_end, panel, [&](long step) {
           widen_panel(packed + step * kStep, kStep, wide[step % 2]);
+          asm volatile("" : : : "memory");  // the compiler does not know what tiles are loaded from
           return wide[step % 2];
         }, next);
       }

@@ -36,7 +36,8 @@ class AmxTiles {
       config.row_bytes[t] = static_cast<uint16_t>(shapes[t].row_bytes);
       config.rows[t] = static_cast<uint8_t>(shapes[t].rows);
     }
-    _tile_loadconfig(&config);
+    // Not by its intrinsic: GCC 12's says that it reads eight bytes only, so that the other stores may be dropped.
+    asm volatile("ldtilecfg %0" : : "m"(config));
   }
   ~AmxTiles() { _tile_release(); }
   AmxTiles(const AmxTiles&) = delete;

@@ -1,5 +1,6 @@
 """Places of services: "host:port", as settings take them and sockets listen there."""
 
+import errno
 import socket
 from typing import Annotated
 
@@ -38,6 +39,10 @@ def bound_socket(address: str) -> socket.socket:
         OSError: it cannot be; `strerror` says why.
     """
     host, _, port = address.rpartition(":")
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, "no host can have this name") from error
     family, kind, protocol, _, place = socket.getaddrinfo(
         host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import signal
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,11 @@ async def until_signal() -> None:
 
     for each in numbers:
         loop.add_signal_handler(each, on_signal, each)
-    await arrived.wait()
+    try:
+        await arrived.wait()
+    finally:
+        for each in numbers:
+            loop.remove_signal_handler(each)
 
 
 async def unless_signalled(work: Coroutine[None, None, T]) -> T | None:
@@ -41,9 +44,10 @@ async def unless_signalled(work: Coroutine[None, None, T]) -> T | None:
     signalled, working = asyncio.create_task(until_signal()), asyncio.create_task(work)
     try:
         await asyncio.wait((signalled, working), return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        if signalled.done():
+            signalled.result()
     finally:
         signalled.cancel()
         working.cancel()
-        with suppress(asyncio.CancelledError):
-            await working
+        await asyncio.wait((signalled, working))
+    return None if working.cancelled() else working.result()

@@ -48,7 +48,7 @@ class Settings(ProcessSettings):
     max_requests: int = Field(4096, ge=1)
     """Requests open at once; more are refused with RESOURCE_EXHAUSTED."""
 
-    stream_interval: int = Field(1, ge=1)
+    stream_interval: int = Field(1, ge=1, le=1024)
     """Tokens of a message of a stream; the first one is sent at once. More spare the time that messages take, where
     those of many streams are more than clients need."""
 

@@ -117,17 +117,24 @@ class Dispatcher:
         for stream in self._streams.values():
             stream.end_step()
 
+    def admit(self, name: str, fingerprint: str) -> None:
+        """Raises `Unavailable` if an executor computes otherwise than those that are attached.
+
+        A sequence could not move to it.
+        """
+        for other in self._pools.values():
+            if other.info.fingerprint != fingerprint:
+                raise Unavailable(
+                    f"executor {name} is left out: its weights or types are not those of executor {other.name}"
+                )
+
     def attach(self, pool: Pool) -> None:
         """An executor is ready; sequences without one go there.
 
         Raises:
-            Unavailable: it computes otherwise than those that are attached, so a sequence could not move to it.
+            Unavailable: as of `admit`.
         """
-        for other in self._pools.values():
-            if other.info.fingerprint != pool.info.fingerprint:
-                raise Unavailable(
-                    f"executor {pool.name} is left out: its weights or types are not those of executor {other.name}"
-                )
+        self.admit(pool.name, pool.info.fingerprint)
         self._pools[pool.name] = pool
         orphans, self._orphans = self._orphans, []
         self._rehome(orphans)

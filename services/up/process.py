@@ -74,8 +74,9 @@ class Child:
             return await self.wait()
 
     def kill(self) -> None:
+        """It and what it has started, such as a compiler: whoever holds its output open would be waited for."""
         with suppress(ProcessLookupError):
-            self._process.kill()
+            os.killpg(self.pid, signal.SIGKILL)
 
     async def _pass_on(self, quiet: bool) -> None:
         held: deque[str] = deque(maxlen=_NUM_HELD)

@@ -26,7 +26,7 @@ class UpSettings(ProcessSettings):
     served_model_name: str | None = Field(None, min_length=1)
     """The name that clients know the model by; default: the hub id, or the folder's own name."""
 
-    stream_interval: int = Field(1, ge=1)
+    stream_interval: int = Field(1, ge=1, le=1024)
     """Tokens of a message of a stream; the first one is sent at once."""
 
     scheduler_port: int = Field(8002, ge=0, le=MAX_PORT)

@@ -61,7 +61,8 @@ def test_requests_that_fail_are_counted_by_kind(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--json={folder}"], "{folder}: cannot be written: Is a directory"),
+        (["--json={folder}"], "{folder}: cannot be written"),
+        (["--json={folder}/none/x.json"], "{folder}/none/x.json: cannot be written"),
         (["--report={folder}/file"], "--report {folder}/file: File exists"),
         (["--compare={folder}/none.json"], "{folder}/none.json: not a result of quire bench"),
         (["--trace={folder}/file", "--num-turns=2"], "--trace: it says what is sent; leave out --num-turns"),

@@ -162,16 +162,19 @@ def test_the_demo_leaves_nothing_either() -> None:
     await_gone(processes)
 
 
-def test_ctrl_c_while_a_service_starts() -> None:
-    """In whatever it is: imports, weights."""
-    for seconds in (0.3, 1.0, 2.5):
-        command = [sys.executable, "-m", "quire.services.cli", "executor", f"--listen={LOOPBACK}:0"]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as starting:
-            time.sleep(seconds)
-            starting.send_signal(signal.SIGINT)
-            _, errors = starting.communicate(timeout=30)
-        assert "Traceback" not in errors, (seconds, errors)
-        assert starting.returncode in (0, 130)
+@pytest.mark.parametrize("seconds", [0, 1.5])
+def test_ctrl_c_while_a_service_starts(seconds: float) -> None:
+    """In whatever it is, once it has begun to import the engine: imports, weights."""
+    command = [sys.executable, "-m", "quire.services.cli", "executor", f"--listen={LOOPBACK}:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as starting:
+        process = psutil.Process(starting.pid)
+        while not any("libtorch" in mapped.path for mapped in process.memory_maps()):
+            time.sleep(0.01)
+        time.sleep(seconds)
+        starting.send_signal(signal.SIGINT)
+        _, errors = starting.communicate(timeout=30)
+    assert "Traceback" not in errors
+    assert starting.returncode in (0, 130)
 
 
 async def test_lines_of_any_length_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
@@ -191,7 +194,8 @@ async def test_one_that_does_not_stop_is_killed() -> None:
     child = await Child.start("deaf", sys.executable, "-c", text, quiet=True)
     while child.last_line != "here":
         await asyncio.sleep(0.02)
-    assert await child.stop(0.1) == -signal.SIGKILL
+    async with asyncio.timeout(10):
+        assert await child.stop(0.1) == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")

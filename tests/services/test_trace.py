@@ -50,7 +50,7 @@ def test_no_plan_leaves_before_the_ledger_has_it(events: list[dict[str, Any]]) -
 
 
 def test_the_next_plan_leaves_before_a_result_is_taken_in(events: list[dict[str, Any]]) -> None:
-    """Two steps are in flight. Whether a plan also comes before a step of this tiny model is over is up to the machine."""
+    """Two steps are in flight. Whether it also comes before a step of this tiny model is over is up to the machine."""
     updated, sent = ends(events, "update"), ends(events, "send")
     early = [sent[step][1] <= updated[step - 1][0] for step in sent if step - 1 in updated]
     assert sum(early) > 0.9 * len(early)

@@ -17,7 +17,8 @@ from tokenizers import decoders
 from quire.engine.config import SchedulerConfig
 from quire.engine.errors import InvalidRequest, RequestError, StartupError, Unavailable
 from quire.engine.llm import LLM
-from quire.engine.request import RequestOptions, SamplingParams
+from quire.engine.request import CacheParams, RequestOptions, Retention, SamplingParams
+from quire.engine.scheduling.scheduler import Scheduler
 from support.models import write_model
 
 GREEDY = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
@@ -50,6 +51,10 @@ def await_idle(llm: LLM) -> None:
         ({"max_tokens": "5"}, "sampling.max_tokens: must be an integer, got '5'"),
         ({"top_k": True}, "sampling.top_k: must be an integer, got True"),
         ({"temperature": "hot"}, "sampling.temperature: must be a number, got 'hot'"),
+        ({"top_k": None}, "sampling.top_k: must be an integer, got None"),
+        ({"temperature": None}, "sampling.temperature: must be a number, got None"),
+        ({"stop": None}, "sampling.stop: must be a list of strings, got None"),
+        ({"stop_token_ids": 7}, "sampling.stop_token_ids: must be a list of integers, got 7"),
         ({"stop": "abc"}, "sampling.stop: must be a list of strings, got 'abc'"),
         ({"stop": (1,)}, "sampling.stop: must be a list of strings, got (1,)"),
         ({"stop_token_ids": (1.5,)}, "sampling.stop_token_ids: must be a flat list of integers, got (1.5,)"),
@@ -60,6 +65,33 @@ def test_values_of_another_type_are_refused(llm: LLM, params: dict[str, Any], me
         llm.generate("a", replace(GREEDY, **params))
     assert str(caught.value) == message
     await_idle(llm)
+
+
+@pytest.mark.parametrize("prompt", [[True, 5], [1.5], [[1], [2]], [None]])
+def test_prompts_that_are_none(llm: LLM, prompt: Any) -> None:
+    with pytest.raises(InvalidRequest, match="token_ids: must be a flat list of integers"):
+        llm.generate([prompt], GREEDY)
+    await_idle(llm)
+
+
+@pytest.mark.parametrize(
+    ("cache", "message"),
+    [
+        (CacheParams(salt=3), "cache.salt: must be a string, got 3"),  # type: ignore[arg-type]
+        (
+            CacheParams(retention=(Retention(0, None, 3.5),)),  # type: ignore[arg-type]
+            "cache.retention[0].priority: must be an integer, got 3.5",
+        ),
+        (
+            CacheParams(retention=(Retention("0", None, 3),)),  # type: ignore[arg-type]
+            "cache.retention[0].start: must be an integer, got '0'",
+        ),
+    ],
+)
+def test_cache_options_of_another_type(llm: LLM, cache: CacheParams, message: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        llm.generate("a", GREEDY, RequestOptions(cache=cache))
+    assert str(caught.value) == message
 
 
 def test_numbers_of_numpy_are_numbers(llm: LLM) -> None:
@@ -140,6 +172,44 @@ def test_closing(folder: Path) -> None:
     for call in (lambda: llm.generate("a"), lambda: list(llm.generate_stream("a")), llm.statistics):
         with pytest.raises(Unavailable, match="this LLM is closed"):
             call()
+
+
+def test_closing_while_others_ask(folder: Path) -> None:
+    """Everybody gets an answer or an error; nobody waits for ever."""
+    llm = LLM(str(folder), num_blocks=128, num_slots=4)
+    ends: list[Exception] = []
+
+    def ask(call: Callable[[], object]) -> None:
+        try:
+            while True:
+                call()
+        except RequestError as error:
+            ends.append(error)
+
+    calls = (llm.statistics, lambda: list(llm.generate_stream([1, 2, 3], GREEDY)), lambda: llm.generate([[1, 2]], LONG))
+    threads = [threading.Thread(target=ask, args=(call,), daemon=True) for call in calls * 2]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    llm.close()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    assert len(ends) == len(threads)
+
+
+def test_closing_after_a_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Scheduler) -> None:
+        raise ValueError("boom")
+
+    llm = LLM(str(folder), num_blocks=128, num_slots=4)
+    monkeypatch.setattr(Scheduler, "schedule", fail)
+    with pytest.raises(RequestError, match="the engine has failed: boom"):
+        llm.generate([[1, 2]], GREEDY)
+    llm.close()
+    llm.close()
+    with pytest.raises(Unavailable, match="this LLM is closed"):
+        llm.generate([[1, 2]], GREEDY)
 
 
 def test_settings_that_will_not_do(folder: Path) -> None:
