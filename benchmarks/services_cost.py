@@ -3,8 +3,7 @@
 
   python benchmarks/services_cost.py [--model DIR] [--dtype bfloat16] [--concurrency 32] [--rounds 5]
 
-`LLM.generate` answers in one piece, and so does the unary call; the streaming call sends a message for every token,
-or for several.
+`LLM.generate_async` answers in one piece, and so does the unary call; streaming brings every token by itself, or several.
 Client, frontend, scheduler, Redis and executor share the cores, so whatever the others use is missing to the executor.
 """
 
@@ -70,9 +69,14 @@ async def main() -> None:
                 async for _ in client.generate_stream(prompt, params):
                     pass
 
+            async def stream_in_process(prompt: list[int]) -> None:
+                async for _ in llm.generate_stream_async(prompt, params):
+                    pass
+
             ways: dict[str, Send] = {
                 "LLM": lambda prompt: llm.generate_async(prompt, params),
                 "services, unary": lambda prompt: client.generate(prompt, params),
+                "LLM, streaming": stream_in_process,
                 "services, streaming": stream,
             }
             for number in range(args.rounds + 1):
@@ -87,14 +91,19 @@ async def main() -> None:
         llm.close()
         await stack.stop()
     print(f"{args.concurrency} at once, {args.input_tokens} tokens in, {args.output_tokens} out, {args.rounds} rounds")
-    print("| way | output tokens/s (range) | to LLM, median of rounds (range) |")
-    print("|---|---|---|")
+    print("| way | output tokens/s (range) | to LLM, median of rounds (range) | to LLM, streaming |")
+    print("|---|---|---|---|")
     for name, found in rates.items():
-        ratios = [mine / base for mine, base in zip(found, rates["LLM"], strict=True)]
-        print(
-            f"| {name} | {statistics.median(found):.0f} ({min(found):.0f}–{max(found):.0f}) "
-            f"| {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}) |"
-        )
+        cells = [_spread(found, "{:.0f}")]
+        for base in ("LLM", "LLM, streaming"):
+            ratios = [mine / theirs for mine, theirs in zip(found, rates[base], strict=True)]
+            cells.append(_spread(ratios, "{:.3f}"))
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    median, low, high = (form.format(value) for value in (statistics.median(values), min(values), max(values)))
+    return f"{median} ({low}–{high})"
 
 
 if __name__ == "__main__":
