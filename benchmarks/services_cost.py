@@ -3,7 +3,7 @@
 
   python benchmarks/services_cost.py [--model DIR] [--dtype bfloat16] [--concurrency 32] [--rounds 5]
 
-`LLM.generate_async` answers in one piece, and so does the unary call; streaming brings every token by itself, or several.
+`LLM.generate_async` answers in one piece, and so does the unary call; streams bring every token by itself, or some.
 Client, frontend, scheduler, Redis and executor share the cores, so whatever the others use is missing to the executor.
 """
 
