@@ -9,6 +9,7 @@ from quire.engine.errors import QuireError
 from quire.engine.version import __version__
 from quire.services.common import logs
 from quire.services.common.settings import parse
+from quire.services.common.signals import ending_at_once
 
 
 class Command(NamedTuple):
@@ -62,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
-    module = importlib.import_module(COMMANDS[name].module)
+    with ending_at_once():
+        module = importlib.import_module(COMMANDS[name].module)
     settings = parse(module.Settings, f"quire {name}", arguments)
     logs.configure(getattr(settings, "log_level", "warning"))
     code: int = module.run(settings)

@@ -1,9 +1,14 @@
 """What must be decided before anything is imported."""
 
 import os
+import signal
 
 import torch
 
 if not torch.cuda.is_available():
     # Triton reads it where kernels are defined: without a GPU they run in its interpreter, on the CPU.
     os.environ["TRITON_INTERPRET"] = "1"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in the background of a script. Tests interrupt themselves, and what they start inherits it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)

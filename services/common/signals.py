@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
@@ -11,18 +12,31 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """SIGINT, unless it is ignored, ends the process meanwhile.
+
+    An exception may be swallowed by an import, and nothing is to be tidied up yet.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 async def until_signal() -> None:
     """Returns at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
 
-    A signal that was ignored when the process started, as SIGHUP is under nohup, stays so.
+    A SIGHUP that is ignored, as under nohup, stays so.
     """
     loop = asyncio.get_running_loop()
     arrived = asyncio.Event()
-    numbers = [
-        number
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(number) is not signal.SIG_IGN
-    ]
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
 
     def on_signal(number: signal.Signals) -> None:
         logger.info("%s: shutting down", number.name)

@@ -12,7 +12,7 @@ from quire.engine.trace import Trace
 from quire.services.common.address import Address
 from quire.services.common.server import serving
 from quire.services.common.settings import ProcessSettings
-from quire.services.common.signals import until_signal
+from quire.services.common.signals import ending_at_once, until_signal
 from quire.services.executor.servicer import ExecutorServicer
 from quire.v1 import executor_pb2_grpc
 
@@ -32,7 +32,8 @@ class Settings(ProcessSettings, ExecutorConfig):
 def run(settings: Settings) -> int:
     """Runs until SIGINT or SIGTERM; returns the exit code."""
     config = ExecutorConfig(**settings.model_dump(include=set(ExecutorConfig.model_fields)))
-    executor = Executor(config)
+    with ending_at_once():
+        executor = Executor(config)
     asyncio.run(_serve(settings, executor))
     return 0
 
