@@ -3,6 +3,7 @@
 import os
 import signal
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -12,3 +13,9 @@ if not torch.cuda.is_available():
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a script. Tests interrupt themselves, and what they start inherits it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """Random tensors are the same in every run, whatever ran before."""
+    torch.manual_seed(0)
