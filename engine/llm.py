@@ -162,9 +162,9 @@ class LLM:
     def _tokens(self, prompt: Prompt) -> Int32Array:
         return self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_array(prompt, self._engine.limits)
 
-    async def _follow(self, request: OpenRequest, whole: bool = False) -> AsyncGenerator[Completion, None]:
+    async def _follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
         try:
-            async for piece in pieces(request, self.tokenizer, whole):
+            async for piece in pieces(request, self.tokenizer):
                 yield piece
         finally:
             self._engine.close(request)
@@ -185,7 +185,8 @@ class LLM:
         return await self._join(self._engine.submit(self._tokens(prompt), params, options))
 
     async def _join(self, request: OpenRequest) -> Completion:
-        return join([piece async for piece in self._follow(request, whole=True)])
+        request.expect_end()
+        return join([piece async for piece in self._follow(request)])
 
     async def _complete_all(
         self, prompts: Sequence[Prompt], params: SamplingParams, options: RequestOptions

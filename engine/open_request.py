@@ -1,7 +1,6 @@
 """A request that a client waits for."""
 
 import asyncio
-import sys
 from array import array
 from dataclasses import dataclass
 
@@ -27,7 +26,7 @@ class OpenRequest:
         prompt: token ids, int32.
         params: with `seed` and `max_tokens` set, so that a resubmission is the same request.
         options: priority and cache.
-        interval: tokens that `next` waits for, but for the first one of all and for the end.
+        interval: steps that its tokens, but for the first, may wait to be sent together.
         generated: every token received.
         cached_tokens: tokens of the prompt found in the cache.
         finish: set once no more tokens come.
@@ -55,8 +54,7 @@ class OpenRequest:
         self._num_taken = 0
         # Of the tokens that come, in their order, until they are taken; empty unless they are wanted.
         self._logprobs: list[TokenLogprobs] = []
-        # How many tokens there are when `next` is woken.
-        self._wake_at = 1
+        self._only_end = False
         self._news = asyncio.Event()
 
     @property
@@ -66,7 +64,7 @@ class OpenRequest:
 
     def push(self, token_id: int) -> None:
         self.generated.append(token_id)
-        if len(self.generated) >= self._wake_at:
+        if not self._only_end:
             self._news.set()
 
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
@@ -74,9 +72,9 @@ class OpenRequest:
         self._logprobs.append(logprobs)
 
     def expect_end(self) -> None:
-        """From now on `next` waits for the end: nobody is woken for single tokens."""
-        self._wake_at = sys.maxsize
-        if not self.is_over:
+        """From now on `next` waits for the end, unless a stop string must be found in time."""
+        self._only_end = not self.params.stop
+        if self._only_end and not self.is_over:
             self._news.clear()
 
     def end(self, outcome: Finish | RequestError) -> None:
@@ -90,7 +88,7 @@ class OpenRequest:
         self._news.set()
 
     async def next(self) -> list[int]:
-        """Tokens since the last call; waits for the next ones, or for the end.
+        """Tokens since the last call; waits for the first, or for the end.
 
         Raises:
             RequestError: it failed.
@@ -101,7 +99,6 @@ class OpenRequest:
             raise self._error
         tokens = self.generated[self._num_taken :].tolist()
         self._num_taken = len(self.generated)
-        self._wake_at = self._num_taken + self.interval
         return tokens
 
     def take_logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:

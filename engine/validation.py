@@ -142,10 +142,9 @@ def token_array(token_ids: Sequence[int], limits: ServingLimits, field: str = "t
         wide = np.asarray(token_ids)  # of whatever width the values need
     except ValueError:  # lists of different lengths
         raise InvalidRequest(field, token_ids, "must be a flat list of integers") from None
-    # Objects are integers beyond 64 bits, or anything; among integers, truth is one.
-    if isinstance(token_ids, list) and bool in set(map(type, token_ids)):
-        raise InvalidRequest(field, token_ids, "must be a flat list of integers")
-    if wide.ndim != 1 or (wide.size and not _are_integers(wide)):
+    # Objects are integers beyond 64 bits, or anything; beside integers, truth became one.
+    has_truth = isinstance(token_ids, (list, tuple)) and bool in map(type, token_ids)
+    if has_truth or wide.ndim != 1 or (wide.size and not _are_integers(wide)):
         raise InvalidRequest(field, token_ids, "must be a flat list of integers")
     _check_ids(field, wide, limits.vocab_size)
     return wide.astype(np.int32)
@@ -236,8 +235,6 @@ def _check_ids(field: str, token_ids: NDArray[Any], vocab_size: int) -> None:
 def _check_stops(params: SamplingParams, limits: ServingLimits) -> None:
     if not isinstance(params.stop, (list, tuple)) or not all(isinstance(stop, str) for stop in params.stop):
         raise InvalidRequest("sampling.stop", params.stop, "must be a list of strings")
-    if not isinstance(params.stop_token_ids, (list, tuple)):
-        raise InvalidRequest("sampling.stop_token_ids", params.stop_token_ids, "must be a list of integers")
     if len(params.stop) > MAX_STOPS:
         raise InvalidRequest("sampling.stop", len(params.stop), f"must be at most {MAX_STOPS} strings")
     for index, stop in enumerate(params.stop):
@@ -248,11 +245,9 @@ def _check_stops(params: SamplingParams, limits: ServingLimits) -> None:
             raise InvalidRequest(f"sampling.stop[{index}]", stop, limit) from error
         if not 1 <= size <= MAX_STOP_BYTES:
             raise InvalidRequest(f"sampling.stop[{index}]", stop, f"must be 1 to {MAX_STOP_BYTES} bytes of UTF-8")
-    count = len(params.stop_token_ids)
+    count = len(token_array(params.stop_token_ids, limits, "sampling.stop_token_ids"))
     if count > MAX_STOP_TOKENS:
         raise InvalidRequest("sampling.stop_token_ids", count, f"must be at most {MAX_STOP_TOKENS} tokens")
-    if count:
-        token_array(params.stop_token_ids, limits, "sampling.stop_token_ids")
 
 
 def _check_room(num_prompt: int, params: SamplingParams, limits: ServingLimits) -> None:

@@ -9,17 +9,12 @@ from quire.engine.text.output import OutputText
 from quire.engine.text.tokenizer import Tokenizer
 
 
-async def pieces(request: OpenRequest, tokenizer: Tokenizer, whole: bool = False) -> AsyncGenerator[Completion, None]:
+async def pieces(request: OpenRequest, tokenizer: Tokenizer) -> AsyncGenerator[Completion, None]:
     """Pieces until the request ends, by itself or by a stop string; the caller closes the request.
-
-    Args:
-        whole: the pieces will be joined, so that one will do, unless a stop string must be found in time.
 
     Raises:
         RequestError: it failed.
     """
-    if whole and not request.params.stop:
-        request.expect_end()
     text = OutputText(tokenizer, request.params.stop)
     finish = None
     while finish is None:

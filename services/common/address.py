@@ -40,12 +40,11 @@ def bound_socket(address: str) -> socket.socket:
     """
     host, _, port = address.rpartition(":")
     try:
-        host.encode("idna")
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
     except UnicodeError as error:
         raise OSError(errno.EINVAL, "no host can have this name") from error
-    family, kind, protocol, _, place = socket.getaddrinfo(
-        host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
     found = socket.socket(family, kind, protocol)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -40,8 +40,6 @@ async def until_signal() -> None:
 
     def on_signal(number: signal.Signals) -> None:
         logger.info("%s: shutting down", number.name)
-        for each in numbers:
-            loop.remove_signal_handler(each)
         arrived.set()
 
     for each in numbers:

@@ -29,7 +29,7 @@ class Inference:
         model: the name that clients know the model by.
         tokenizer: of the model's folder.
         link: to the scheduler.
-        stream_interval: tokens of a message of a stream, but for the first and the last one.
+        stream_interval: steps that a stream's tokens, but for the first, may wait to be sent together.
 
     Attributes:
         model, tokenizer: as given.
@@ -77,7 +77,7 @@ class Inference:
         """Checks a request and opens it; `follow` it, or `close` it.
 
         Args:
-            whole: its pieces will be joined.
+            whole: its pieces will be joined, so that one will do.
             field: name of the prompt in the API at hand, for refusals.
             request_id: the client's name for it; "": one is made.
 
@@ -93,20 +93,20 @@ class Inference:
         params = complete(params, len(token_ids), limits)
         validate(token_ids, params, limits, field=field)
         validate_options(options)
-        interval = self._stream_interval if not whole else 1 if params.stop else WHOLE_INTERVAL
-        return self._link.submit(request_id or uuid.uuid4().hex, token_ids, params, options, interval)
+        interval = WHOLE_INTERVAL if whole and not params.stop else self._stream_interval
+        opened = self._link.submit(request_id or uuid.uuid4().hex, token_ids, params, options, interval)
+        if whole:
+            opened.expect_end()
+        return opened
 
-    async def follow(self, request: OpenRequest, whole: bool = False) -> AsyncGenerator[Completion, None]:
+    async def follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
         """Its answer in pieces; however the iteration ends, the request is closed.
-
-        Args:
-            whole: the pieces will be joined, so that one will do.
 
         Raises:
             RequestError: it failed.
         """
         try:
-            async for piece in pieces(request, self.tokenizer, whole):
+            async for piece in pieces(request, self.tokenizer):
                 yield piece
         finally:
             self._link.close(request)

@@ -49,8 +49,8 @@ class Settings(ProcessSettings):
     """Requests open at once; more are refused with RESOURCE_EXHAUSTED."""
 
     stream_interval: int = Field(1, ge=1, le=1024)
-    """Tokens of a message of a stream; the first one is sent at once. More spare the time that messages take, where
-    those of many streams are more than clients need."""
+    """Steps that a stream's tokens may wait to be sent in one message; the first one is sent at once. More spare the
+    time that messages take, where those of many streams are more than clients need."""
 
     drain_seconds: float = Field(5.0, ge=0)
     """How long running requests may go on after SIGINT or SIGTERM."""

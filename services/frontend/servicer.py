@@ -117,6 +117,6 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             options=RequestOptions(request.priority, cache_from_proto(request.cache)),
             whole=whole,
         )
-        async with aclosing(self._inference.follow(opened, whole)) as pieces:
+        async with aclosing(self._inference.follow(opened)) as pieces:
             async for piece in pieces:
                 yield piece

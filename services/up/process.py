@@ -62,7 +62,7 @@ class Child:
         return code
 
     async def stop(self, patience: float) -> int:
-        """Asks it to end and waits `patience` seconds; kills it if it does not, or if this is cancelled."""
+        """Asks it to end and waits `patience` seconds; kills it if it does not."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:

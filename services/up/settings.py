@@ -27,7 +27,7 @@ class UpSettings(ProcessSettings):
     """The name that clients know the model by; default: the hub id, or the folder's own name."""
 
     stream_interval: int = Field(1, ge=1, le=1024)
-    """Tokens of a message of a stream; the first one is sent at once."""
+    """Steps that a stream's tokens may wait to be sent in one message; the first one is sent at once."""
 
     scheduler_port: int = Field(8002, ge=0, le=MAX_PORT)
     """Port of the scheduler on loopback; 0 chooses a free one."""

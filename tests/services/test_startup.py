@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from quire.engine.resources.ledger.connection import URL_PATTERN
 from quire.services.cli import COMMANDS
+from quire.services.common.address import bound_socket
 from quire.services.up.stack import LOOPBACK, free_port
 
 # Most of it is the import of torch by the executor on a busy machine.
@@ -80,6 +81,12 @@ def test_a_host_of_somebody_else() -> None:
     assert message == (
         "quire frontend: error: --listen 192.0.2.1:0: cannot listen there: Cannot assign requested address"
     )
+
+
+@pytest.mark.parametrize("host", ["a" * 64, "a..b"])
+def test_a_name_that_no_host_can_have(host: str) -> None:
+    with pytest.raises(OSError, match="no host can have this name"):
+        bound_socket(f"{host}:0")
 
 
 def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken: str) -> None:

@@ -16,6 +16,7 @@ from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.services.scheduler.dispatcher import MAX_FAULTS, Dispatcher
 from quire.services.scheduler.executor_link import ExecutorLink
+from quire.services.scheduler.frontend_stream import FrontendStream
 from quire.services.scheduler.pool import Pool
 from support.simulated_executor import SimulatedExecutor, executor_info
 
@@ -36,11 +37,17 @@ def request(handle: int, client: int, prompt: list[int], max_tokens: int = 4, in
     return Request(str(handle), client, handle, np.array(prompt, np.int32), nothing, params, interval=interval)
 
 
-async def test_a_request_that_kills_executors_ends() -> None:
+async def one_pool() -> tuple[Dispatcher, FrontendStream, Pool]:
+    """A dispatcher with one frontend and one executor."""
     dispatcher = Dispatcher(epoch=1)
     stream = dispatcher.connect()
     pool = await make_pool(dispatcher, "first")
     dispatcher.attach(pool)
+    return dispatcher, stream, pool
+
+
+async def test_a_request_that_kills_executors_ends() -> None:
+    dispatcher, stream, pool = await one_pool()
     dispatcher.submit(stream, request(1, stream.client, [1, 2, 3]))
     for attempt in range(MAX_FAULTS + 1):
         assert stream.sequences, f"given up after {attempt} faults"
@@ -90,10 +97,7 @@ async def test_cost_is_prefill_left_and_load() -> None:
     ],
 )
 async def test_tokens_wait_as_long_as_their_requests_allow(intervals: list[int], expected: list[int]) -> None:
-    dispatcher = Dispatcher(epoch=1)
-    stream = dispatcher.connect()
-    pool = await make_pool(dispatcher, "first")
-    dispatcher.attach(pool)
+    dispatcher, stream, pool = await one_pool()
     await stream.next()
     for handle, interval in enumerate(intervals):
         dispatcher.submit(stream, request(handle, stream.client, [1, 2, 3], 10, interval))
@@ -110,10 +114,7 @@ async def test_tokens_wait_as_long_as_their_requests_allow(intervals: list[int],
 
 
 async def test_a_request_that_waits_for_an_executor_can_be_cancelled() -> None:
-    dispatcher = Dispatcher(epoch=1)
-    stream = dispatcher.connect()
-    pool = await make_pool(dispatcher, "draining")
-    dispatcher.attach(pool)
+    dispatcher, stream, pool = await one_pool()
     for handle in (1, 2):
         dispatcher.submit(stream, request(handle, stream.client, [1, 2, 3]))
     dispatcher.drain(pool)
@@ -143,10 +144,7 @@ async def test_executors_that_compute_otherwise_are_left_out() -> None:
 
 
 async def test_a_handle_means_one_request() -> None:
-    dispatcher = Dispatcher(epoch=1)
-    stream = dispatcher.connect()
-    pool = await make_pool(dispatcher, "first")
-    dispatcher.attach(pool)
+    dispatcher, stream, pool = await one_pool()
     dispatcher.submit(stream, request(1, stream.client, [1, 2, 3]))
     with pytest.raises(InvalidRequest, match="handle: must not be open already, got 1"):
         dispatcher.submit(stream, request(1, stream.client, [1, 2, 3]))

@@ -4,6 +4,7 @@ import os
 import shlex
 import stat
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -188,17 +189,22 @@ def test_two_that_compile_at_once_compile_once(tmp_path: Path, monkeypatch: pyte
     assert compiled_library("avx512", cache) != found[0]
 
 
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    """A suite sets how many threads PyTorch has; afterwards it has as many as before."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("torch_threads")
 def test_without_a_compiler_the_reference_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(CompileError, match="none of no-such-compiler is on the path"):
         compiled_library("avx2", tmp_path)
-    threads = torch.get_num_threads()
-    try:
-        assert kernel_suite("auto", CPU, torch.float32, 1).name == "torch"
-    finally:
-        torch.set_num_threads(threads)
+    assert kernel_suite("auto", CPU, torch.float32, 1).name == "torch"
     assert [record.getMessage() for record in caplog.records if record.name == "quire.kernels.registry"] == [
         "computing with PyTorch, several times slower: kernels: 'native': no C++ compiler: none of no-such-compiler "
         "is on the path"
@@ -207,6 +213,7 @@ def test_without_a_compiler_the_reference_computes(
         kernel_suite("native", CPU, torch.float32, 1)
 
 
+@pytest.mark.usefixtures("torch_threads")
 def test_a_level_that_cannot_be_had_gives_way_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -216,11 +223,7 @@ def test_a_level_that_cannot_be_had_gives_way_to_the_next(
     monkeypatch.setenv("CXX", f"/bin/sh {write_compiler(tmp_path, body)}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(registry, "supported_levels", lambda: ("amx_bf16", level))
-    threads = torch.get_num_threads()
-    try:
-        assert kernel_suite("native", CPU, torch.float32, 1).name == "native"
-    finally:
-        torch.set_num_threads(threads)
+    assert kernel_suite("native", CPU, torch.float32, 1).name == "native"
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "no C++ kernels for amx_bf16, slower ones are tried: /bin/sh failed with status 1: what is -mamx?"
     ]

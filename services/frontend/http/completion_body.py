@@ -95,5 +95,5 @@ class CompletionBody(Body):
 
 
 def _is_ids(prompt: object) -> bool:
-    """Whether to take it as token ids; whether the vocabulary has them is checked where it is at hand."""
-    return isinstance(prompt, list) and {int}.issuperset(map(type, prompt))
+    """Whether to take it as token ids. One look suffices: the rest is checked with the vocabulary at hand."""
+    return isinstance(prompt, list) and (not prompt or (isinstance(prompt[0], int) and prompt[0] is not True))

@@ -93,7 +93,7 @@ class Answer:
                     self._inference.close(opened)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        pieces = merged([self._inference.follow(opened, whole=not self._is_stream) for opened in self._requests])
+        pieces = merged([self._inference.follow(opened) for opened in self._requests])
         async with aclosing(pieces):
             try:
                 first = await anext(pieces)
