@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times the two kernels that a step of the CPU executor is made of: products and attention.
 
-  python benchmarks/cpu_kernels.py [--rows 1,8,64,128,512] [--repeats 10]
+  python benchmarks/cpu_kernels.py [--rows 1,8,64,128,512] [--repeats 10] [--int8]
 
 The shapes are those of a 135M Llama, bfloat16, all of its layers one after the other, so that weights and cache come
 from memory as in a step. Products: milliseconds of the four of every layer, and the rate. Attention: milliseconds of
@@ -83,7 +83,7 @@ def milliseconds(call: Callable[[], None], repeats: int) -> float:
     return statistics.median(times)
 
 
-def print_products(suite: KernelSuite, all_rows: list[int], repeats: int) -> None:
+def print_products(suite: KernelSuite, all_rows: list[int], repeats: int, weight_bytes: int) -> None:
     def weight(outputs: int, inputs: int) -> torch.Tensor:
         return (torch.randn(outputs, inputs) / inputs**0.5).bfloat16()
 
@@ -104,7 +104,8 @@ def print_products(suite: KernelSuite, all_rows: list[int], repeats: int) -> Non
                     product(x)
 
         took = milliseconds(layers, repeats)
-        print(f"{rows:>4} rows{'':27}{took:9.2f}{2 * weights * rows / took / 1e6:9.0f}{2 * weights / took / 1e6:7.1f}")
+        rate, moved = 2 * weights * rows / took / 1e6, weight_bytes * weights / took / 1e6
+        print(f"{rows:>4} rows{'':27}{took:9.2f}{rate:9.0f}{moved:7.1f}")
 
 
 def print_attention(suite: KernelSuite, repeats: int) -> None:
@@ -130,9 +131,10 @@ def main() -> None:
     parser.add_argument("--rows", default="1,8,16,64,128,512")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--int8", action="store_true", help="weights in 8-bit integers")
     args = parser.parse_args()
-    suite = kernel_suite("native", CPU, torch.bfloat16, args.threads)
-    print_products(suite, [int(rows) for rows in args.rows.split(",")], args.repeats)
+    suite = kernel_suite("native", CPU, torch.bfloat16, args.threads, args.int8)
+    print_products(suite, [int(rows) for rows in args.rows.split(",")], args.repeats, 1 if args.int8 else 2)
     print_attention(suite, args.repeats)
 
 

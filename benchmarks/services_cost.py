@@ -4,7 +4,8 @@
   python benchmarks/services_cost.py [--model DIR] [--dtype bfloat16] [--concurrency 32] [--rounds 5]
 
 `LLM.generate_async` answers in one piece, and so does the unary call; streams bring every token by itself, or some.
-Client, frontend, scheduler, Redis and executor share the cores, so whatever the others use is missing to the executor.
+Client, frontend, scheduler, Redis and executor share the cores, so whatever the others use is missing to the executor:
+what that is, in microseconds of CPU per output token, is told as well.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
+import psutil
 
 from quire.clients.async_client import AsyncClient
 from quire.engine.config import ExecutorConfig, SchedulerConfig
@@ -40,6 +42,12 @@ async def rate(prompts: Prompts, params: SamplingParams, concurrency: int, send:
     return len(prompts) * params.max_tokens / (time.perf_counter() - began)
 
 
+def cpu_seconds(stack: Stack) -> dict[str, float]:
+    """Of every process so far; "client" is this one, where `LLM` sleeps meanwhile."""
+    times = {child.name: psutil.Process(child.pid).cpu_times() for child in stack.children}
+    return {name: found.user + found.system for name, found in times.items()} | {"client": time.process_time()}
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
@@ -61,6 +69,7 @@ async def main() -> None:
     stack = Stack(settings, quiet=True)
     llm = LLM(scheduler=SchedulerConfig(), **executor.model_dump(exclude_unset=True))
     rates: dict[str, list[float]] = {}
+    used: dict[str, dict[str, float]] = {}
     try:
         await stack.start()
         async with AsyncClient(stack.frontend) as client:
@@ -84,13 +93,22 @@ async def main() -> None:
                 for name, send in ways.items():
                     # Every way gets prompts of its own, so that none finds what another has cached.
                     own = [[3 + list(ways).index(name), *prompt[1:]] for prompt in prompts]
+                    before = cpu_seconds(stack)
                     found = await rate(own, params, args.concurrency, send)
                     if number:  # the first round warms up
                         rates.setdefault(name, []).append(found)
+                        spent = used.setdefault(name, dict.fromkeys(before, 0.0))
+                        for process, seconds in cpu_seconds(stack).items():
+                            spent[process] += seconds - before[process]
     finally:
         llm.close()
         await stack.stop()
     print(f"{args.concurrency} at once, {args.input_tokens} tokens in, {args.output_tokens} out, {args.rounds} rounds")
+    print_rates(rates)
+    print_cpu(used, args.rounds * args.requests * args.output_tokens)
+
+
+def print_rates(rates: dict[str, list[float]]) -> None:
     print("| way | output tokens/s (range) | to LLM, median of rounds (range) | to LLM, streaming |")
     print("|---|---|---|---|")
     for name, found in rates.items():
@@ -99,6 +117,13 @@ async def main() -> None:
             ratios = [mine / theirs for mine, theirs in zip(found, rates[base], strict=True)]
             cells.append(_spread(ratios, "{:.3f}"))
         print(f"| {name} | {' | '.join(cells)} |")
+
+
+def print_cpu(used: dict[str, dict[str, float]], num_tokens: int) -> None:
+    print("\n| CPU, µs per output token | " + " | ".join(used["services, unary"]) + " |")
+    print("|---" * (len(used["services, unary"]) + 1) + "|")
+    for name in ("services, unary", "services, streaming"):
+        print(f"| {name} | " + " | ".join(f"{spent / num_tokens * 1e6:.0f}" for spent in used[name].values()) + " |")
 
 
 def _spread(values: Sequence[float], form: str) -> str:
