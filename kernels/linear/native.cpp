@@ -8,6 +8,7 @@
 // y = silu(gate) * up, in float32.
 
 #include <algorithm>
+#include <optional>
 
 #include "../native/amx.h"
 #include "../native/api.h"
@@ -22,6 +23,11 @@ constexpr long kRowBytes = 256 * 1024;  // rows of x that one task keeps in the 
 constexpr int kVecs = kPanel / kWidth;
 constexpr long kTasksPerThread = 32;
 constexpr long kLookAhead = 4096;  // bytes
+#if defined(__AMX_BF16__)
+constexpr long kBlockRows = 2 * kAmxRows;
+#else
+constexpr long kBlockRows = kTileRows;
+#endif
 
 long num_panels(long columns) { return (columns + kPanel - 1) / kPanel; }
 
@@ -44,6 +50,7 @@ void widen_panel(const int8_t* panel, long size, bf16* wide) {
     const BitVec pairs = load_pairs(panel + i);
     std::memcpy(wide + i, &pairs, sizeof pairs);
   }
+  asm volatile("" : : : "memory");  // the compiler does not know what tiles are loaded from
 }
 
 // What becomes of a panel's sums: scale, bias, gate, and the result's type.
@@ -85,17 +92,16 @@ struct Product {
 
   // `panel_after` is what this thread will probably multiply by next.
   void compute(long row_begin, long row_end, long panel_begin, long panel_end, long panel_after) const {
+    const long rows_here = row_end - row_begin;
 #if defined(__AMX_BF16__)
-    // By the depth alone, so that a row is computed in one way whatever the number of rows.
-    if constexpr (sizeof(T) == 2) {
-      if (matrix.depth % kAmxDepth == 0) return compute_on_amx(row_begin, row_end, panel_begin, panel_end, panel_after);
-    }
+    std::optional<AmxTiles> tiles;
+    if (is_on_amx()) tiles.emplace(linear_shapes(rows_here));
 #endif
     for (long panel = panel_begin; panel < panel_end; ++panel) {
       const W* packed = panel_at(panel);
       const W* next = panel_at(panel + 1 < panel_end ? panel + 1 : panel_after);
       if constexpr (sizeof(W) == 1) {
-        if (row_end - row_begin > kTileRows) {  // widened once for all tiles
+        if (rows_here > kBlockRows) {  // widened once for all blocks of rows
           thread_local Lines<T> wide;
           wide.resize(kPanel * matrix.depth);
           widen_panel(packed, kPanel * matrix.depth, wide.data());
@@ -125,6 +131,11 @@ struct Product {
   // Rows in blocks of nearly equal height, at most a tile's.
   template <class B>
   void multiply(long row_begin, long row_end, long panel, const B* b, const W* next) const {
+#if defined(__AMX_BF16__)
+    if constexpr (sizeof(T) == 2) {
+      if (is_on_amx()) return multiply_on_amx(row_begin, row_end, panel, b, next);
+    }
+#endif
     alignas(64) float sums[kTileRows * kPanel];
     const long depth = matrix.depth;
     const Finish<Out> finish = finish_of(panel);
@@ -143,38 +154,24 @@ struct Product {
   }
 
 #if defined(__AMX_BF16__)
-  void compute_on_amx(long row_begin, long row_end, long panel_begin, long panel_end, long panel_after) const {
-    const AmxShape a{std::min(kAmxRows, row_end - row_begin), 64}, b{kAmxRows, 64};
-    const AmxTiles tiles(AmxShapes{a, a, a, a, a, a, b, b});
-    for (long panel = panel_begin; panel < panel_end; ++panel) {
-      const W* packed = panel_at(panel);
-      const W* next = panel_at(panel + 1 < panel_end ? panel + 1 : panel_after);
-      constexpr long kStep = kPanel * kAmxDepth;
-      auto at = [](const bf16* b) { return [b](long step) { return b + step * kStep; }; };
-      if constexpr (sizeof(W) == 2) {
-        multiply_on_amx(row_begin, row_end, panel, at(packed), next);
-      } else if (row_end - row_begin > 2 * kAmxRows) {  // widened once for all blocks of rows
-        thread_local Lines<bf16> wide;
-        wide.resize(kPanel * matrix.depth);
-        widen_panel(packed, kPanel * matrix.depth, wide.data());
-        asm volatile("" : : : "memory");
-        multiply_on_amx(row_begin, row_end, panel, at(wide.data()), next);
-      } else {
-        alignas(64) bf16 wide[2][kStep];
-        multiply_on_amx(row_begin, row_end, panel, [&](long step) {
-          widen_panel(packed + step * kStep, kStep, wide[step % 2]);
-          asm volatile("" : : : "memory");  // the compiler does not know what tiles are loaded from
-          return wide[step % 2];
-        }, next);
-      }
-    }
-  }
+  // By the depth alone, so that a row is computed in one way whatever the number of rows.
+  bool is_on_amx() const { return sizeof(T) == 2 && matrix.depth % kAmxDepth == 0; }
 
   // Two tiles of rows at a time. What is left at the end is computed in whole tiles again, which reach back to rows
   // that are there already: they come out the same.
   template <class B>
-  void multiply_on_amx(long row_begin, long row_end, long panel, B b, const W* next) const {
+  void multiply_on_amx(long row_begin, long row_end, long panel, const B* b, const W* next) const {
+    constexpr long kStep = kPanel * kAmxDepth;
     alignas(64) float sums[2 * kAmxRows * kPanel];
+    alignas(64) bf16 wide[2][kStep];
+    auto columns = [&](long step) {
+      if constexpr (sizeof(B) == 2) {
+        return b + step * kStep;
+      } else {
+        widen_panel(b + step * kStep, kStep, wide[step % 2]);
+        return static_cast<const bf16*>(wide[step % 2]);
+      }
+    };
     const Finish<Out> finish = finish_of(panel);
     const long tile = std::min(kAmxRows, row_end - row_begin);
     const long depth = matrix.depth, blocks = (row_end - row_begin + 2 * kAmxRows - 1) / (2 * kAmxRows);
@@ -183,8 +180,8 @@ struct Product {
       const bool is_pair = row_end - begin > tile;
       const long first = is_pair ? begin : row_end - tile, second = std::min(begin + kAmxRows, row_end - tile);
       Out *to_first = place(first, tile, panel), *to_second = is_pair ? place(second, tile, panel) : nullptr;
-      auto run = is_pair ? amx_tile<2, B, Ahead> : amx_tile<1, B, Ahead>;
-      run(x + first * depth, x + second * depth, depth, depth / kAmxDepth, b, sums, tile,
+      auto run = is_pair ? amx_tile<2, decltype(columns), Ahead> : amx_tile<1, decltype(columns), Ahead>;
+      run(x + first * depth, x + second * depth, depth, depth / kAmxDepth, columns, sums, tile,
           ahead(panel, next, block, blocks));
       finish(sums, tile, to_first, matrix.outputs);
       if (is_pair) finish(sums + tile * kPanel, tile, to_second, matrix.outputs);

@@ -8,6 +8,7 @@
 
 #if defined(__AMX_BF16__)
 
+#include <algorithm>
 #include <array>
 
 #include "tile.h"
@@ -44,7 +45,12 @@ class AmxTiles {
   AmxTiles& operator=(const AmxTiles&) = delete;
 };
 
-// Tiles 0 to 3 are C, 4 and 5 A, 6 and 7 B.
+// Tiles 0 to 3 are C, 4 and 5 A, 6 and 7 B of a product by panels of weights.
+inline AmxShapes linear_shapes(long rows) {
+  const AmxShape a{std::min(kAmxRows, rows), 64}, b{kAmxRows, 64};
+  return {a, a, a, a, a, a, b, b};
+}
+
 // `kTiles` tiles of rows, the second from `second` on, times a panel; sums of `rows` rows each, one tile behind the
 // other. `b(step)` is where the panel's next 32 k begin; `ahead()` is called once for every two of them.
 template <int kTiles, class B, class Next>
