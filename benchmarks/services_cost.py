@@ -3,7 +3,8 @@
 
   python benchmarks/services_cost.py [--model DIR] [--dtype bfloat16] [--concurrency 32] [--rounds 5]
 
-`LLM.generate_async` answers in one piece, and so does the unary call; streams bring every token by itself, or some.
+`LLM.generate_async` answers in one piece, and so does the unary call; streams bring every token by itself, or some, in
+calls of their own or all in one.
 Client, frontend, scheduler, Redis and executor share the cores, so whatever the others use is missing to the executor:
 what that is, in microseconds of CPU per output token, is told as well.
 """
@@ -12,12 +13,13 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import numpy as np
 import psutil
 
 from quire.clients.async_client import AsyncClient
+from quire.engine.completion import Completion
 from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.llm import LLM
 from quire.engine.request import SamplingParams
@@ -40,6 +42,11 @@ async def rate(prompts: Prompts, params: SamplingParams, concurrency: int, send:
     await asyncio.gather(*map(one, prompts))
     assert params.max_tokens is not None
     return len(prompts) * params.max_tokens / (time.perf_counter() - began)
+
+
+async def drain(pieces: AsyncIterator[Completion]) -> None:
+    async for _ in pieces:
+        pass
 
 
 def cpu_seconds(stack: Stack) -> dict[str, float]:
@@ -72,21 +79,13 @@ async def main() -> None:
     used: dict[str, dict[str, float]] = {}
     try:
         await stack.start()
-        async with AsyncClient(stack.frontend) as client:
-
-            async def stream(prompt: list[int]) -> None:
-                async for _ in client.generate_stream(prompt, params):
-                    pass
-
-            async def stream_in_process(prompt: list[int]) -> None:
-                async for _ in llm.generate_stream_async(prompt, params):
-                    pass
-
+        async with AsyncClient(stack.frontend) as client, AsyncClient(stack.frontend, multiplex=True) as multiplexed:
             ways: dict[str, Send] = {
                 "LLM": lambda prompt: llm.generate_async(prompt, params),
                 "services, unary": lambda prompt: client.generate(prompt, params),
-                "LLM, streaming": stream_in_process,
-                "services, streaming": stream,
+                "LLM, streaming": lambda prompt: drain(llm.generate_stream_async(prompt, params)),
+                "services, streaming": lambda prompt: drain(client.generate_stream(prompt, params)),
+                "services, streaming in one call": lambda prompt: drain(multiplexed.generate_stream(prompt, params)),
             }
             for number in range(args.rounds + 1):
                 prompts = [random.integers(3, 500, args.input_tokens).tolist() for _ in range(args.requests)]
@@ -122,8 +121,8 @@ def print_rates(rates: dict[str, list[float]]) -> None:
 def print_cpu(used: dict[str, dict[str, float]], num_tokens: int) -> None:
     print("\n| CPU, µs per output token | " + " | ".join(used["services, unary"]) + " |")
     print("|---" * (len(used["services, unary"]) + 1) + "|")
-    for name in ("services, unary", "services, streaming"):
-        print(f"| {name} | " + " | ".join(f"{spent / num_tokens * 1e6:.0f}" for spent in used[name].values()) + " |")
+    for name, spent in used.items():
+        print(f"| {name} | " + " | ".join(f"{seconds / num_tokens * 1e6:.0f}" for seconds in spent.values()) + " |")
 
 
 def _spread(values: Sequence[float], form: str) -> str:

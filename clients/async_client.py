@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
@@ -18,6 +19,7 @@ from quire.clients.convert import (
     tokenize_request,
 )
 from quire.clients.errors import may_pass, not_ready, translated
+from quire.clients.multiplexer import Multiplexer
 from quire.engine.completion import Completion
 from quire.engine.errors import QuireError
 from quire.engine.request import DEFAULT_OPTIONS, RequestOptions, SamplingParams
@@ -36,13 +38,16 @@ class AsyncClient:
     Args:
         address: "host:port" of a frontend.
         timeout: seconds that a call may take from beginning to end; None sets no limit.
+        multiplex: all streams share one call, which spares client and frontend most of the messages where they are
+            many; if it fails, all of them fail.
     """
 
-    def __init__(self, address: str, *, timeout: float | None = None) -> None:
+    def __init__(self, address: str, *, timeout: float | None = None, multiplex: bool = False) -> None:
         self.address = address
         self._timeout = timeout
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self._multiplexer = Multiplexer(self._stub) if multiplex else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,6 +59,8 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Cancels what runs and disconnects."""
+        if self._multiplexer is not None:
+            await self._multiplexer.close()
         await self._channel.close(None)
 
     async def generate(
@@ -79,10 +86,14 @@ class AsyncClient:
     ) -> AsyncGenerator[Completion, None]:
         """The answer as it is made; the first `anext` sends the request, `aclose` cancels it."""
         request = generate_request(prompt, params, request_id, options)
-        call = self._stub.GenerateStream(request, timeout=self._timeout)
-        with translated(call.cancel):
-            async for message in call:
-                yield completion_from_proto(message)
+        async with aclosing(self._responses(request)) as responses:
+            async for response in responses:
+                yield completion_from_proto(response)
+
+    def _responses(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+        if self._multiplexer is not None:
+            return self._multiplexer.stream(request, self._timeout)
+        return _each(self._stub.GenerateStream(request, timeout=self._timeout))
 
     async def tokenize(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, with the special tokens that the model's folder asks for."""
@@ -135,3 +146,11 @@ class AsyncClient:
             # The server went away in the middle: give it a moment before asking again.
             await asyncio.sleep(min(RETRY_SECONDS, max(0.0, deadline - time.monotonic())))
         raise not_ready(self.address, timeout, seen)
+
+
+async def _each(
+    call: "grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateStreamResponse]",
+) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+    with translated(call.cancel):
+        async for response in call:
+            yield response

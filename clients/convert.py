@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from quire.clients.errors import code_of, retry_delay
 from quire.engine.completion import Completion, Usage
-from quire.engine.errors import InvalidRequest
+from quire.engine.errors import InvalidRequest, RequestError
 from quire.engine.logprobs import TokenLogprobs
 from quire.engine.request import (
     DEFAULT_OPTIONS,
@@ -156,6 +157,14 @@ def finish_to_proto(completion: Completion) -> pb.Finish | None:
     elif completion.matched_stop is not None:
         finish.stop_token_id = completion.matched_stop
     return finish
+
+
+def failure_to_proto(error: RequestError) -> pb.GenerateFailure:
+    """What the status of a stream of its own would say."""
+    failure = pb.GenerateFailure(code=code_of(error), message=str(error))
+    if (delay := retry_delay(error)) is not None:
+        failure.retry_delay.FromMilliseconds(int(delay * 1000))
+    return failure
 
 
 def _logprobs_from_proto(message: pb.TokenLogprobs) -> TokenLogprobs:

@@ -1,4 +1,4 @@
-"""gRPC statuses as errors of `quire.engine.errors`, the same for both clients.
+"""gRPC statuses as errors of `quire.engine.errors`, the same for both clients, and the statuses of such errors.
 
 INVALID_ARGUMENT     InvalidRequest
 RESOURCE_EXHAUSTED   Overloaded, if the server says when to try again; else it is a limit of the transport
@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
+from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
 from quire.engine.errors import InvalidRequest, Overloaded, QuireError, RequestError, Unavailable
+from quire.v1 import inference_pb2 as pb
+
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class RefusedRequest(InvalidRequest):
@@ -46,12 +50,39 @@ def from_rpc_error(error: grpc.RpcError) -> QuireError:
     """What to raise for a failed call."""
     if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
         return QuireError(str(error))
-    code, message = error.code(), error.details() or ""
+    return _from_status(error.code(), error.details() or "", _retry_after(error))
+
+
+def from_failure(failure: pb.GenerateFailure) -> QuireError:
+    """What to raise for a request of a call of many."""
+    retry_after = failure.retry_delay.ToTimedelta().total_seconds() if failure.HasField("retry_delay") else None
+    return _from_status(_CODES.get(failure.code, grpc.StatusCode.UNKNOWN), failure.message, retry_after)
+
+
+def code_of(error: RequestError) -> int:
+    """The google.rpc.Code that a server answers with: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE or INTERNAL."""
+    code: int = code_pb2.INTERNAL
+    if isinstance(error, InvalidRequest):
+        code = code_pb2.INVALID_ARGUMENT
+    elif isinstance(error, Overloaded):
+        code = code_pb2.RESOURCE_EXHAUSTED
+    elif isinstance(error, Unavailable):
+        code = code_pb2.UNAVAILABLE
+    return code
+
+
+def retry_delay(error: RequestError) -> float | None:
+    """Seconds after which the same request may be sent again; None: it would fail again."""
+    if isinstance(error, Overloaded):
+        return error.retry_after
+    return 1.0 if error.retryable else None
+
+
+def _from_status(code: grpc.StatusCode, message: str, retry_after: float | None) -> QuireError:
     if code is grpc.StatusCode.INVALID_ARGUMENT:
         return RefusedRequest(message)
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unavailable(message)
-    retry_after = _retry_after(error)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is not None:
         return Overloaded(message, retry_after)
     return QuireError(f"{code.name}: {message}")

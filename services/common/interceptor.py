@@ -2,17 +2,18 @@
 
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
 from google.protobuf import descriptor_pool
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
-from google.rpc import code_pb2, error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from quire.engine.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.clients.errors import code_of, retry_delay
+from quire.engine.errors import InvalidRequest, RequestError
 from quire.services.common.utf8 import find_broken_utf8
 
 
@@ -25,9 +26,12 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
+        if handler is None or handler.stream_unary is not None:
             return handler
         decode: Any = _tolerant(handler.request_deserializer, _input_type(handler_call_details.method))
+        if handler.stream_stream is not None:
+            both: Any = _refusing_generator(_of_sound_messages(handler.stream_stream))
+            return grpc.stream_stream_rpc_method_handler(both, decode, handler.response_serializer)
         if handler.unary_unary is not None:
             unary: Any = _refusing_coroutine(handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
@@ -38,21 +42,13 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
 
 
 def to_status(error: RequestError) -> status_pb2.Status:
-    """INVALID_ARGUMENT, RESOURCE_EXHAUSTED or UNAVAILABLE, the last two with google.rpc.RetryInfo."""
-    if isinstance(error, InvalidRequest):
-        return status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=str(error))
-    if isinstance(error, Overloaded):
-        return _retryable(code_pb2.RESOURCE_EXHAUSTED, error, error.retry_after)
-    if isinstance(error, Unavailable):
-        return _retryable(code_pb2.UNAVAILABLE, error, 1.0)
-    return status_pb2.Status(code=code_pb2.INTERNAL, message=str(error))
-
-
-def _retryable(code: int, error: RequestError, delay: float) -> status_pb2.Status:
-    info, detail = error_details_pb2.RetryInfo(), AnyMessage()
-    info.retry_delay.FromMilliseconds(int(delay * 1000))
-    detail.Pack(info)
-    return status_pb2.Status(code=code, message=str(error), details=[detail])
+    """INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE or INTERNAL; with google.rpc.RetryInfo where that can help."""
+    status = status_pb2.Status(code=code_of(error), message=str(error))
+    if (delay := retry_delay(error)) is not None:
+        info = error_details_pb2.RetryInfo()
+        info.retry_delay.FromMilliseconds(int(delay * 1000))
+        status.details.add().Pack(info)
+    return status
 
 
 def _input_type(method: str) -> Descriptor:
@@ -97,9 +93,22 @@ def _refusing_generator(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
         if isinstance(request, RequestError):
             await _refuse(context, request)
         try:
-            async for response in behavior(request, context):
-                yield response
+            async with aclosing(behavior(request, context)) as responses:
+                async for response in responses:
+                    yield response
         except RequestError as error:
             await _refuse(context, error)
 
     return call
+
+
+def _of_sound_messages(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
+    """The first message of the stream that does not parse raises."""
+
+    async def sound(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            if isinstance(request, RequestError):
+                raise request
+            yield request
+
+    return lambda requests, context: behavior(sound(requests), context)

@@ -11,6 +11,7 @@ from quire.engine.errors import InvalidRequest
 from quire.engine.request import RequestOptions
 from quire.engine.version import __version__
 from quire.services.frontend.inference import Inference
+from quire.services.frontend.multiplex import Multiplex
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
@@ -44,14 +45,18 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateStreamResponse],
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        async for piece in self._generate(request, whole=False):
-            yield pb.GenerateStreamResponse(
-                request_id=piece.request_id,
-                text=piece.text,
-                token_ids=piece.token_ids,
-                finish=finish_to_proto(piece),
-                logprobs=logprobs_to_proto(piece),
-            )
+        async with aclosing(self._stream(request)) as responses:
+            async for response in responses:
+                yield response
+
+    async def GenerateMany(  # noqa: N802
+        self,
+        request_iterator: AsyncIterator[pb.GenerateManyRequest],
+        context: grpc.aio.ServicerContext[pb.GenerateManyRequest, pb.GenerateManyResponse],
+    ) -> AsyncIterator[pb.GenerateManyResponse]:
+        async with aclosing(Multiplex(self._stream).run(request_iterator)) as responses:
+            async for response in responses:
+                yield response
 
     async def Tokenize(  # noqa: N802
         self,
@@ -99,6 +104,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             block_size=state.block_size,
             num_requests=self._inference.num_requests,
         )
+
+    async def _stream(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+        async with aclosing(self._generate(request, whole=False)) as pieces:
+            async for piece in pieces:
+                yield pb.GenerateStreamResponse(
+                    request_id=piece.request_id,
+                    text=piece.text,
+                    token_ids=piece.token_ids,
+                    finish=finish_to_proto(piece),
+                    logprobs=logprobs_to_proto(piece),
+                )
 
     async def _generate(self, request: pb.GenerateRequest, whole: bool) -> AsyncGenerator[Completion, None]:
         prompt: str | Sequence[int]

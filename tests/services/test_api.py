@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any
 
 import grpc
 import pytest
@@ -16,9 +15,7 @@ from quire.engine.completion import Completion, join
 from quire.engine.errors import Overloaded, QuireError
 from quire.engine.request import FinishReason, SamplingParams
 from quire.engine.version import __version__
-from quire.services.up.process import Child
-from quire.services.up.stack import LOOPBACK, free_port, is_serving
-from support.stacks import RunningStack
+from support.stacks import RunningStack, another_frontend
 
 PROMPT = "def mean(values):\n"
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11, max_tokens=60, ignore_eos=True)
@@ -251,17 +248,6 @@ async def test_a_full_waiting_queue_refuses(stack: RunningStack, client: AsyncCl
         assert "40 requests wait, at most 40 may" in str(refusal)
         assert refusal.retry_after > 0
     await stack.assert_settled()
-
-
-@asynccontextmanager
-async def another_frontend(stack: RunningStack, **settings: Any) -> AsyncIterator[str]:
-    """One more frontend of the same scheduler."""
-    place = f"{LOOPBACK}:{free_port()}"
-    places = {"listen": place, "http_listen": "", "scheduler": stack.stack.scheduler, "drain_seconds": 0}
-    child: Child = stack.call(stack.stack._service("another", "frontend", places | settings))
-    await is_serving(place)
-    yield place
-    assert stack.call(child.stop(10)) == 0
 
 
 @pytest.fixture

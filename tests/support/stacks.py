@@ -5,8 +5,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -15,7 +15,7 @@ from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.services.up.process import Child
 from quire.services.up.settings import UpSettings
-from quire.services.up.stack import Stack, is_serving
+from quire.services.up.stack import LOOPBACK, Stack, free_port, is_serving
 
 T = TypeVar("T")
 SETTLE_SECONDS = 2.0
@@ -121,3 +121,20 @@ def launch(model: Path, *, executor: dict[str, Any] | None = None, **changes: An
     with RunningStack(UpSettings(executor=config, **changes)) as running:
         yield running
         asyncio.run(running.assert_settled())
+
+
+async def start_frontend(stack: RunningStack, place: str, **settings: Any) -> Child:
+    """One more frontend of the same scheduler; serves when this returns."""
+    places = {"listen": place, "http_listen": "", "scheduler": stack.stack.scheduler, "drain_seconds": 0}
+    child: Child = stack.call(stack.stack._service("another", "frontend", places | settings))
+    await is_serving(place)
+    return child
+
+
+@asynccontextmanager
+async def another_frontend(stack: RunningStack, **settings: Any) -> AsyncIterator[str]:
+    """The address of one, while the context is open."""
+    place = f"{LOOPBACK}:{free_port()}"
+    child = await start_frontend(stack, place, **settings)
+    yield place
+    assert stack.call(child.stop(10)) == 0
