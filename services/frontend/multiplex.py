@@ -14,6 +14,9 @@ from quire.v1 import inference_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
+# Of a client that sends and does not read, no more requests are taken then.
+MAX_PARTS = 65_536
+
 
 class Multiplex:
     """Gathers what the requests bring until the call takes it; bounded by what they may still generate.
@@ -27,6 +30,7 @@ class Multiplex:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._parts: list[pb.GenerateManyPart] = []
         self._news = asyncio.Event()
+        self._room = asyncio.Event()
 
     async def run(
         self, requests: AsyncIterator[pb.GenerateManyRequest]
@@ -47,6 +51,7 @@ class Multiplex:
                 is_over = reader.done() and not self._running
                 if self._parts:
                     parts, self._parts = self._parts, []
+                    self._room.set()
                     yield pb.GenerateManyResponse(parts=parts)
                 if is_over:
                     return
@@ -67,6 +72,9 @@ class Multiplex:
                             task.cancel()
                     case _:
                         raise InvalidRequest("action", None, "must be generate or cancel")
+                while len(self._parts) >= MAX_PARTS:
+                    self._room.clear()
+                    await self._room.wait()
         finally:
             self._news.set()
 

@@ -8,6 +8,7 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from google.rpc import code_pb2
 
+from quire.services.frontend import multiplex
 from quire.services.frontend.multiplex import Multiplex
 from quire.v1 import inference_pb2 as pb
 
@@ -54,3 +55,24 @@ async def test_a_call_that_is_given_up_leaves_no_task() -> None:
     assert [part.number for part in (await anext(answers)).parts] == [2, 2]
     await answers.aclose()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_who_does_not_read_is_not_read_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multiplex, "MAX_PARTS", 10)
+    num_sent = 0
+
+    async def endless() -> AsyncIterator[pb.GenerateManyRequest]:
+        nonlocal num_sent
+        while True:
+            num_sent += 1
+            yield pb.GenerateManyRequest(number=num_sent, generate=pb.GenerateRequest(text="bug"))
+            await asyncio.sleep(0)
+
+    answers = Multiplex(follow).run(endless())
+    num_read = len((await anext(answers)).parts)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert num_sent <= num_read + 15
+    num_read += len((await anext(answers)).parts)
+    assert 10 < num_read <= num_sent
+    await answers.aclose()

@@ -3,18 +3,22 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 
 from quire.engine.errors import LedgerError
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 
 PARTS = ("meta", "blocks", "index", "cached", "expires")
+_MANY_POOLS = 1024
 
 
-def keys(name: str) -> list[str]:
+@lru_cache(_MANY_POOLS)
+def keys(name: str) -> tuple[str, ...]:
     """The pool's keys; their hash tag keeps them on one node of a cluster."""
-    return [f"quire:{{{name}}}:{part}" for part in PARTS]
+    return tuple(f"quire:{{{name}}}:{part}" for part in PARTS)
 
 
+@lru_cache(_MANY_POOLS)
 def encode_identity(pool: PoolIdentity) -> str:
     return json.dumps(asdict(pool), sort_keys=True)
 
