@@ -119,10 +119,11 @@ def print_rates(rates: dict[str, list[float]]) -> None:
 
 
 def print_cpu(used: dict[str, dict[str, float]], num_tokens: int) -> None:
-    print("\n| CPU, µs per output token | " + " | ".join(used["services, unary"]) + " |")
-    print("|---" * (len(used["services, unary"]) + 1) + "|")
+    print("\n| CPU, µs per output token | " + " | ".join(used["LLM"]) + " | all |")
+    print("|---" * (len(used["LLM"]) + 2) + "|")
     for name, spent in used.items():
-        print(f"| {name} | " + " | ".join(f"{seconds / num_tokens * 1e6:.0f}" for seconds in spent.values()) + " |")
+        cells = [*spent.values(), sum(spent.values())]
+        print(f"| {name} | " + " | ".join(f"{seconds / num_tokens * 1e6:.0f}" for seconds in cells) + " |")
 
 
 def _spread(values: Sequence[float], form: str) -> str:

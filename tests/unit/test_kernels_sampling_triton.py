@@ -37,7 +37,8 @@ def random_logits(num_rows: int, vocab_size: int, deviation: float = 3.0) -> Ten
 
 @pytest.mark.parametrize("vocab_size", [1, 15, 1003, 4096, 9000])
 def test_tokens_are_those_of_the_reference(vocab_size: int) -> None:
-    rows = [replace(row, seed=i * 7919, position=i) for i, row in enumerate(SETTINGS * 2)]
+    # Large vocabularies take Triton's interpreter long.
+    rows = [replace(row, seed=i * 7919, position=i) for i, row in enumerate(SETTINGS * (2 if vocab_size < 2000 else 1))]
     found, wanted = both(random_logits(len(rows), vocab_size), rows)
     assert found == wanted
 
@@ -49,7 +50,7 @@ def test_rows_with_more_likely_tokens_than_there_is_room_for(monkeypatch: pytest
     assert found == wanted
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.integers(-8, 8), min_size=1, max_size=40),
     st.floats(0.05, 4),
@@ -75,8 +76,8 @@ def test_ties_and_any_setting(
 
 
 def test_equal_tokens_count_in_order_of_their_ids() -> None:
-    logits = torch.zeros(25, 5000)
-    rows = [Row(top_k=3, position=position) for position in range(24)] + [Row(temperature=0)]
+    logits = torch.zeros(9, 5000)
+    rows = [Row(top_k=3, position=position) for position in range(8)] + [Row(temperature=0)]
     found, wanted = both(logits, rows)
     assert found == wanted
     assert set(found) == {0, 1, 2}
