@@ -134,6 +134,17 @@ def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamRespon
     )
 
 
+def stream_response_to_proto(piece: Completion) -> pb.GenerateStreamResponse:
+    """Inverse of `completion_from_proto`, for a piece."""
+    return pb.GenerateStreamResponse(
+        request_id=piece.request_id,
+        text=piece.text,
+        token_ids=piece.token_ids,
+        finish=finish_to_proto(piece),
+        logprobs=logprobs_to_proto(piece),
+    )
+
+
 def logprobs_to_proto(completion: Completion) -> list[pb.TokenLogprobs]:
     """One for each token, or none."""
     return [

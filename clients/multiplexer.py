@@ -2,13 +2,13 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from functools import partial
+from collections.abc import AsyncGenerator
 from typing import TypeAlias
 
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
+from quire.clients.channel import MAX_MESSAGE_BYTES
 from quire.clients.errors import from_failure, from_rpc_error
 from quire.engine.errors import QuireError, Unavailable
 from quire.v1 import inference_pb2 as pb
@@ -17,6 +17,8 @@ from quire.v1 import inference_pb2_grpc
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.GenerateManyRequest, pb.GenerateManyResponse]"
 _Parts: TypeAlias = "asyncio.Queue[pb.GenerateManyPart | QuireError]"
 _Requests: TypeAlias = "asyncio.Queue[pb.GenerateManyRequest]"
+# A larger one would end the call, and all others with it; a little is for what is around it.
+_MAX_REQUEST_BYTES = MAX_MESSAGE_BYTES - 64
 
 
 class Multiplexer:
@@ -31,7 +33,7 @@ class Multiplexer:
         self._numbers = itertools.count(1)
         self._streams: dict[int, _Parts] = {}
         self._outgoing: _Requests = asyncio.Queue()
-        self._reader: asyncio.Task[None] | None = None
+        self._call: asyncio.Task[None] | None = None
 
     async def stream(
         self, request: pb.GenerateRequest, timeout: float | None
@@ -44,67 +46,86 @@ class Multiplexer:
         Raises:
             QuireError: the request has failed, or the call.
         """
+        if (size := request.ByteSize()) > _MAX_REQUEST_BYTES:
+            raise QuireError(
+                f"RESOURCE_EXHAUSTED: the request has {size} bytes, at most {_MAX_REQUEST_BYTES} can be sent"
+            )
         number = next(self._numbers)
         parts: _Parts = asyncio.Queue()
         self._connect()
         self._streams[number] = parts
         self._outgoing.put_nowait(pb.GenerateManyRequest(number=number, generate=request))
-        timer = _expire(parts, timeout)
+        timer = None
+        if timeout is not None:
+            late = QuireError(f"DEADLINE_EXCEEDED: not done within {timeout:g} s")
+            timer = asyncio.get_running_loop().call_later(timeout, self._end, number, late)
         try:
             is_over = False
             while not is_over:
                 part = await parts.get()
                 if isinstance(part, QuireError):
                     raise part
-                is_over = part.HasField("failure") or part.response.HasField("finish")
-                if is_over:
-                    self._streams.pop(number, None)
                 if part.HasField("failure"):
                     raise from_failure(part.failure)
+                is_over = part.response.HasField("finish")
                 yield part.response
         finally:
             if timer is not None:
                 timer.cancel()
-            if self._streams.pop(number, None):
-                self._outgoing.put_nowait(pb.GenerateManyRequest(number=number, cancel=Empty()))
+            self._end(number)
 
     async def close(self) -> None:
-        """Ends the call."""
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+        """Ends the call and all streams."""
+        if self._call is not None:
+            self._call.cancel()
+            await asyncio.gather(self._call, return_exceptions=True)
+
+    def _end(self, number: int, error: QuireError | None = None) -> None:
+        """Cancels a stream, unless its last part has come."""
+        if parts := self._streams.pop(number, None):
+            self._outgoing.put_nowait(pb.GenerateManyRequest(number=number, cancel=Empty()))
+            if error is not None:
+                parts.put_nowait(error)
 
     def _connect(self) -> None:
-        if self._reader is None or self._reader.done():
+        if self._call is None or self._call.done():
             self._outgoing = asyncio.Queue()
-            self._reader = asyncio.create_task(self._read(self._stub.GenerateMany(_each(self._outgoing))))
+            self._call = asyncio.create_task(self._converse(self._stub.GenerateMany(), self._outgoing))
+            self._call.add_done_callback(self._ended)
 
-    async def _read(self, call: _Call) -> None:
-        # One for each stream, as each raises its own.
-        reason: Callable[[], QuireError] = partial(Unavailable, "the frontend has ended the call")
+    async def _converse(self, call: _Call, requests: _Requests) -> None:
+        writer = asyncio.create_task(_write(call, requests))
         try:
             async for message in call:
                 for part in message.parts:
-                    if parts := self._streams.get(part.number):
-                        parts.put_nowait(part)
-        except grpc.RpcError as error:
-            reason = partial(from_rpc_error, error)
-        except asyncio.CancelledError:
-            reason = partial(QuireError, "CANCELLED: the client was closed")
+                    self._receive(part)
         finally:
             call.cancel()
-            streams, self._streams = self._streams, {}
-            for parts in streams.values():
-                parts.put_nowait(reason())
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    def _receive(self, part: pb.GenerateManyPart) -> None:
+        if parts := self._streams.get(part.number):
+            parts.put_nowait(part)
+            if part.HasField("failure") or part.response.HasField("finish"):
+                del self._streams[part.number]
+
+    def _ended(self, call: asyncio.Task[None]) -> None:
+        streams, self._streams = self._streams, {}
+        for parts in streams.values():
+            # One for each, as each raises its own.
+            parts.put_nowait(_reason(call))
 
 
-def _expire(parts: _Parts, timeout: float | None) -> asyncio.TimerHandle | None:
-    if timeout is None:
-        return None
-    error = QuireError(f"DEADLINE_EXCEEDED: not done within {timeout:g} s")
-    return asyncio.get_running_loop().call_later(timeout, parts.put_nowait, error)
-
-
-async def _each(requests: _Requests) -> AsyncIterator[pb.GenerateManyRequest]:
+async def _write(call: _Call, requests: _Requests) -> None:
     while True:
-        yield await requests.get()
+        await call.write(await requests.get())
+
+
+def _reason(call: asyncio.Task[None]) -> QuireError:
+    if call.cancelled():
+        return QuireError("CANCELLED: the client was closed")
+    error = call.exception()
+    if isinstance(error, grpc.RpcError):
+        return from_rpc_error(error)
+    return Unavailable("the frontend has ended the call") if error is None else QuireError(f"unexpected {error!r}")

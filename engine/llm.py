@@ -22,7 +22,7 @@ from quire.engine.open_request import OpenRequest
 from quire.engine.request import DEFAULT_OPTIONS, Int32Array, RequestOptions, SamplingParams
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.detokenizer import load_tokenizer
-from quire.engine.text.pieces import pieces
+from quire.engine.text.pieces import Pieces
 from quire.engine.validation import token_array
 
 # Prompts that are submitted before steps may begin.
@@ -164,7 +164,7 @@ class LLM:
 
     async def _follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
         try:
-            async for piece in pieces(request, self.tokenizer):
+            async for piece in Pieces(request, self.tokenizer).follow():
                 yield piece
         finally:
             self._engine.close(request)

@@ -2,6 +2,7 @@
 
 import asyncio
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from quire.engine.errors import RequestError
@@ -56,6 +57,7 @@ class OpenRequest:
         self._logprobs: list[TokenLogprobs] = []
         self._only_end = False
         self._news = asyncio.Event()
+        self._on_news: Callable[[], None] = self._news.set
 
     @property
     def is_over(self) -> bool:
@@ -65,14 +67,14 @@ class OpenRequest:
     def push(self, token_id: int) -> None:
         self.generated.append(token_id)
         if not self._only_end:
-            self._news.set()
+            self._on_news()
 
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
-        """Of a token that comes before the next call of `next` returns."""
+        """Of a token that comes before the next call of `take`."""
         self._logprobs.append(logprobs)
 
     def expect_end(self) -> None:
-        """From now on `next` waits for the end, unless a stop string must be found in time."""
+        """From now on only the end is news, unless a stop string must be found in time."""
         self._only_end = not self.params.stop
         if self._only_end and not self.is_over:
             self._news.clear()
@@ -85,16 +87,25 @@ class OpenRequest:
             self.finish = outcome
         else:
             self._error = outcome
-        self._news.set()
+        self._on_news()
 
-    async def next(self) -> list[int]:
-        """Tokens since the last call; waits for the first, or for the end.
+    def tell(self, on_news: Callable[[], None]) -> None:
+        """Calls it whenever something comes to take, at once if something has; `wait` is for those who do not."""
+        self._on_news = on_news
+        if self._news.is_set():
+            on_news()
+
+    async def wait(self) -> None:
+        """Returns when there is something to take that was not there at the last call."""
+        await self._news.wait()
+        self._news.clear()
+
+    def take(self) -> list[int]:
+        """Tokens since the last call.
 
         Raises:
             RequestError: it failed.
         """
-        await self._news.wait()
-        self._news.clear()
         if self._error is not None:
             raise self._error
         tokens = self.generated[self._num_taken :].tolist()
@@ -102,7 +113,7 @@ class OpenRequest:
         return tokens
 
     def take_logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
-        """Of the next so many tokens, which `next` has returned; nothing unless the request wants them."""
+        """Of the next so many tokens, which `take` has returned; nothing unless the request wants them."""
         if not self._logprobs:
             return ()
         taken = tuple(self._logprobs[:num_tokens])

@@ -9,16 +9,26 @@ from quire.engine.text.output import OutputText
 from quire.engine.text.tokenizer import Tokenizer
 
 
-async def pieces(request: OpenRequest, tokenizer: Tokenizer) -> AsyncGenerator[Completion, None]:
-    """Pieces until the request ends, by itself or by a stop string; the caller closes the request.
+class Pieces:
+    """Pieces until the request ends, by itself or by a stop string; whoever takes them closes the request.
 
-    Raises:
-        RequestError: it failed.
+    Attributes:
+        is_over: the last piece has been taken.
     """
-    text = OutputText(tokenizer, request.params.stop)
-    finish = None
-    while finish is None:
-        token_ids = await request.next()
+
+    def __init__(self, request: OpenRequest, tokenizer: Tokenizer) -> None:
+        self._request = request
+        self._text = OutputText(tokenizer, request.params.stop)
+        self.is_over = False
+
+    def take(self) -> Completion:
+        """What has come since the last call.
+
+        Raises:
+            RequestError: it failed.
+        """
+        request, text = self._request, self._text
+        token_ids = request.take()
         num_before, finish = text.num_tokens, request.finish
         if finish is None:
             piece = text.push(token_ids)
@@ -26,8 +36,9 @@ async def pieces(request: OpenRequest, tokenizer: Tokenizer) -> AsyncGenerator[C
             piece = text.finish(token_ids, by_stop_token=finish.stop_token_id is not None)
         if text.matched is not None:
             finish = Finish(FinishReason.STOP)
+        self.is_over = finish is not None
         num_new = text.num_tokens - num_before
-        yield Completion(
+        return Completion(
             text=piece,
             token_ids=tuple(token_ids[:num_new]),
             finish_reason=finish.reason if finish else None,
@@ -36,6 +47,12 @@ async def pieces(request: OpenRequest, tokenizer: Tokenizer) -> AsyncGenerator[C
             request_id=request.request_id,
             logprobs=request.take_logprobs(num_new),
         )
+
+    async def follow(self) -> AsyncGenerator[Completion, None]:
+        """Each piece as it comes; raises as `take` does."""
+        while not self.is_over:
+            await self._request.wait()
+            yield self.take()
 
 
 def _usage(request: OpenRequest, num_tokens: int) -> Usage:

@@ -8,7 +8,7 @@ from quire.engine.completion import Completion
 from quire.engine.errors import InvalidRequest, Unavailable
 from quire.engine.open_request import OpenRequest
 from quire.engine.request import DEFAULT_OPTIONS, Int32Array, RequestOptions, SamplingParams
-from quire.engine.text.pieces import pieces
+from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.validation import ServingLimits, complete, token_array, validate, validate_options
 from quire.services.frontend.scheduler_link import SchedulerLink
@@ -40,12 +40,12 @@ class Inference:
         self.tokenizer = tokenizer
         self._link = link
         self._stream_interval = stream_interval
-        self._is_draining = False
+        self._draining = asyncio.Event()
 
     @property
     def is_ready(self) -> bool:
         """Whether a request could be computed now."""
-        return self._link.state.num_executors > 0 and not self._is_draining
+        return self._link.state.num_executors > 0 and not self._draining.is_set()
 
     @property
     def state(self) -> scheduler_pb2.ServingState:
@@ -62,7 +62,11 @@ class Inference:
 
     def drain(self) -> None:
         """Takes no more requests; those that run go on."""
-        self._is_draining = True
+        self._draining.set()
+
+    async def draining(self) -> None:
+        """Returns when no more requests are taken."""
+        await self._draining.wait()
 
     async def submit(
         self,
@@ -84,7 +88,7 @@ class Inference:
         Raises:
             RequestError: it is refused.
         """
-        if self._is_draining:
+        if self._draining.is_set():
             raise Unavailable("this frontend is shutting down")
         if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
             raise InvalidRequest("request_id", request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
@@ -106,7 +110,7 @@ class Inference:
             RequestError: it failed.
         """
         try:
-            async for piece in pieces(request, self.tokenizer):
+            async for piece in Pieces(request, self.tokenizer).follow():
                 yield piece
         finally:
             self._link.close(request)

@@ -1,109 +1,158 @@
-"""The requests of one GenerateMany call: followed side by side, answered together."""
+"""The requests of one GenerateMany call: opened as they come, answered together."""
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from functools import partial
+from typing import Any
 
 from google.rpc import code_pb2
 
-from quire.clients.convert import failure_to_proto
+from quire.clients.convert import failure_to_proto, stream_response_to_proto
 from quire.engine.errors import InvalidRequest, RequestError
+from quire.engine.open_request import OpenRequest
+from quire.engine.text.pieces import Pieces
+from quire.services.frontend.inference import Inference
 from quire.v1 import inference_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-# Of a client that sends and does not read, no more requests are taken then.
-MAX_PARTS = 65_536
+# Requests that are being tokenized, and failures that the client has not read: with more, no further request is read.
+MAX_PENDING = 64
+# Of a message; what has no room comes in the next. Most clients take 4 MiB.
+MESSAGE_BYTES = 1024 * 1024
 
 
 class Multiplex:
-    """Gathers what the requests bring until the call takes it; bounded by what they may still generate.
+    """Takes what has come for the requests when the call can send it, so that a client that reads slowly gets fewer
+    and longer parts.
 
     Args:
-        follow: answers one request; closing the iteration cancels it.
+        inference: does the work.
+        submit: checks and opens a request.
     """
 
-    def __init__(self, follow: Callable[[pb.GenerateRequest], AsyncGenerator[pb.GenerateStreamResponse, None]]) -> None:
-        self._follow = follow
-        self._running: dict[int, asyncio.Task[None]] = {}
-        self._parts: list[pb.GenerateManyPart] = []
-        self._news = asyncio.Event()
-        self._room = asyncio.Event()
+    def __init__(
+        self, inference: Inference, submit: Callable[[pb.GenerateRequest], Coroutine[Any, Any, OpenRequest]]
+    ) -> None:
+        self._inference = inference
+        self._submit = submit
+        self._opening: dict[int, asyncio.Task[OpenRequest]] = {}
+        self._open: dict[int, tuple[OpenRequest, Pieces]] = {}
+        # Those of the open ones that have something to take, in this order.
+        self._ready: dict[int, None] = {}
+        self._failures: list[pb.GenerateManyPart] = []
+        self._news, self._room = asyncio.Event(), asyncio.Event()
 
     async def run(
         self, requests: AsyncIterator[pb.GenerateManyRequest]
     ) -> AsyncGenerator[pb.GenerateManyResponse, None]:
-        """Answers until the requests and their stream have ended; however the iteration ends, nothing goes on.
+        """Answers until every request has ended and no more come; however the iteration ends, nothing goes on.
 
         Raises:
             InvalidRequest: of a message that names no request, so that no answer could.
         """
         reader = asyncio.create_task(self._read(requests))
+        lasts = (reader, asyncio.create_task(self._inference.draining()))
+        for last in lasts:
+            last.add_done_callback(lambda _: self._news.set())
         try:
-            while True:
+            while self._opening or self._open or not any(last.done() for last in lasts):
                 await self._news.wait()
                 self._news.clear()
                 if reader.done():
                     reader.result()
-                # Whether more can come is to be known before a message goes out, as meanwhile it may.
-                is_over = reader.done() and not self._running
-                if self._parts:
-                    parts, self._parts = self._parts, []
-                    self._room.set()
+                while parts := self._take():
                     yield pb.GenerateManyResponse(parts=parts)
-                if is_over:
-                    return
         finally:
-            tasks = [reader, *self._running.values()]
+            tasks = (*lasts, *self._opening.values())
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for number in list(self._open):
+                self._forget(number)
 
     async def _read(self, requests: AsyncIterator[pb.GenerateManyRequest]) -> None:
-        try:
-            async for request in requests:
-                match request.WhichOneof("action"):
-                    case "generate":
-                        self._begin(request.number, request.generate)
-                    case "cancel":
-                        if task := self._running.get(request.number):
-                            task.cancel()
-                    case _:
-                        raise InvalidRequest("action", None, "must be generate or cancel")
-                while len(self._parts) >= MAX_PARTS:
-                    self._room.clear()
-                    await self._room.wait()
-        finally:
-            self._news.set()
+        async for request in requests:
+            match request.WhichOneof("action"):
+                case "generate":
+                    self._begin(request.number, request.generate)
+                case "cancel":
+                    self._cancel(request.number)
+                case _:
+                    raise InvalidRequest("action", None, "must be generate or cancel")
+            while len(self._opening) + len(self._failures) >= MAX_PENDING:
+                self._room.clear()
+                await self._room.wait()
 
     def _begin(self, number: int, request: pb.GenerateRequest) -> None:
-        if number in self._running:
+        if number in self._opening or number in self._open:
             raise InvalidRequest("number", number, "must not be that of a running request")
-        self._running[number] = task = asyncio.create_task(self._answer(number, request))
-        task.add_done_callback(partial(self._end, number))
+        self._opening[number] = task = asyncio.create_task(self._submit(request))
+        task.add_done_callback(partial(self._begun, number))
 
-    async def _answer(self, number: int, request: pb.GenerateRequest) -> None:
-        async with aclosing(self._follow(request)) as responses:
-            async for response in responses:
-                self._add(pb.GenerateManyPart(number=number, response=response))
-
-    def _end(self, number: int, task: asyncio.Task[None]) -> None:
-        """Its failure is the last part where no response was."""
-        del self._running[number]
-        self._news.set()
-        failure = None
+    def _begun(self, number: int, task: asyncio.Task[OpenRequest]) -> None:
+        del self._opening[number]
         if task.cancelled():
-            failure = pb.GenerateFailure(code=code_pb2.CANCELLED, message="cancelled by the client")
-        elif isinstance(error := task.exception(), RequestError):
-            failure = failure_to_proto(error)
-        elif error is not None:
-            logger.error("request %d of a call of many", number, exc_info=error)
-            failure = pb.GenerateFailure(code=code_pb2.UNKNOWN, message=f"unexpected {error!r}")
-        if failure is not None:
-            self._add(pb.GenerateManyPart(number=number, failure=failure))
+            self._fail(number, _CANCELLED)
+        elif error := task.exception():
+            self._fail(number, _failure(number, error))
+        else:
+            opened = task.result()
+            self._open[number] = opened, Pieces(opened, self._inference.tokenizer)
+            opened.tell(partial(self._tell, number))
+        self._room.set()
 
-    def _add(self, part: pb.GenerateManyPart) -> None:
-        self._parts.append(part)
+    def _cancel(self, number: int) -> None:
+        if task := self._opening.get(number):
+            task.cancel()
+        elif number in self._open:
+            self._forget(number)
+            self._fail(number, _CANCELLED)
+
+    def _tell(self, number: int) -> None:
+        self._ready[number] = None
         self._news.set()
+
+    def _fail(self, number: int, failure: pb.GenerateFailure) -> None:
+        self._failures.append(pb.GenerateManyPart(number=number, failure=failure))
+        self._news.set()
+
+    def _forget(self, number: int) -> None:
+        opened, _ = self._open.pop(number)
+        self._ready.pop(number, None)
+        self._inference.close(opened)
+
+    def _take(self) -> list[pb.GenerateManyPart]:
+        """One message's parts."""
+        parts, self._failures = self._failures, []
+        size = 0
+        while self._ready and size < MESSAGE_BYTES:
+            number = next(iter(self._ready))
+            del self._ready[number]
+            parts.append(self._part(number))
+            size += parts[-1].ByteSize()
+        self._room.set()
+        return parts
+
+    def _part(self, number: int) -> pb.GenerateManyPart:
+        _, pieces = self._open[number]
+        try:
+            response = stream_response_to_proto(pieces.take())
+        except Exception as error:
+            # Whatever it is, the other requests go on.
+            self._forget(number)
+            return pb.GenerateManyPart(number=number, failure=_failure(number, error))
+        if pieces.is_over:
+            self._forget(number)
+        return pb.GenerateManyPart(number=number, response=response)
+
+
+_CANCELLED = pb.GenerateFailure(code=code_pb2.CANCELLED, message="cancelled by the client")
+
+
+def _failure(number: int, error: BaseException) -> pb.GenerateFailure:
+    if isinstance(error, RequestError):
+        return failure_to_proto(error)
+    logger.error("request %d of a call of many", number, exc_info=error)
+    return pb.GenerateFailure(code=code_pb2.UNKNOWN, message=f"unexpected {error!r}")

@@ -1,13 +1,20 @@
 """quire.v1.InferenceService: the protocol's messages to and from the frontend's one request path."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import grpc
 
-from quire.clients.convert import cache_from_proto, finish_to_proto, logprobs_to_proto, sampling_from_proto
-from quire.engine.completion import Completion, join
+from quire.clients.convert import (
+    cache_from_proto,
+    finish_to_proto,
+    logprobs_to_proto,
+    sampling_from_proto,
+    stream_response_to_proto,
+)
+from quire.engine.completion import join
 from quire.engine.errors import InvalidRequest
+from quire.engine.open_request import OpenRequest
 from quire.engine.request import RequestOptions
 from quire.engine.version import __version__
 from quire.services.frontend.inference import Inference
@@ -31,7 +38,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
     ) -> pb.GenerateResponse:
-        answer = join([piece async for piece in self._generate(request, whole=True)])
+        opened = await self._submit(request, whole=True)
+        answer = join([piece async for piece in self._inference.follow(opened)])
         return pb.GenerateResponse(
             request_id=answer.request_id,
             text=answer.text,
@@ -45,16 +53,17 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateStreamResponse],
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        async with aclosing(self._stream(request)) as responses:
-            async for response in responses:
-                yield response
+        opened = await self._submit(request)
+        async with aclosing(self._inference.follow(opened)) as pieces:
+            async for piece in pieces:
+                yield stream_response_to_proto(piece)
 
     async def GenerateMany(  # noqa: N802
         self,
         request_iterator: AsyncIterator[pb.GenerateManyRequest],
         context: grpc.aio.ServicerContext[pb.GenerateManyRequest, pb.GenerateManyResponse],
     ) -> AsyncIterator[pb.GenerateManyResponse]:
-        async with aclosing(Multiplex(self._stream).run(request_iterator)) as responses:
+        async with aclosing(Multiplex(self._inference, self._submit).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
 
@@ -105,18 +114,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             num_requests=self._inference.num_requests,
         )
 
-    async def _stream(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
-        async with aclosing(self._generate(request, whole=False)) as pieces:
-            async for piece in pieces:
-                yield pb.GenerateStreamResponse(
-                    request_id=piece.request_id,
-                    text=piece.text,
-                    token_ids=piece.token_ids,
-                    finish=finish_to_proto(piece),
-                    logprobs=logprobs_to_proto(piece),
-                )
-
-    async def _generate(self, request: pb.GenerateRequest, whole: bool) -> AsyncGenerator[Completion, None]:
+    async def _submit(self, request: pb.GenerateRequest, whole: bool = False) -> OpenRequest:
         prompt: str | Sequence[int]
         match request.WhichOneof("input"):
             case "text":
@@ -125,7 +123,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 prompt, field = request.token_ids.ids, "token_ids"
             case _:
                 raise InvalidRequest("input", None, "must be text or token_ids")
-        opened = await self._inference.submit(
+        return await self._inference.submit(
             prompt,
             sampling_from_proto(request.sampling),
             field=field,
@@ -133,6 +131,3 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             options=RequestOptions(request.priority, cache_from_proto(request.cache)),
             whole=whole,
         )
-        async with aclosing(self._inference.follow(opened)) as pieces:
-            async for piece in pieces:
-                yield piece

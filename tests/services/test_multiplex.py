@@ -68,7 +68,9 @@ async def test_each_is_answered_as_in_a_call_of_its_own(stack: RunningStack, cli
     async with AsyncClient(stack.frontend, timeout=60) as other:
         alone = [await answer(other, *each) for each in asked]
     for found, wanted in zip(together, alone, strict=True):
-        assert [each.logprob for each in found.logprobs] == pytest.approx([each.logprob for each in wanted.logprobs])
+        # Prompts may have been computed in other pieces.
+        logprobs = [each.logprob for each in wanted.logprobs]
+        assert [each.logprob for each in found.logprobs] == pytest.approx(logprobs, abs=1e-4)
         nothing = {"logprobs": (), "usage": None}
         assert replace(found, **nothing) == replace(wanted, **nothing)
 
@@ -93,7 +95,7 @@ async def test_what_is_refused_harms_no_other(client: AsyncClient) -> None:
             *right, *(answer(client, "def f(", params) for params in wrong), answer(client, [], GREEDY),
             return_exceptions=True,
         )  # fmt: skip
-    assert len({found.text for found in answers if isinstance(found, Completion)}) == 1
+    assert [len(found.token_ids) for found in answers if isinstance(found, Completion)] == [GREEDY.max_tokens] * 3
     assert isinstance(first, InvalidRequest)
     assert str(first) == "sampling.top_p: must be above 0 and at most 1, got 7.0"
     assert (first.field, first.value) == ("sampling.top_p", "7.0")
@@ -130,6 +132,20 @@ async def test_a_closed_stream_ends_alone(client: AsyncClient) -> None:
     assert last.finish_reason is FinishReason.ABORTED
 
 
+async def test_a_client_may_close_before_anything_was_sent(stack: RunningStack) -> None:
+    async with AsyncClient(stack.frontend, multiplex=True) as leaving:
+        task = asyncio.create_task(answer(leaving, "def f(", GREEDY))
+        await asyncio.sleep(0)
+    with pytest.raises(QuireError, match="the client was closed"):
+        await task
+
+
+async def test_a_request_that_is_too_long_harms_no_other(client: AsyncClient) -> None:
+    with pytest.raises(QuireError, match="RESOURCE_EXHAUSTED: the request has 67108"):
+        await answer(client, "x" * 64 * 1024 * 1024, GREEDY)
+    assert len((await answer(client, "def f(", GREEDY)).token_ids) == GREEDY.max_tokens
+
+
 async def test_a_cancelled_request_is_told_so(stack: RunningStack) -> None:
     """Also one that has not begun, and one that was never there."""
     cancel = [pb.GenerateManyRequest(number=number, cancel=Empty()) for number in (1, 2, 3)]
@@ -139,14 +155,15 @@ async def test_a_cancelled_request_is_told_so(stack: RunningStack) -> None:
     assert not failures[1].HasField("retry_delay")
 
 
-async def test_a_deadline_ends_one_request(stack: RunningStack) -> None:
+async def test_a_deadline_ends_a_request_on_the_server(stack: RunningStack, client: AsyncClient) -> None:
+    """Also where nobody reads."""
     async with AsyncClient(stack.frontend, timeout=0.5, multiplex=True) as hurried:
-        late = asyncio.create_task(answer(hurried, "def f(", LONG))
-        await asyncio.sleep(0.3)
-        assert len((await answer(hurried, "def f(", replace(GREEDY, max_tokens=2))).token_ids) == 2
+        unread = hurried.generate_stream("def f(", LONG)
+        assert (await anext(unread)).token_ids
+        await until_open(client, 0)
         with pytest.raises(QuireError, match=r"DEADLINE_EXCEEDED: not done within 0\.5 s"):
-            await late
-        await until_open(hurried, 0)
+            async for _ in unread:
+                pass
 
 
 async def test_a_client_that_closes_leaves_nothing_behind(stack: RunningStack) -> None:

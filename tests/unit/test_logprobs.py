@@ -19,7 +19,7 @@ from quire.engine.logprobs import TokenLogprobs, pack
 from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.request import FinishReason, SamplingParams
 from quire.engine.step import Penalties, SequenceStart, StepPlan, StepResult
-from quire.engine.text.pieces import pieces
+from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.services.common import wire
 from support.models import load_reference
@@ -108,7 +108,7 @@ async def pieces_of(text: str, stop: tuple[str, ...], at_once: int) -> list[Comp
     tokenizer = Tokenizer.load(DEMO_MODEL)
     token_ids = tokenizer.encode(text)
     request = OpenRequest(1, "", token_ids[:1], SamplingParams(stop=stop, logprobs=1))
-    stream, found = pieces(request, tokenizer), []
+    stream, found = Pieces(request, tokenizer).follow(), []
     for index, token_id in enumerate(token_ids.tolist()):
         request.push(token_id)
         request.push_logprobs(TokenLogprobs(-float(index), (token_id,), (0.0,)))
