@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The services against `LLM` in one process: the same prompts, the same number at once, in alternating rounds.
 
-  python benchmarks/services_cost.py [--model DIR] [--dtype bfloat16] [--concurrency 32] [--rounds 5]
+  python benchmarks/services_cost.py [--model DIR] [--dtype bfloat16] [--concurrency 32] [--rounds 10]
 
 `LLM.generate_async` answers in one piece, and so does the unary call; streams bring every token by itself, or some, in
 calls of their own or all in one.
@@ -60,12 +60,12 @@ async def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--concurrency", type=int, default=32)
-    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--input-tokens", type=int, default=64)
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--num-blocks", type=int, help="of each of the two KV pools")
     parser.add_argument("--stream-interval", type=int, default=1, help="tokens of a message")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     sizes = {} if args.num_blocks is None else {"num_blocks": args.num_blocks}
     executor = ExecutorConfig(model=args.model, dtype=args.dtype, **sizes)
