@@ -71,6 +71,11 @@ def code_of(error: RequestError) -> int:
     return code
 
 
+def code_name(error: QuireError) -> str:
+    """The status's name of an error that a client raised."""
+    return _CODES[code_of(error)].name if isinstance(error, RequestError) else str(error).partition(":")[0]
+
+
 def retry_delay(error: RequestError) -> float | None:
     """Seconds after which the same request may be sent again; None: it would fail again."""
     if isinstance(error, Overloaded):

@@ -55,6 +55,9 @@ class Settings(WorkloadSettings):
     timeout: float = Field(600.0, gt=0)
     """Seconds for one request."""
 
+    multiplex: bool = False
+    """Send all requests to a gRPC target over one call (GenerateMany), as a gateway does."""
+
     slo: list[str] = Field(default_factory=list)
     """A service level objective for goodput, such as ttft:200 or itl:50 (ms; ttft, tpot, itl, e2e); repeatable."""
 
@@ -96,7 +99,14 @@ def run(settings: Settings) -> int:
 
 async def _run(settings: Settings) -> tuple[str, list[Run]]:
     objectives = parse_objectives(settings.slo)
-    target = open_target(settings.target, settings.model, settings.ignore_eos, settings.temperature, settings.timeout)
+    target = open_target(
+        settings.target,
+        settings.model,
+        settings.ignore_eos,
+        settings.temperature,
+        settings.timeout,
+        settings.multiplex,
+    )
     try:
         info = await target.info()
         vocab_size = settings.vocab_size or info.vocab_size or DEFAULT_VOCAB_SIZE

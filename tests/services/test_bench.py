@@ -24,13 +24,14 @@ def runs(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
+@pytest.mark.parametrize("protocol", ["grpc", "grpc --multiplex", "http"])
 @pytest.mark.parametrize("load", ["--concurrency=1,3", "--rate=40"])
 def test_a_load_is_reported(stack: RunningStack, tmp_path: Path, protocol: str, load: str) -> None:
     out, report = tmp_path / "result.json", tmp_path / "report"
-    target = f"grpc://{stack.frontend}" if protocol == "grpc" else f"http://{stack.http}"
+    scheme, *options = protocol.split()
+    target = f"grpc://{stack.frontend}" if scheme == "grpc" else f"http://{stack.http}"
     seed = f"--seed={len(protocol + load)}"
-    flags = (f"--target={target}", load, seed, "--slo=ttft:60000", f"--json={out}", f"--report={report}")
+    flags = (f"--target={target}", *options, load, seed, "--slo=ttft:60000", f"--json={out}", f"--report={report}")
     assert main(["bench", "serve", *SHORT, *flags]) == 0
     for run in runs(out):
         summary = run["summary"]
@@ -45,13 +46,14 @@ def test_a_load_is_reported(stack: RunningStack, tmp_path: Path, protocol: str, 
     assert (report / "report.html").is_file()
 
 
+@pytest.mark.parametrize("options", [(), ("--multiplex",)], ids=["calls", "one call"])
 def test_requests_that_fail_are_counted_by_kind(
-    stack: RunningStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    stack: RunningStack, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
     """Longer than the pool can ever hold."""
     out = tmp_path / "result.json"
     flags = ("--num-requests=2", "--input-tokens=5000", "--warmup=0", "--no-progress", "--concurrency=2")
-    assert main(["bench", "serve", f"--target=grpc://{stack.frontend}", *flags, f"--json={out}"]) == 1
+    assert main(["bench", "serve", f"--target=grpc://{stack.frontend}", *options, *flags, f"--json={out}"]) == 1
     (run,) = runs(out)
     assert run["summary"]["failed"] == 2
     assert run["summary"]["errors"] == {"INVALID_ARGUMENT": 2}

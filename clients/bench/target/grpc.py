@@ -1,6 +1,7 @@
 """quire.v1.InferenceService."""
 
 import time
+from collections.abc import AsyncIterator
 
 import grpc
 
@@ -9,7 +10,9 @@ from quire.clients.bench.target.base import Exchange, ServerInfo
 from quire.clients.bench.workload.session import Prompt
 from quire.clients.channel import CHANNEL_OPTIONS
 from quire.clients.convert import generate_request
-from quire.clients.errors import translated
+from quire.clients.errors import code_name, translated
+from quire.clients.multiplexer import Multiplexer
+from quire.engine.errors import QuireError
 from quire.engine.request import SamplingParams
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
@@ -25,20 +28,24 @@ class GrpcTarget:
         ignore_eos: go on past end tokens, so that every answer has the length that was asked for.
         temperature: 0 is greedy.
         timeout: seconds for one request.
+        multiplex: all requests share one call.
     """
 
-    def __init__(self, address: str, ignore_eos: bool, temperature: float, timeout: float) -> None:
+    def __init__(
+        self, address: str, ignore_eos: bool, temperature: float, timeout: float, multiplex: bool = False
+    ) -> None:
         self._ignore_eos = ignore_eos
         self._temperature = temperature
         self._timeout = timeout
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
+        self._multiplexer = Multiplexer(self._stub) if multiplex else None
         # Without serializers: bytes go and come as they are.
         self._call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(_METHOD, None, None)
 
     async def info(self) -> ServerInfo:
-        stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
         with translated():
-            model = await stub.GetModel(pb.GetModelRequest(), timeout=self._timeout)
+            model = await self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout)
         return ServerInfo(model.name, model.vocab_size, model.max_model_len)
 
     def encode(self, prompt: Prompt, output_tokens: int) -> bytes:
@@ -49,11 +56,21 @@ class GrpcTarget:
         sent = time.perf_counter()
         parts: list[tuple[float, bytes]] = []
         try:
-            async for part in self._call(payload, timeout=self._timeout):
+            async for part in self._responses(payload):
                 parts.append((time.perf_counter(), part))
         except grpc.aio.AioRpcError as error:
             return Exchange(sent, time.perf_counter(), parts, error.code().name, error.details() or "")
+        except QuireError as error:
+            return Exchange(sent, time.perf_counter(), parts, code_name(error), str(error))
         return Exchange(sent, time.perf_counter(), parts)
+
+    async def _responses(self, payload: bytes) -> AsyncIterator[bytes]:
+        if self._multiplexer is None:
+            async for part in self._call(payload, timeout=self._timeout):
+                yield part
+        else:
+            async for response in self._multiplexer.stream(pb.GenerateRequest.FromString(payload), self._timeout):
+                yield response.SerializeToString()
 
     def digest(self, exchange: Exchange) -> Record:
         arrivals: list[float] = []
@@ -80,4 +97,6 @@ class GrpcTarget:
         )
 
     async def close(self) -> None:
+        if self._multiplexer is not None:
+            await self._multiplexer.close()
         await self._channel.close(None)
