@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import TypeAlias
 
 import grpc
@@ -89,9 +90,10 @@ class Multiplexer:
 
     def _connect(self) -> None:
         if self._call is None or self._call.done():
-            self._outgoing = asyncio.Queue()
+            # Of their own for each call: the end of one is told to its own streams, also when there is another by then.
+            self._streams, self._outgoing = {}, asyncio.Queue()
             self._call = asyncio.create_task(self._converse(self._stub.GenerateMany(), self._outgoing))
-            self._call.add_done_callback(self._ended)
+            self._call.add_done_callback(partial(_end_all, self._streams))
 
     async def _converse(self, call: _Call, requests: _Requests) -> None:
         writer = asyncio.create_task(_write(call, requests))
@@ -110,11 +112,12 @@ class Multiplexer:
             if part.HasField("failure") or part.response.HasField("finish"):
                 del self._streams[part.number]
 
-    def _ended(self, call: asyncio.Task[None]) -> None:
-        streams, self._streams = self._streams, {}
-        for parts in streams.values():
-            # One for each, as each raises its own.
-            parts.put_nowait(_reason(call))
+
+def _end_all(streams: dict[int, _Parts], call: asyncio.Task[None]) -> None:
+    for parts in streams.values():
+        # One for each, as each raises its own.
+        parts.put_nowait(_reason(call))
+    streams.clear()
 
 
 async def _write(call: _Call, requests: _Requests) -> None:
