@@ -1,7 +1,7 @@
 """The client's types to protocol messages and back. Nothing is checked here but what a message cannot hold."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from quire.clients.errors import code_of, retry_delay
 from quire.engine.completion import Completion, Usage
@@ -16,6 +16,8 @@ from quire.engine.request import (
     SamplingParams,
 )
 from quire.v1 import inference_pb2 as pb
+
+Response = TypeVar("Response", pb.GenerateResponse, pb.GenerateStreamResponse)
 
 _SCALARS = (
     "temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "ignore_eos", "presence_penalty",
@@ -134,14 +136,14 @@ def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamRespon
     )
 
 
-def stream_response_to_proto(piece: Completion) -> pb.GenerateStreamResponse:
-    """Inverse of `completion_from_proto`, for a piece."""
-    return pb.GenerateStreamResponse(
-        request_id=piece.request_id,
-        text=piece.text,
-        token_ids=piece.token_ids,
-        finish=finish_to_proto(piece),
-        logprobs=logprobs_to_proto(piece),
+def completion_to_proto(completion: Completion, kind: type[Response]) -> Response:
+    """Inverse of `completion_from_proto`."""
+    return kind(
+        request_id=completion.request_id,
+        text=completion.text,
+        token_ids=completion.token_ids,
+        finish=finish_to_proto(completion),
+        logprobs=logprobs_to_proto(completion),
     )
 
 

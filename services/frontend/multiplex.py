@@ -8,7 +8,7 @@ from typing import Any
 
 from google.rpc import code_pb2
 
-from quire.clients.convert import failure_to_proto, stream_response_to_proto
+from quire.clients.convert import completion_to_proto, failure_to_proto
 from quire.engine.errors import InvalidRequest, RequestError
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.pieces import Pieces
@@ -138,7 +138,7 @@ class Multiplex:
     def _part(self, number: int) -> pb.GenerateManyPart:
         _, pieces = self._open[number]
         try:
-            response = stream_response_to_proto(pieces.take())
+            response = completion_to_proto(pieces.take(), pb.GenerateStreamResponse)
         except Exception as error:
             # Whatever it is, the other requests go on.
             self._forget(number)

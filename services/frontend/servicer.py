@@ -5,13 +5,7 @@ from contextlib import aclosing
 
 import grpc
 
-from quire.clients.convert import (
-    cache_from_proto,
-    finish_to_proto,
-    logprobs_to_proto,
-    sampling_from_proto,
-    stream_response_to_proto,
-)
+from quire.clients.convert import cache_from_proto, completion_to_proto, sampling_from_proto
 from quire.engine.completion import join
 from quire.engine.errors import InvalidRequest
 from quire.engine.open_request import OpenRequest
@@ -40,13 +34,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> pb.GenerateResponse:
         opened = await self._submit(request, whole=True)
         answer = join([piece async for piece in self._inference.follow(opened)])
-        return pb.GenerateResponse(
-            request_id=answer.request_id,
-            text=answer.text,
-            token_ids=answer.token_ids,
-            finish=finish_to_proto(answer),
-            logprobs=logprobs_to_proto(answer),
-        )
+        return completion_to_proto(answer, pb.GenerateResponse)
 
     async def GenerateStream(  # noqa: N802
         self,
@@ -56,7 +44,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         opened = await self._submit(request)
         async with aclosing(self._inference.follow(opened)) as pieces:
             async for piece in pieces:
-                yield stream_response_to_proto(piece)
+                yield completion_to_proto(piece, pb.GenerateStreamResponse)
 
     async def GenerateMany(  # noqa: N802
         self,

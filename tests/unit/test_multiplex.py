@@ -204,7 +204,7 @@ async def test_a_running_request_is_cancelled() -> None:
     bench.push("a")
     requests.put_nowait(message(1, "cancel"))
     await settled()
-    assert outline(await anext(answers)) in ({1: code_pb2.CANCELLED}, {1: 1})
+    assert outline(await anext(answers)) == {1: code_pb2.CANCELLED}
     assert not bench.open
     await answers.aclose()
 
@@ -233,7 +233,8 @@ async def test_an_idle_call_ends(way: str) -> None:
     answers = bench.multiplex.run(sent(stays=way == "drained"))
     first = asyncio.create_task(anext(answers, None))
     await settled()
-    bench.drain.set()
+    if way == "drained":
+        bench.drain.set()
     async with asyncio.timeout(5):
         assert await first is None
 
