@@ -64,7 +64,7 @@ async def main() -> None:
     parser.add_argument("--input-tokens", type=int, default=64)
     parser.add_argument("--output-tokens", type=int, default=128)
     parser.add_argument("--num-blocks", type=int, help="of each of the two KV pools")
-    parser.add_argument("--stream-interval", type=int, default=1, help="tokens of a message")
+    parser.add_argument("--stream-interval", type=int, default=1, help="steps that a stream's tokens may wait")
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     sizes = {} if args.num_blocks is None else {"num_blocks": args.num_blocks}

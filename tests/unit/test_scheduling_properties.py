@@ -134,8 +134,8 @@ def explore(redis_url: str | None, config: SchedulerConfig, num_examples: int) -
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_with_the_memory_ledger(config: SchedulerConfig) -> None:
-    """Up to 10,000 actions each."""
-    explore(None, config, 200)
+    """Up to 16,000 actions each."""
+    explore(None, config, 320)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
