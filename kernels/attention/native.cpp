@@ -195,27 +195,26 @@ struct Worker {
     }
   }
 
-  // Weights 2^(score - largest) of the keys from low to high, 0 for the other ones up to `end`.
-  void soften(const float* score, T* weight, long low, long high, long end, float* largest_out, float* sum_out) {
+  // Weights 2^(score - largest) of the keys from low to high, 0 for the other ones up to `end`. Scores beside these,
+  // in the same vectors, are overwritten.
+  void soften(float* score, T* weight, long low, long high, long end, float* largest_out, float* sum_out) {
     const float scale = kLog2E / std::sqrt(static_cast<float>(shape().head_dim));
     const Vec none = broadcast(-std::numeric_limits<float>::infinity());
-    const long first = low / kWidth * kWidth;
-    auto scores_at = [&](long k) {
-      if (k >= low && k + kWidth <= high) return load(score + k);
-      IntVec index = lanes() + static_cast<int>(k);
-      return (index >= static_cast<int>(low)) & (index < static_cast<int>(high)) ? load(score + k) : none;
-    };
+    const long first = low / kWidth * kWidth, behind = (high + kWidth - 1) / kWidth * kWidth;
+    // Whole vectors: one that is read soon after a part of it is written waits for that.
+    auto keep = [&](long k, IntVec is_kept) { store(score + k, is_kept ? load(score + k) : none); };
+    if (first < low) keep(first, lanes() >= static_cast<int>(low - first));
+    if (high < behind) keep(behind - kWidth, lanes() < static_cast<int>(high - behind + kWidth));
     Vec most = none, total = {};
-    for (long k = first; k < high; k += kWidth) most = maximum(most, scores_at(k));
+    for (long k = first; k < behind; k += kWidth) most = maximum(most, load(score + k));
     const float top = largest(most) * scale;
     for (long k = 0; k < first; k += kWidth) store(weight + k, Vec{});
-    for (long k = first; k < high; k += kWidth) {
+    for (long k = first; k < behind; k += kWidth) {
       scratch.upcoming.fetch_one();
-      const Vec w = exp2(scores_at(k) * scale - top);
+      const Vec w = exp2(load(score + k) * scale - top);
       store(weight + k, w);
       total += w;
     }
-    const long behind = std::max(first, (high + kWidth - 1) / kWidth * kWidth);
     for (long k = behind; k < end; k += kWidth) store(weight + k, Vec{});
     *largest_out = low < high ? top : -std::numeric_limits<float>::infinity();
     *sum_out = sum(total);
@@ -241,31 +240,24 @@ struct Worker {
 #if defined(__AMX_BF16__)
   bool is_on_amx() const { return sizeof(T) == 2 && is_for_amx(shape().head_dim); }
 
-  // Behind the last panel it is computed again, for scores that nobody reads.
+  // Panels in pairs; beside an odd one it is computed again, for scores that nobody reads.
   void score_on_amx(const Item& item, long begin, long end, long rows) {
-    const long last = (end - 1) / kKeys * kKeys;
-    for (long group = begin; group < end; group += kAmxPanels * kKeys) {
-      const T* panels[kAmxPanels];
-      for (int i = 0; i < kAmxPanels; ++i) {
-        const long key = group + i * kKeys;
-        panels[i] = keys(item, std::min(key, last));
-        if (key + kAhead < end) prefetch(keys(item, key + kAhead));
-        if (key < end) prefetch(values(item, key));
+    for (long key = begin; key < end; key += 2 * kKeys) {
+      const bool is_pair = key + kKeys < end;
+      for (long upcoming = key; upcoming < std::min(end, key + 2 * kKeys); upcoming += kKeys) {
+        if (upcoming + kAhead < end) prefetch(keys(item, upcoming + kAhead));
+        prefetch(values(item, upcoming));
       }
-      amx_scores(rows, scratch.queries.data(), shape().head_dim, panels, scratch.scores.data() + group - begin,
-                 [this] { scratch.upcoming.fetch_one(); });
+      amx_scores(rows, scratch.queries.data(), shape().head_dim, keys(item, key), keys(item, is_pair ? key + kKeys : key),
+                 scratch.scores.data() + key - begin, [this] { scratch.upcoming.fetch_one(); });
     }
   }
 
-  // The last dimensions reach back to some that are there already.
   void weigh_on_amx(const Item& item, long begin, long end, long rows, float* output) {
-    const long dim = shape().head_dim;
     long count = 0;
     for (long key = begin; key < end; key += kKeys) scratch.vectors[count++] = values(item, key);
-    for (long d = 0; d < dim; d += kAmxDims) {
-      amx_output(rows, scratch.weights.data(), scratch.vectors.data(), count, std::min(d, dim - kAmxDims), dim, output,
-                 [this] { scratch.upcoming.fetch_one(); });
-    }
+    amx_output(rows, scratch.weights.data(), scratch.vectors.data(), count, shape().head_dim, output,
+               [this] { scratch.upcoming.fetch_one(); });
   }
 #endif
 

@@ -11,19 +11,17 @@
 
 namespace quire {
 
-inline constexpr int kAmxPanels = 4;                // of keys, for whose scores there are tiles
-inline constexpr long kAmxDims = kAmxPanels * 16;   // of a head, likewise
 inline constexpr long kWeightStride = kSplit * 2, kScoreStride = kSplit * 4;  // bytes between rows
 
-// Tiles 0 to 3 are sums, 4 queries and 5 keys, 6 weights and 7 values. `rows` is that of an item.
+// Tiles 0 and 1 are sums, 2 queries and 3 keys, 4 weights and 5 values. `rows` is that of an item.
 inline AmxShapes attention_shapes(long rows) {
   const long height = std::min(rows, kAmxRows);
-  const AmxShape sums{height, 64}, queries{height, 64}, keys{kAmxRows, 64}, weights{height, 32}, values{kKeys / 2, 64};
-  return {sums, sums, sums, sums, queries, keys, weights, values};
+  const AmxShape whole{height, 64}, keys{kAmxRows, 64}, weights{height, 32}, values{kKeys / 2, 64};
+  return {whole, whole, whole, keys, weights, values};
 }
 
 // By the head alone, so that a token is computed in one way whatever is beside it.
-inline bool is_for_amx(long head_dim) { return head_dim % kAmxDepth == 0 && head_dim >= kAmxDims; }
+inline bool is_for_amx(long head_dim) { return head_dim % kAmxDepth == 0; }
 
 // The first row of each tile; the last tile reaches back to rows that are there already, which come out the same.
 template <class Body>
@@ -31,63 +29,55 @@ void each_amx_tile(long rows, const Body& body) {
   for (long r = 0; r < rows; r += kAmxRows) body(std::max(0L, std::min(r, rows - kAmxRows)));
 }
 
-// scores [rows][kSplit] of the queries [rows][dim] and kAmxPanels panels.
+// scores [rows][kSplit] of the queries [rows][dim] and two panels.
 template <class Next>
-void amx_scores(long rows, const bf16* queries, long dim, const bf16* const (&panels)[kAmxPanels], float* scores,
+void amx_scores(long rows, const bf16* queries, long dim, const bf16* keys, const bf16* keys_behind, float* scores,
                 const Next& ahead) {
   each_amx_tile(rows, [&](long row) {
     _tile_zero(0);
     _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
     for (long d = 0; d < dim; d += kAmxDepth) {
-      _tile_loadd(4, queries + row * dim + d, dim * 2);
-      _tile_loadd(5, panels[0] + d * kKeys, 64);
-      _tile_dpbf16ps(0, 4, 5);
-      _tile_loadd(5, panels[1] + d * kKeys, 64);
-      _tile_dpbf16ps(1, 4, 5);
-      _tile_loadd(5, panels[2] + d * kKeys, 64);
-      _tile_dpbf16ps(2, 4, 5);
-      _tile_loadd(5, panels[3] + d * kKeys, 64);
-      _tile_dpbf16ps(3, 4, 5);
-      for (int i = 0; i < kAmxPanels; ++i) ahead();
+      _tile_loadd(2, queries + row * dim + d, dim * 2);
+      _tile_loadd(3, keys + d * kKeys, 64);
+      _tile_dpbf16ps(0, 2, 3);
+      _tile_loadd(3, keys_behind + d * kKeys, 64);
+      _tile_dpbf16ps(1, 2, 3);
+      ahead();
+      ahead();
     }
     float* to = scores + row * kSplit;
     _tile_stored(0, to, kScoreStride);
     _tile_stored(1, to + kKeys, kScoreStride);
-    _tile_stored(2, to + 2 * kKeys, kScoreStride);
-    _tile_stored(3, to + 3 * kKeys, kScoreStride);
   });
+  _tile_zero(2);  // what is in use costs those that are loaded next
+  _tile_zero(3);
 }
 
-// output [rows][dim] of the weights [rows][kSplit] of the keys of `count` panels, for kAmxDims of a head from `first` on.
+// output [rows][dim] of the weights [rows][kSplit] of the keys of `count` panels.
 template <class Next>
-void amx_output(long rows, const bf16* weights, const bf16* const* panels, long count, long first, long dim,
-                float* output, const Next& ahead) {
+void amx_output(long rows, const bf16* weights, const bf16* const* panels, long count, long dim, float* output,
+                const Next& ahead) {
   each_amx_tile(rows, [&](long row) {
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
-    for (long i = 0; i < count; ++i) {
-      const bf16* values = panels[i] + first * 2;
-      _tile_loadd(6, weights + row * kSplit + i * kKeys, kWeightStride);
-      _tile_loadd(7, values, dim * 4);
-      _tile_dpbf16ps(0, 6, 7);
-      _tile_loadd(7, values + 32, dim * 4);
-      _tile_dpbf16ps(1, 6, 7);
-      _tile_loadd(7, values + 64, dim * 4);
-      _tile_dpbf16ps(2, 6, 7);
-      _tile_loadd(7, values + 96, dim * 4);
-      _tile_dpbf16ps(3, 6, 7);
-      for (int v = 0; v < kAmxPanels; ++v) ahead();
+    for (long d = 0; d < dim; d += kAmxDepth) {
+      _tile_zero(0);
+      _tile_zero(1);
+      for (long i = 0; i < count; ++i) {
+        const bf16* values = panels[i] + d * 2;
+        _tile_loadd(4, weights + row * kSplit + i * kKeys, kWeightStride);
+        _tile_loadd(5, values, dim * 4);
+        _tile_dpbf16ps(0, 4, 5);
+        _tile_loadd(5, values + kKeys * 2, dim * 4);
+        _tile_dpbf16ps(1, 4, 5);
+        ahead();
+        ahead();
+      }
+      float* to = output + row * dim + d;
+      _tile_stored(0, to, dim * 4);
+      _tile_stored(1, to + kKeys, dim * 4);
     }
-    float* to = output + row * dim + first;
-    _tile_stored(0, to, dim * 4);
-    _tile_stored(1, to + 16, dim * 4);
-    _tile_stored(2, to + 32, dim * 4);
-    _tile_stored(3, to + 48, dim * 4);
   });
+  _tile_zero(4);
+  _tile_zero(5);
 }
 
 }  // namespace quire

@@ -2,6 +2,9 @@
 //
 //   A   [rows][32] of a few rows, B   [16][columns][2] as panels are packed, C   [rows][16] float32
 //
+// Tiles that hold nothing are where the processor loads the next ones while it multiplies: with all eight in use products
+// took twice as long as with four, unless the other hardware thread of the core left its own alone. Zeroed ones hold nothing.
+//
 // A step adds 32 products to each sum: those of even and of odd k apart, then both. That order is the same whatever the
 // number of rows, so that here, too, a row's result does not depend on the batch it is in.
 #pragma once
@@ -45,45 +48,37 @@ class AmxTiles {
   AmxTiles& operator=(const AmxTiles&) = delete;
 };
 
-// Tiles 0 to 3 are C, 4 and 5 A, 6 and 7 B of a product by panels of weights.
+// Tiles 0 and 1 are C, 2 A and 3 B of a product by panels of weights.
 inline AmxShapes linear_shapes(long rows) {
   const AmxShape a{std::min(kAmxRows, rows), 64}, b{kAmxRows, 64};
-  return {a, a, a, a, a, a, b, b};
+  return {a, a, a, b};
 }
 
-// `kTiles` tiles of rows, the second from `second` on, times a panel; sums of `rows` rows each, one tile behind the
-// other. `b(step)` is where the panel's next 32 k begin; `ahead()` is called once for every two of them.
-template <int kTiles, class B, class Next>
-void amx_tile(const bf16* first, const bf16* second, long lda, long steps, B b, float* c, long rows, Next ahead) {
+// A tile of rows times `steps` times 32 k of a panel, added to the sums [rows][kPanel], which begin with zero where
+// `is_first`. `b(step)` is where the panel's next 32 k begin; `ahead()` is called once a step. Rows are read in a way that
+// does not displace the panel in the first-level cache.
+template <class B, class Next>
+void amx_tile(const bf16* a, long lda, long steps, B b, float* sums, bool is_first, Next ahead) {
   constexpr long kBytes = kPanel * 4;  // from one pair of k to the next, and of a row of sums
   const long stride = lda * 2;
-  _tile_zero(0);
-  _tile_zero(1);
-  if constexpr (kTiles == 2) {
-    _tile_zero(2);
-    _tile_zero(3);
+  if (is_first) {
+    _tile_zero(0);
+    _tile_zero(1);
+  } else {
+    _tile_loadd(0, sums, kBytes);
+    _tile_loadd(1, sums + kPanel / 2, kBytes);
   }
-  for (long i = 0; i < steps; ++i, first += kAmxDepth, second += kAmxDepth) {
+  for (long i = 0; i < steps; ++i, a += kAmxDepth) {
     const bf16* columns = b(i);
-    _tile_loadd(6, columns, kBytes);
-    _tile_loadd(4, first, stride);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_loadd(7, columns + kPanel, kBytes);
-    _tile_dpbf16ps(1, 4, 7);
-    if constexpr (kTiles == 2) {
-      _tile_loadd(5, second, stride);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
-    }
-#pragma GCC unroll 16
-    for (int pair = 0; pair < kAmxDepth / 2; ++pair) ahead();
+    _tile_stream_loadd(2, a, stride);
+    _tile_loadd(3, columns, kBytes);
+    _tile_dpbf16ps(0, 2, 3);
+    _tile_loadd(3, columns + kPanel, kBytes);
+    _tile_dpbf16ps(1, 2, 3);
+    ahead();
   }
-  _tile_stored(0, c, kBytes);
-  _tile_stored(1, c + kPanel / 2, kBytes);
-  if constexpr (kTiles == 2) {
-    _tile_stored(2, c + rows * kPanel, kBytes);
-    _tile_stored(3, c + rows * kPanel + kPanel / 2, kBytes);
-  }
+  _tile_stored(0, sums, kBytes);
+  _tile_stored(1, sums + kPanel / 2, kBytes);
 }
 
 }  // namespace quire

@@ -43,7 +43,9 @@ def close(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
 
 
 @dtypes
-@pytest.mark.parametrize(("columns", "depth"), [(1, 2), (31, 64), (32, 576), (97, 96), (97, 100), (960, 578)])
+@pytest.mark.parametrize(
+    ("columns", "depth"), [(1, 2), (31, 64), (32, 576), (97, 96), (97, 100), (960, 578), (70, 1_248)]
+)
 @pytest.mark.parametrize("biased", [False, True])
 def test_linear(library: NativeLibrary, dtype: torch.dtype, columns: int, depth: int, biased: bool) -> None:
     weight = (torch.randn(columns, depth) / depth**0.5).to(dtype)
@@ -59,11 +61,16 @@ def test_linear(library: NativeLibrary, dtype: torch.dtype, columns: int, depth:
 
 
 @dtypes
-def test_a_row_of_a_product_does_not_depend_on_the_others(library: NativeLibrary, dtype: torch.dtype) -> None:
-    linear = NativeLinear.pack(library, torch.randn(200, 96).to(dtype), None, dtype)
-    x = torch.randn(530, 96).to(dtype)
+@pytest.mark.parametrize("depth", [96, 1_248])
+@pytest.mark.parametrize("int8", [False, True])
+def test_a_row_of_a_product_does_not_depend_on_the_others(
+    library: NativeLibrary, dtype: torch.dtype, depth: int, int8: bool
+) -> None:
+    weight = (torch.randn(200, depth) / depth**0.5).to(dtype)
+    linear = NativeLinear.pack(library, weight, None, dtype, int8=int8)
+    x = torch.randn(530, depth).to(dtype)
     together = linear(x)
-    for count in (1, 3, 12, 17, 33, 64, 529):
+    for count in (1, 3, 12, 16, 17, 33, 64, 529):
         assert torch.equal(linear(x[:count].contiguous()), together[:count])
 
 
