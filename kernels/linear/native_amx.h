@@ -48,7 +48,7 @@ class AmxProduct {
  private:
   static constexpr long kStepsOfChunk = 18;  // 36 KiB of a panel; rows pass through the rest of the cache
   static constexpr long kStep = kPanel * kAmxDepth, kSums = kPanel * kAmxRows;
-  static constexpr long kStepBytes = kStep * static_cast<long>(sizeof(W)), kFetches = kAmxDepth / 2;
+  static constexpr long kStepBytes = kStep * static_cast<long>(sizeof(W)), kLine = 64;
 
   long depth() const { return of_.matrix.depth; }
   long steps() const { return depth() / kAmxDepth; }
@@ -64,11 +64,11 @@ class AmxProduct {
     };
   }
 
-  // One block of rows waits for memory all the time, so it looks a little ahead. Of several, each fetches its share of the
-  // next panel, `steps_done` steps of all blocks being done.
+  // One block of rows waits for memory all the time, so it looks a little ahead, pair of k by pair of k. Of several,
+  // each fetches its share of the next panel's lines, `steps_done` steps of all blocks being done.
   auto ahead(long panel, const W* next, long steps_done) const {
     const bool is_alone = blocks_ == 1;
-    const long fetches = (kFetches + blocks_ - 1) / blocks_;
+    const long fetches = is_alone ? kAmxDepth / 2 : (kStepBytes / kLine + blocks_ - 1) / blocks_;
     const char* from = reinterpret_cast<const char*>(is_alone ? of_.panel_at(panel) : next);
     Ahead fetch{from + (is_alone ? kLookAhead : steps_done * kStepBytes / blocks_), kStepBytes / (blocks_ * fetches)};
     return [fetch, fetches]() mutable {
