@@ -248,8 +248,9 @@ struct Worker {
         if (upcoming + kAhead < end) prefetch(keys(item, upcoming + kAhead));
         prefetch(values(item, upcoming));
       }
-      amx_scores(rows, scratch.queries.data(), shape().head_dim, keys(item, key), keys(item, is_pair ? key + kKeys : key),
-                 scratch.scores.data() + key - begin, [this] { scratch.upcoming.fetch_one(); });
+      amx_scores(rows, scratch.queries.data(), shape().head_dim, keys(item, key),
+                 keys(item, is_pair ? key + kKeys : key), scratch.scores.data() + key - begin,
+                 [this] { scratch.upcoming.fetch_one(); });
     }
   }
 

@@ -1,5 +1,5 @@
-// The two products of attention on AMX, for tiles of up to 16 rows. A panel of 16 keys is as deep as a tile for every 32
-// dimensions of a head; one of 16 values has half of a tile's depth.
+// The two products of attention on AMX, for tiles of up to 16 rows. A panel of 16 keys is as deep as a tile for every
+// 32 dimensions of a head; one of 16 values has half of a tile's depth.
 #pragma once
 
 #if defined(__AMX_BF16__)
@@ -19,9 +19,6 @@ inline AmxShapes attention_shapes(long rows) {
   const AmxShape whole{height, 64}, keys{kAmxRows, 64}, weights{height, 32}, values{kKeys / 2, 64};
   return {whole, whole, whole, keys, weights, values};
 }
-
-// By the head alone, so that a token is computed in one way whatever is beside it.
-inline bool is_for_amx(long head_dim) { return head_dim % kAmxDepth == 0; }
 
 // The first row of each tile; the last tile reaches back to rows that are there already, which come out the same.
 template <class Body>

@@ -28,6 +28,8 @@ constexpr long kRowBytes = 256 * 1024;
 constexpr int kVecs = kPanel / kWidth;
 constexpr long kTasksPerThread = 32;
 
+long num_panels(long columns) { return (columns + kPanel - 1) / kPanel; }
+
 template <class T, class W>
 void pack(const W* weight, W* packed, long columns, long depth) {
   constexpr long kP = kPack<T>;
@@ -68,7 +70,9 @@ struct Product : Operands<T, W, Out> {
       }
     }
 #endif
-    each_panel(kTileRows, [&](long panel, const auto* b, const W* next) { multiply(row_begin, row_end, panel, b, next); });
+    each_panel(kTileRows, [&](long panel, const auto* b, const W* next) {
+      multiply(row_begin, row_end, panel, b, next);
+    });
   }
 
   // Rows in blocks of nearly equal height, at most a tile's.

@@ -10,8 +10,6 @@ namespace quire {
 
 inline constexpr long kLookAhead = 4096;  // bytes
 
-inline long num_panels(long columns) { return (columns + kPanel - 1) / kPanel; }
-
 // What becomes of a panel's sums: scale, bias, gate, and the result's type.
 template <class Out>
 struct Finish {

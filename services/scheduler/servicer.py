@@ -24,7 +24,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
 
-    async def Connect(  # noqa: N802
+    async def Connect(
         self, request_iterator: AsyncIterator[pb.ConnectRequest], context: _Context
     ) -> AsyncIterator[pb.ConnectResponse]:
         stream = self._dispatcher.connect()
@@ -45,7 +45,7 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             self._dispatcher.disconnect(stream)
             logger.info("frontend %d disconnected", stream.client)
 
-    async def GetStatistics(  # noqa: N802
+    async def GetStatistics(
         self, request: pb.GetStatisticsRequest, context: _StatisticsContext
     ) -> pb.GetStatisticsResponse:
         return self._dispatcher.statistics()

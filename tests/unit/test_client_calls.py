@@ -61,9 +61,7 @@ class EchoService(inference_pb2_grpc.InferenceServiceServicer):
     waiting: threading.Event = field(default_factory=threading.Event)
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    async def Generate(  # noqa: N802
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
-    ) -> pb.GenerateResponse:
+    async def Generate(self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext) -> pb.GenerateResponse:
         pieces = [piece async for piece in self.GenerateStream(request, context)]
         return pb.GenerateResponse(
             request_id=pieces[0].request_id,
@@ -73,7 +71,7 @@ class EchoService(inference_pb2_grpc.InferenceServiceServicer):
             logprobs=[one for piece in pieces for one in piece.logprobs],
         )
 
-    async def GenerateStream(  # noqa: N802
+    async def GenerateStream(
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         await fail(request.text, context)
@@ -92,30 +90,22 @@ class EchoService(inference_pb2_grpc.InferenceServiceServicer):
         finish = pb.Finish(reason=pb.FINISH_REASON_STOP, stop=request.sampling.stop[0], usage=usage)
         yield pb.GenerateStreamResponse(request_id=name, finish=finish)
 
-    async def Tokenize(  # noqa: N802
-        self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext
-    ) -> pb.TokenizeResponse:
+    async def Tokenize(self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext) -> pb.TokenizeResponse:
         await fail(request.text, context)
         return pb.TokenizeResponse(token_ids=request.text.encode())
 
-    async def Detokenize(  # noqa: N802
+    async def Detokenize(
         self, request: pb.DetokenizeRequest, context: grpc.aio.ServicerContext
     ) -> pb.DetokenizeResponse:
         return pb.DetokenizeResponse(text=bytes(request.token_ids).decode())
 
-    async def Abort(  # noqa: N802
-        self, request: pb.AbortRequest, context: grpc.aio.ServicerContext
-    ) -> pb.AbortResponse:
+    async def Abort(self, request: pb.AbortRequest, context: grpc.aio.ServicerContext) -> pb.AbortResponse:
         return pb.AbortResponse(found=request.request_id == "known")
 
-    async def GetModel(  # noqa: N802
-        self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext
-    ) -> pb.GetModelResponse:
+    async def GetModel(self, request: pb.GetModelRequest, context: grpc.aio.ServicerContext) -> pb.GetModelResponse:
         return pb.GetModelResponse(name="echo")
 
-    async def GetServer(  # noqa: N802
-        self, request: pb.GetServerRequest, context: grpc.aio.ServicerContext
-    ) -> pb.GetServerResponse:
+    async def GetServer(self, request: pb.GetServerRequest, context: grpc.aio.ServicerContext) -> pb.GetServerResponse:
         return pb.GetServerResponse(version="1")
 
 

@@ -243,7 +243,7 @@ def library(request: pytest.FixtureRequest) -> NativeLibrary:
 @native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("groups", [1, 3, 8])
-@pytest.mark.parametrize("head_dim", [64, 80, 96, 128])
+@pytest.mark.parametrize("head_dim", [32, 64, 80, 96, 128])
 def test_native_equals_dense(library: NativeLibrary, dtype: torch.dtype, head_dim: int, groups: int) -> None:
     case = make_case(LONG, groups, 1, head_dim, num_blocks=MANY_BLOCKS)
     found = native_case(library, case, dtype)

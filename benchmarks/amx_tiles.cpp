@@ -1,0 +1,95 @@
+// Times products on AMX by the number of tiles in use, out of the first-level cache, on one core.
+//
+//   g++ -std=c++20 -O2 -march=sapphirerapids benchmarks/amx_tiles.cpp kernels/native/permission.cpp -o amx_tiles
+//   ./amx_tiles
+//
+// Every way does two products for three loads: one tile of rows, two of columns. The first ways differ in nothing but
+// Every way does two products for three loads: one tile of rows, two of columns. The first ways differ in nothing but how
+// many further tiles were loaded beforehand and are never used; in the last these are zeroed again. GFLOP/s, fastest
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <vector>
+
+#include "../kernels/native/amx.h"
+#include "../kernels/native/api.h"
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using quire::bf16;
+
+constexpr int kSteps = 20'000, kTries = 101;
+constexpr double kOperations = 2.0 * 2 * 16 * 16 * 32;  // of a step: two products
+constexpr long kBytes = 64;                             // of a row of a tile
+
+alignas(64) bf16 rows[512], columns[2][512];
+
+double timed(const auto& step) {
+  const auto began = Clock::now();
+  for (int i = 0; i < kSteps; ++i) step();
+  return kSteps * kOperations / std::chrono::duration<double>(Clock::now() - began).count() / 1e9;
+}
+
+void products() {
+  _tile_dpbf16ps(0, 2, 3);
+  _tile_dpbf16ps(1, 2, 3);
+}
+
+void loads_and_products() {
+  _tile_loadd(2, rows, kBytes);
+  _tile_loadd(3, columns[0], kBytes);
+  _tile_dpbf16ps(0, 2, 3);
+  _tile_loadd(3, columns[1], kBytes);
+  _tile_dpbf16ps(1, 2, 3);
+}
+
+void occupy(int further) {
+  if (further > 0) _tile_loadd(4, rows, kBytes);
+  if (further > 1) _tile_loadd(5, rows, kBytes);
+  if (further > 2) _tile_loadd(6, rows, kBytes);
+  if (further > 3) _tile_loadd(7, rows, kBytes);
+}
+
+void vacate() {
+  _tile_zero(4);
+  _tile_zero(5);
+  _tile_zero(6);
+  _tile_zero(7);
+}
+
+struct Way {
+  const char* name;
+  int further;
+  bool is_vacated, has_loads;
+  std::vector<double> rates;
+
+  void run() {
+    const quire::AmxShape whole{quire::kAmxRows, kBytes};
+    const quire::AmxTiles tiles({whole, whole, whole, whole, whole, whole, whole, whole});
+    occupy(further);
+    if (is_vacated) vacate();
+    rates.push_back(has_loads ? timed(loads_and_products) : timed(products));
+  }
+};
+
+}  // namespace
+
+int main() {
+  if (!quire_is_permitted()) return std::puts("this system does not permit AMX"), 1;
+  std::array<Way, 7> ways{{{"products alone", 0, false, false, {}},
+                           {"4 tiles in use", 0, false, true, {}},
+                           {"5 tiles in use", 1, false, true, {}},
+                           {"6 tiles in use", 2, false, true, {}},
+                           {"7 tiles in use", 3, false, true, {}},
+                           {"8 tiles in use", 4, false, true, {}},
+                           {"8, of which 4 zeroed again", 4, true, true, {}}}};
+  for (int i = 0; i < kTries; ++i)
+    for (Way& way : ways) way.run();
+  for (Way& way : ways) {
+    std::sort(way.rates.begin(), way.rates.end());
+    std::printf("%-28s median %5.0f   fastest %5.0f\n", way.name, way.rates[kTries / 2], way.rates.back());
+  }
+}
