@@ -3,9 +3,9 @@
 //   g++ -std=c++20 -O2 -march=sapphirerapids benchmarks/amx_tiles.cpp kernels/native/permission.cpp -o amx_tiles
 //   ./amx_tiles
 //
-// Every way does two products for three loads: one tile of rows, two of columns. The first ways differ in nothing but
-// Every way does two products for three loads: one tile of rows, two of columns. The first ways differ in nothing but how
-// many further tiles were loaded beforehand and are never used; in the last these are zeroed again. GFLOP/s, fastest
+// Every way does two products for three loads: one tile of rows, two of columns. They differ in nothing but how many
+// further tiles were loaded beforehand and are never used; in the last way these are zeroed again. GFLOP/s, median and
+// fastest of a hundred tries of a millisecond: the core's other hardware thread may belong to somebody else.
 
 #include <algorithm>
 #include <array>
