@@ -63,22 +63,26 @@ struct Append {
     const long dim = shape.head_dim, half = dim / 2;
     const float* angles = cos_sin + positions[t] * dim;
     T rotated[kMostDim];
-    auto turn = [&](const T* x) {
+    auto turn = [&](const T* x, T* to) {
       rotate(x, angles, half, [&](long d, Vec first, Vec second) {
-        store(rotated + d, first), store(rotated + half + d, second);
+        store(to + d, first), store(to + half + d, second);
       });
     };
     for (int head = 0; head < shape.num_qo_heads; ++head) {
       T* x = q + t * q_stride + head * dim;
-      turn(x);
-      std::copy(rotated, rotated + dim, x);
+      if (half % kWidth == 0) {  // no number is rotated twice
+        turn(x, x);
+      } else {
+        turn(x, rotated);
+        std::copy(rotated, rotated + dim, x);
+      }
     }
     const long block = slots[t] / shape.block_size, offset = slots[t] % shape.block_size;
     // The next token of the same sequence, if this step has it, writes behind this one itself.
     const bool alone = t + 1 == num_tokens || slots[t + 1] != slots[t] + 1;
     T* keys = cache + block * shape.block();
     for (int head = 0; head < shape.num_kv_heads; ++head) {
-      turn(k + t * k_stride + head * dim);
+      turn(k + t * k_stride + head * dim, rotated);
       put_key(keys + head * shape.head(), offset, dim, rotated);
       put_value(keys + shape.side() + head * shape.head(), offset, dim, v + t * v_stride + head * dim, alone);
     }

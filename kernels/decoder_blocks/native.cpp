@@ -14,11 +14,13 @@ struct Block {
 
 struct Sizes {
   long num_blocks, hidden, num_qo_heads, num_kv_heads, head_dim;
+  long gated_stride;  // between tokens
   int is_bf16;
   float eps;
 };
 
-// x and residual are in and out; the others are room for [num_tokens, size of the last dimension] each.
+// x and residual are in and out; the others are room for [num_tokens, size of the last dimension] each, of `gated` for
+// [num_tokens, gated_stride].
 struct Buffers {
   void *x, *residual, *qkv, *q, *k, *attended, *gated;
 };
@@ -34,7 +36,11 @@ struct Step {
   long tokens;
 
   void linear(const void* x, const quire::Matrix& matrix, void* y) const {
-    quire_linear(pool, sizes.is_bf16, sizes.is_bf16, x, &matrix, y, tokens);
+    linear(x, matrix.depth, matrix, y, matrix.outputs);
+  }
+
+  void linear(const void* x, long x_stride, const quire::Matrix& matrix, void* y, long y_stride) const {
+    quire_linear(pool, sizes.is_bf16, sizes.is_bf16, x, x_stride, &matrix, y, y_stride, tokens);
   }
 
   void add_norm(const void* x, const void* weight, void* out) const {
@@ -78,8 +84,8 @@ struct Step {
   void feed_forward(const Block& block) const {
     linear(b.attended, block.output, b.x);
     add_norm(b.x, block.mlp_norm, b.x);
-    linear(b.x, block.gate_up, b.gated);
-    linear(b.gated, block.down, b.x);
+    linear(b.x, block.gate_up.depth, block.gate_up, b.gated, sizes.gated_stride);
+    linear(b.gated, sizes.gated_stride, block.down, b.x, sizes.hidden);
     add_norm(b.x, block.next_norm, b.x);
   }
 };

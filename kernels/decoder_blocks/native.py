@@ -15,6 +15,7 @@ from quire.kernels.native.library import NativeLibrary
 _Part = TypeVar("_Part")
 _POINTER: Final = ctypes.c_void_p
 _LINEARS: Final = ("qkv", "output", "gate_up", "down")
+_LINE: Final = 64
 _NORMS: Final = ("q_norm", "k_norm", "mlp_norm", "next_norm")
 
 
@@ -29,7 +30,7 @@ class _Block(ctypes.Structure):
 class _Sizes(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_long) for name in (
-            "num_blocks", "hidden", "num_qo_heads", "num_kv_heads", "head_dim",
+            "num_blocks", "hidden", "num_qo_heads", "num_kv_heads", "head_dim", "gated_stride",
         )],
         ("is_bf16", ctypes.c_int),
         ("eps", ctypes.c_float),
@@ -56,11 +57,12 @@ class NativeDecoderBlocks:
         self._dtype = first.mlp_norm.dtype
         qkv, gate_up = _native(first.qkv, NativeLinear), _native(first.gate_up, NativeLinear)
         q_size, k_size = shape.num_qo_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
+        gated_stride = _stride(gate_up.matrix.outputs, self._dtype)
         self._sizes = _Sizes(
-            len(blocks), qkv.matrix.depth, shape.num_qo_heads, shape.num_kv_heads, shape.head_dim,
+            len(blocks), qkv.matrix.depth, shape.num_qo_heads, shape.num_kv_heads, shape.head_dim, gated_stride,
             self._dtype == torch.bfloat16, shape.rms_norm_eps,
         )  # fmt: skip
-        self._widths = (qkv.matrix.outputs, q_size, k_size, q_size, gate_up.matrix.outputs)
+        self._widths = (qkv.matrix.outputs, q_size, k_size, q_size, gated_stride)
         self._blocks = (_Block * len(blocks))(*(_Block(**_fields(block)) for block in blocks))
         self._room = [torch.empty(0)] * len(self._widths)
         self._capacity = 0
@@ -96,6 +98,12 @@ def fuse(library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> 
     if not all(isinstance(block.attention, NativeAttention) for block in blocks):
         return None
     return NativeDecoderBlocks(library, shape, blocks)
+
+
+def _stride(columns: int, dtype: torch.dtype) -> int:
+    """Between rows of so many columns: an odd number of cache lines, or the same column's would meet in few sets."""
+    lines = -(-columns * dtype.itemsize // _LINE) | 1
+    return lines * _LINE // dtype.itemsize
 
 
 def _native(part: object, kind: type[_Part]) -> _Part:

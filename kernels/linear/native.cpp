@@ -41,7 +41,7 @@ void pack(const W* weight, W* packed, long columns, long depth) {
 
 template <class T, class W, class Out>
 struct Product : Operands<T, W, Out> {
-  using Operands<T, W, Out>::x, Operands<T, W, Out>::matrix, Operands<T, W, Out>::rows;
+  using Operands<T, W, Out>::matrix, Operands<T, W, Out>::rows;
 
   // `panel_after` is what this thread will probably multiply by next.
   void compute(long row_begin, long row_end, long panel_begin, long panel_end, long panel_after) const {
@@ -89,16 +89,16 @@ struct Product : Operands<T, W, Out> {
     for (long block = 0; block < blocks; ++block) {
       long begin = row_begin + height * block / blocks, end = row_begin + height * (block + 1) / blocks;
       Out* to = place(begin, end - begin, panel);
-      any_tile<T, kVecs, kTileRows>(static_cast<int>(end - begin), x + begin * depth, depth, columns, sums, kPanel,
+      any_tile<T, kVecs, kTileRows>(static_cast<int>(end - begin), this->row_at(begin), this->x_stride, columns, sums, kPanel,
                                     ahead(panel, next, block, blocks));
-      finish(sums, end - begin, to, matrix.outputs);
+      finish(sums, end - begin, to, this->y_stride);
     }
   }
 
   // Where a row's results of a panel go. Nobody has their lines yet; fetched now, they are there when the sums are.
   Out* place(long row, long rows, long panel) const {
     Out* to = this->result_at(row, panel);
-    for (long r = 0; r < rows; ++r) __builtin_prefetch(to + r * matrix.outputs, 1);
+    for (long r = 0; r < rows; ++r) __builtin_prefetch(to + r * this->y_stride, 1);
     return to;
   }
 
@@ -126,12 +126,11 @@ struct Product : Operands<T, W, Out> {
 };
 
 template <class T, class Out>
-void multiply(Pool& pool, const void* x, const Matrix& matrix, void* y, long rows) {
-  if (matrix.scale) {
-    Product<T, int8_t, Out>{{static_cast<const T*>(x), matrix, static_cast<Out*>(y), rows}}.run(pool);
-  } else {
-    Product<T, T, Out>{{static_cast<const T*>(x), matrix, static_cast<Out*>(y), rows}}.run(pool);
-  }
+void multiply(Pool& pool, const void* x, long x_stride, const Matrix& matrix, void* y, long y_stride, long rows) {
+  auto run = [&]<class W>(W) {
+    Product<T, W, Out>{{static_cast<const T*>(x), x_stride, matrix, static_cast<Out*>(y), y_stride, rows}}.run(pool);
+  };
+  matrix.scale ? run(int8_t{}) : run(T{});
 }
 
 }  // namespace
@@ -152,14 +151,11 @@ void quire_linear_pack(int is_bf16, int is_int8, const void* weight, void* packe
   }
 }
 
-void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x, const quire::Matrix* matrix, void* y,
-                  long rows) {
-  if (!is_bf16) {
-    quire::multiply<float, float>(*pool, x, *matrix, y, rows);
-  } else if (out_is_bf16) {
-    quire::multiply<bf16, bf16>(*pool, x, *matrix, y, rows);
-  } else {
-    quire::multiply<bf16, float>(*pool, x, *matrix, y, rows);
-  }
+void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x, long x_stride,
+                  const quire::Matrix* matrix, void* y, long y_stride, long rows) {
+  auto* run = !is_bf16      ? &quire::multiply<float, float>
+              : out_is_bf16 ? &quire::multiply<bf16, bf16>
+                            : &quire::multiply<bf16, float>;
+  run(*pool, x, x_stride, *matrix, y, y_stride, rows);
 }
 }

@@ -18,15 +18,17 @@ struct Finish {
   long count;  // results in a row
 
   void operator()(const float* sums, long rows, Out* y, long ldy) const {
+    for (long r = 0; r < rows; ++r) row(sums + r * kPanel, y + r * ldy);
+  }
+
+  void row(const float* sums, Out* y) const {
     const bool is_plain = !scale && !bias && count == (is_gated ? kPanel / 2 : kPanel);
-    for (long r = 0; r < rows; ++r, sums += kPanel, y += ldy) {
-      if (!is_plain) {
-        any_row(sums, y);
-      } else if (is_gated) {
-        plain_row<true>(sums, y);
-      } else {
-        plain_row<false>(sums, y);
-      }
+    if (!is_plain) {
+      any_row(sums, y);
+    } else if (is_gated) {
+      plain_row<true>(sums, y);
+    } else {
+      plain_row<false>(sums, y);
     }
   }
 
@@ -34,11 +36,12 @@ struct Finish {
   // Most rows are nothing but whole vectors, and a product is waiting for them.
   template <bool kGated>
   void plain_row(const float* sums, Out* y) const {
-#pragma GCC unroll 4
-    for (long c = 0; c < (kGated ? kPanel / 2 : kPanel); c += kWidth) {
-      Vec x = load(sums + c);
-      if constexpr (kGated) x = silu(x) * load(sums + c + kPanel / 2);
-      store(y + c, x);
+    if constexpr (kGated) {
+      for (long c = 0; c < kPanel / 2; c += kWidth) {
+        store(y + c, silu(load(sums + c)) * load(sums + c + kPanel / 2));
+      }
+    } else {
+      for (long c = 0; c < kPanel; c += 2 * kWidth) store(y + c, load(sums + c), load(sums + c + kWidth));
     }
   }
 
@@ -64,13 +67,16 @@ struct Finish {
 template <class T, class W, class Out>
 struct Operands {
   const T* x;
+  long x_stride;  // between rows
   const Matrix& matrix;
   Out* y;
+  long y_stride;
   long rows;
 
   const W* panel_at(long panel) const { return static_cast<const W*>(matrix.packed) + panel * kPanel * matrix.depth; }
   long width() const { return matrix.is_gated ? kPanel / 2 : kPanel; }  // results of a panel
-  Out* result_at(long row, long panel) const { return y + row * matrix.outputs + panel * width(); }
+  const T* row_at(long row) const { return x + row * x_stride; }
+  Out* result_at(long row, long panel) const { return y + row * y_stride + panel * width(); }
 
   Finish<Out> finish_of(long panel) const {
     const long first = panel * kPanel;

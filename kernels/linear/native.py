@@ -67,8 +67,10 @@ class NativeLinear:
             x.dtype == torch.bfloat16,
             self.out_dtype == torch.bfloat16,
             x.data_ptr(),
+            x.stride(0),
             ctypes.byref(self.matrix),
             y.data_ptr(),
+            self.matrix.outputs,
             num_tokens,
         )
         return y

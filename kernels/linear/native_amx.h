@@ -21,23 +21,27 @@ class AmxProduct {
         chunks_(blocks_ == 1 ? 1 : (steps() + kStepsOfChunk - 1) / kStepsOfChunk),
         tiles_(linear_shapes(height_)) {
     thread_local Lines<float> sums;
-    sums.resize((chunks_ == 1 ? 1 : blocks_) * kSums);
+    sums.resize((chunks_ == 1 ? 2 : blocks_) * kSums);
     sums_ = sums.data();
   }
+
+  ~AmxProduct() { beside_.tile.finish(); }
 
   // `b` is the panel, or the same in the rows' type; `next` will probably be multiplied by next. The last tile of rows
   // reaches back to some that are there already: they come out the same.
   template <class B>
   void multiply(long panel, const B* b, const W* next) {
-    const Finish<Out> finish = of_.finish_of(panel);
+    fetch_beside(panel, next);
     for (long chunk = 0; chunk < chunks_; ++chunk) {
       const long from = steps() * chunk / chunks_, count = steps() * (chunk + 1) / chunks_ - from;
       for (long block = 0; block < blocks_; ++block) {
         const long row = std::min(begin_ + block * kAmxRows, end_ - height_);
-        float* sums = sums_ + (chunks_ == 1 ? 0 : block * kSums);
-        amx_tile(of_.x + row * depth() + from * kAmxDepth, depth(), count, columns(b, from), sums, chunk == 0,
-                 ahead(panel, next, from * blocks_ + block * count));
-        if (chunk == chunks_ - 1) finish(sums, height_, of_.result_at(row, panel), of_.matrix.outputs);
+        float* sums = sums_ + (chunks_ == 1 ? (panel * blocks_ + block) % 2 : block) * kSums;
+        amx_tile(of_.row_at(row) + from * kAmxDepth, of_.x_stride, count, columns(b, from), sums, chunk == 0, beside_);
+        beside_.tile.finish();
+        if (chunk + 1 == chunks_) {
+          beside_.tile = {of_.finish_of(panel), sums, of_.result_at(row, panel), of_.y_stride, height_};
+        }
       }
     }
   }
@@ -47,8 +51,46 @@ class AmxProduct {
   static constexpr long kStep = kPanel * kAmxDepth, kSums = kPanel * kAmxRows;
   static constexpr long kStepBytes = kStep * static_cast<long>(sizeof(W)), kLine = 64;
 
-  long depth() const { return of_.matrix.depth; }
-  long steps() const { return depth() / kAmxDepth; }
+  // A tile whose sums are there, and how many of its rows are to be finished.
+  struct Tile {
+    Finish<Out> by;
+    const float* sums;
+    Out* y;
+    long y_stride, rows;
+
+    void finish_row() {
+      by.row(sums, y);
+      sums += kPanel, y += y_stride, --rows;
+    }
+
+    void finish() {
+      while (rows > 0) finish_row();
+    }
+  };
+
+  // What a step of products has time for: lines that are needed soon, and a row of the tile before.
+  struct Beside {
+    Ahead ahead;
+    long lines;  // a step
+    Tile tile;
+
+    void operator()() {
+      for (long i = 0; i < lines; ++i) ahead();
+      if (tile.rows > 0) tile.finish_row();
+    }
+  };
+
+  long steps() const { return of_.matrix.depth / kAmxDepth; }
+
+  // One block of rows waits for memory all the time, so it looks a little ahead, pair of k by pair of k. Several have
+  // fetched the next panel when they are through with this one.
+  void fetch_beside(long panel, const W* next) {
+    const bool is_alone = blocks_ == 1;
+    const char* from = is_alone ? reinterpret_cast<const char*>(of_.panel_at(panel)) + kLookAhead
+                                : reinterpret_cast<const char*>(next);
+    beside_.lines = is_alone ? kAmxDepth / 2 : (kStepBytes / kLine + blocks_ - 1) / blocks_;
+    beside_.ahead = {from, kStepBytes / (blocks_ * beside_.lines)};
+  }
 
   static auto columns(const bf16* b, long from) {
     return [b = b + from * kStep](long step) { return b + step * kStep; };
@@ -61,22 +103,11 @@ class AmxProduct {
     };
   }
 
-  // One block of rows waits for memory all the time, so it looks a little ahead, pair of k by pair of k. Of several,
-  // each fetches its share of the next panel's lines, `steps_done` steps of all blocks being done.
-  auto ahead(long panel, const W* next, long steps_done) const {
-    const bool is_alone = blocks_ == 1;
-    const long fetches = is_alone ? kAmxDepth / 2 : (kStepBytes / kLine + blocks_ - 1) / blocks_;
-    const char* from = reinterpret_cast<const char*>(is_alone ? of_.panel_at(panel) : next);
-    Ahead fetch{from + (is_alone ? kLookAhead : steps_done * kStepBytes / blocks_), kStepBytes / (blocks_ * fetches)};
-    return [fetch, fetches]() mutable {
-      for (long i = 0; i < fetches; ++i) fetch();
-    };
-  }
-
   const Operands<bf16, W, Out>& of_;
   const long begin_, end_, height_, blocks_, chunks_;
   const AmxTiles tiles_;
   float* sums_;
+  Beside beside_{};
   alignas(64) bf16 wide_[2][kStep];
 };
 

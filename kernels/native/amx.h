@@ -59,12 +59,14 @@ inline AmxShapes linear_shapes(long rows) {
 }
 
 // A tile of rows times `steps` times 32 k of a panel, added to the sums [rows][kPanel], which begin with zero where
-// `is_first`. `b(step)` is where the panel's next 32 k begin; `ahead()` is called once a step. Rows are read in a way
-// that does not displace the panel in the first-level cache.
-template <class B, class Next>
-void amx_tile(const bf16* a, long lda, long steps, B b, float* sums, bool is_first, Next ahead) {
+// `is_first`. `b(step)` is where the panel's next 32 k begin; `beside()` is called once a step. Rows are read in a way
+// that does not displace the panel in the first-level cache. A function of its own, so that its loop has all registers:
+// what is spilled to memory waits there behind results that wait for their lines.
+template <class B, class Beside>
+[[gnu::noinline]] void amx_tile(const bf16* a, long lda, long steps, B b, float* sums, bool is_first, Beside& beside) {
   constexpr long kBytes = kPanel * 4;  // from one pair of k to the next, and of a row of sums
   const long stride = lda * 2;
+  Beside kept = beside;
   if (is_first) {
     _tile_zero(0);
     _tile_zero(1);
@@ -79,8 +81,9 @@ void amx_tile(const bf16* a, long lda, long steps, B b, float* sums, bool is_fir
     _tile_dpbf16ps(0, 2, 3);
     _tile_loadd(3, columns + kPanel, kBytes);
     _tile_dpbf16ps(1, 2, 3);
-    ahead();
+    kept();
   }
+  beside = kept;
   _tile_stored(0, sums, kBytes);
   _tile_stored(1, sums + kPanel / 2, kBytes);
 }

@@ -27,8 +27,8 @@ quire::Pool* quire_pool_new(int num_threads);
 void quire_pool_delete(quire::Pool* pool);
 
 void quire_linear_pack(int is_bf16, int is_int8, const void* weight, void* packed, long columns, long depth);
-void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x, const quire::Matrix* matrix, void* y,
-                  long rows);
+void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x, long x_stride,
+                  const quire::Matrix* matrix, void* y, long y_stride, long rows);
 
 void quire_rms_norm(quire::Pool* pool, int is_bf16, const void* x, const void* residual, const void* weight, void* out,
                     void* total, long tokens, long heads, long size, long x_stride, float eps);

@@ -45,7 +45,9 @@ class NativeLibrary:
         self.pool: int = new(num_threads)
         weakref.finalize(self, delete, self.pool)
         self.linear_pack = self._declare("quire_linear_pack", _INT, _INT, *[_POINTER] * 2, *[_LONG] * 2)
-        self.linear = self._declare("quire_linear", _POINTER, _INT, _INT, *[_POINTER] * 3, _LONG)
+        self.linear = self._declare(
+            "quire_linear", _POINTER, _INT, _INT, _POINTER, _LONG, *[_POINTER] * 2, *[_LONG] * 2
+        )
         self.rms_norm = self._declare("quire_rms_norm", _POINTER, _INT, *[_POINTER] * 5, *[_LONG] * 4, _FLOAT)
         self.take_rows = self._declare("quire_take_rows", _POINTER, *[_POINTER] * 3, *[_LONG] * 2)
         self.attention_new = self._declare("quire_attention_new", *[_INT] * 5, result=_POINTER)

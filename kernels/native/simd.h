@@ -64,13 +64,19 @@ inline Vec load(const float* p) {
   return x;
 }
 
+// By name, as below: GCC's own conversion goes by halves and puts them together, one of bytes goes one by one.
 inline Vec load(const bf16* p) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))), 16);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))), 16);
+#else
   HalfVec half;
   std::memcpy(&half, p, sizeof half);
   return (Vec)(__builtin_convertvector(half, BitVec) << 16);
+#endif
 }
 
-// By name: the compiler's own conversion of bytes goes one by one.
 inline Vec load(const int8_t* p) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -92,6 +98,18 @@ inline void store(bf16* p, Vec x) {
   HalfVec half = __builtin_convertvector(round_to_bf16(x), HalfVec);
 #endif
   std::memcpy(p, &half, sizeof half);
+}
+
+// Two vectors, one behind the other: of bf16, in one piece.
+inline void store(float* p, Vec x, Vec behind) { store(p, x), store(p + kWidth, behind); }
+
+inline void store(bf16* p, Vec x, Vec behind) {
+#if defined(__AVX512BF16__)
+  const __m512bh both = _mm512_cvtne2ps_pbh((__m512)behind, (__m512)x);
+  std::memcpy(p, &both, sizeof both);
+#else
+  store(p, x), store(p + kWidth, behind);
+#endif
 }
 
 // 2 * kWidth values as bf16, two to an element, the first in the lower half.

@@ -19,19 +19,21 @@ struct RmsNorm {
 
   void row(long index) const {
     const T* from = x + index / heads * x_stride + index % heads * size;
-    const T* input = from;
+    const T* other = residual ? residual + index * size : nullptr;
+    T* added = residual ? total + index * size : nullptr;
+    const T* input = residual ? added : from;
     float squares = 0;
     Vec sums = {};
     long d = 0;
-    if (residual) {
-      T* to = total + index * size;
-      const T* other = residual + index * size;
-      for (; d + kWidth <= size; d += kWidth) store(to + d, load(from + d) + load(other + d));
-      for (; d < size; ++d) to[d] = narrow<T>(widen(from[d]) + widen(other[d]));
-      input = to;
+    for (; d + kWidth <= size; d += kWidth) {
+      if (residual) store(added + d, load(from + d) + load(other + d));
+      const Vec rounded = load(input + d);
+      sums += rounded * rounded;
     }
-    for (d = 0; d + kWidth <= size; d += kWidth) sums += load(input + d) * load(input + d);
-    for (; d < size; ++d) squares += widen(input[d]) * widen(input[d]);
+    for (; d < size; ++d) {
+      if (residual) added[d] = narrow<T>(widen(from[d]) + widen(other[d]));
+      squares += widen(input[d]) * widen(input[d]);
+    }
     const float scale = 1 / std::sqrt((squares + sum(sums)) / static_cast<float>(size) + eps);
     T* to = out + index * size;
     for (d = 0; d + kWidth <= size; d += kWidth) store(to + d, load(input + d) * scale * load(weight + d));
