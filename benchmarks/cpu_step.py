@@ -3,24 +3,27 @@
 
   python benchmarks/cpu_step.py MODEL_DIR [--dtype bfloat16] [--quantization int8] [--batches 1,64] [--context 1024]
 
-Ceilings come first: the rate at which the cores read memory (PyTorch's sum over 512 MiB) and multiply matrices
-(PyTorch's own product at its best shape). A generation step must read all weights but the embedding, and the
-keys and values of its sequences; a context step must do two operations per weight and token. Every line is the
-median of --repeats steps, with the fastest and the slowest. The shares are of steps whose operations are called
-one by one with a clock around each; `host` is what such a step takes beyond them.
+Ceilings are the rates at which the cores read memory (PyTorch's sum over 512 MiB) and multiply matrices (PyTorch's
+product at its best shape). On a shared machine they change from second to second, so they are measured before and
+behind every step, and the higher one counts. A generation step must read all weights but the embedding, and the keys
+and values of its sequences; a context step must do two operations per weight and token. Every line is the median of
+--repeats steps, with the fastest and the slowest, then median and middle half of what the steps reach of their bounds.
+The shares are of steps whose operations are called one by one with a clock around each; `host` is what such a step
+takes beyond them.
 """
 
 import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from ceilings import Ceilings, Machine
 from torch import Tensor
 
 from quire.engine.config import ExecutorConfig
@@ -40,13 +43,7 @@ BLOCK_SIZE = 16
 CONTEXT_STEP = 512
 PARTS = ("linears", "attention", "other", "sampling")
 
-
-@dataclass(frozen=True)
-class Ceilings:
-    """Bytes and operations per second."""
-
-    read: float
-    multiply: float
+Steps: TypeAlias = list[tuple[float, Ceilings]]
 
 
 @dataclass
@@ -171,7 +168,7 @@ class Workload:
             generation_slots=nothing if starts else slots,
         )
 
-    def ceiling(self, model: ModelConfig, itemsize: int, weight_size: int, ceilings: Ceilings) -> float:
+    def bound(self, model: ModelConfig, itemsize: int, weight_size: int, ceilings: Ceilings) -> float:
         """Seconds that a step takes at least: for its bytes, or for its operations if they take longer."""
         kv_size, q_size = model.num_kv_heads * model.head_dim, model.num_qo_heads * model.head_dim
         per_layer = model.hidden_size * (2 * q_size + 2 * kv_size + 3 * model.intermediate_size)
@@ -184,31 +181,23 @@ class Workload:
         read = (layers + head) * weight_size + kv_bytes
         return max(read / ceilings.read, operations / ceilings.multiply)
 
-    def times(self, stepper: Stepper, repeats: int, clock: Clock) -> list[float]:
+    def steps(self, stepper: Stepper, repeats: int) -> Callable[[], float]:
+        """What runs one more step, the sequences being there; returns its seconds."""
         stepper.step(self.plan(repeats, starts=True))
-        clock.seconds.clear()
-        return [stepper.step(self.plan(repeats, starts=self.is_context)) for _ in range(repeats)]
+        return lambda: stepper.step(self.plan(repeats, starts=self.is_context))
 
 
-def fastest(call: Callable[[], object], repeats: int = 15) -> float:
-    call()
-    times = []
+def beside_ceilings(step: Callable[[], float], machine: Machine, repeats: int) -> Steps:
+    """Seconds of steps, each with the higher of the ceilings before and behind it."""
+    found = []
+    before = machine.ceilings()
     for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times)
-
-
-def measure_ceilings(dtype: torch.dtype, num_threads: int) -> Ceilings:
-    torch.set_num_threads(num_threads)
-    memory = torch.ones(1 << 27)
-    read = memory.nbytes / fastest(memory.sum)
-    rates = []
-    for rows, columns, depth in ((512, 576, 1536), (512, 1024, 1024), (1024, 1024, 1024), (2048, 2048, 2048)):
-        a, b = torch.randn(rows, depth).to(dtype), torch.randn(columns, depth).to(dtype).T
-        rates.append(2 * rows * columns * depth / fastest(lambda a=a, b=b: a @ b))  # type: ignore[misc]
-    return Ceilings(read, max(rates))
+        step()  # so that caches hold what they hold between steps, not what the ceilings left there
+        seconds = step()
+        after = machine.ceilings()
+        found.append((seconds, before.highest(after)))
+        before = after
+    return found
 
 
 def main() -> None:
@@ -227,29 +216,43 @@ def main() -> None:
     )
     device = device_of(config)
     dtype = dtype_of(config, device)
-    ceilings = measure_ceilings(dtype, args.threads)
-    print(f"{args.dtype}, {args.threads} threads: read {ceilings.read / 1e9:.1f} GB/s, "
-          f"multiply {ceilings.multiply / 1e9:.0f} GFLOP/s")  # fmt: skip
-    print(f"{'step':14}{'ms':>9}{'min':>8}{'max':>8}{'ceiling':>9}{'of it':>7}   "
-          + "".join(f"{part:>11}" for part in (*PARTS, "host")))  # fmt: skip
     int8 = args.quantization == "int8"
     suite = kernel_suite(args.kernels, device, dtype, args.threads, int8)
     checkpoint = read_checkpoint(args.model)
+    machine = Machine(dtype, args.threads)
+    print(f"{args.dtype}, {args.threads} threads")
+    print(f"{'step':14}{'ms':>8}{'min':>8}{'max':>8}{'GB/s':>7}{'GFLOP/s':>9}{'bound':>8}{'of it':>7}"
+          + f"{'middle half':>14} " + "".join(f"{part:>11}" for part in (*PARTS, "host")))  # fmt: skip
     workloads = [Workload(int(batch), args.context, False) for batch in args.batches.split(",")]
     for workload in [*workloads, Workload(1, CONTEXT_STEP, True)]:
         sized = config.model_copy(
             update={"num_blocks": workload.batch * workload.blocks(args.repeats), "num_slots": workload.batch}
         )
-        times = workload.times(Stepper(sized, checkpoint, suite), args.repeats, Clock())
+        whole = workload.steps(Stepper(sized, checkpoint, suite), args.repeats)
+        steps = beside_ceilings(whole, machine, args.repeats)
+        bounds = [
+            workload.bound(checkpoint.config, dtype.itemsize, 1 if int8 else dtype.itemsize, ceilings)
+            for _, ceilings in steps
+        ]
         clock = Clock()
-        timed = Stepper(sized, checkpoint, timed_suite(suite, clock))
-        composed = sum(workload.times(timed, args.repeats, clock))
-        shares = {part: clock.seconds[part] / composed for part in PARTS}
-        median = statistics.median(times)
-        least = workload.ceiling(checkpoint.config, dtype.itemsize, 1 if int8 else dtype.itemsize, ceilings)
-        print(f"{workload.name:14}{median * 1e3:9.2f}{min(times) * 1e3:8.2f}{max(times) * 1e3:8.2f}"
-              f"{least * 1e3:9.2f}{least / median:7.0%}   "
-              + "".join(f"{share:11.1%}" for share in (*shares.values(), 1 - sum(shares.values()))))  # fmt: skip
+        composed = workload.steps(Stepper(sized, checkpoint, timed_suite(suite, clock)), args.repeats)
+        clock.seconds.clear()
+        total = sum(composed() for _ in range(args.repeats))
+        print(line(workload.name, steps, bounds, [clock.seconds[part] / total for part in PARTS]))
+
+
+def line(name: str, steps: Steps, bounds: Sequence[float], shares: Sequence[float]) -> str:
+    seconds = [took for took, _ in steps]
+    read = statistics.median(ceilings.read for _, ceilings in steps)
+    multiply = statistics.median(ceilings.multiply for _, ceilings in steps)
+    low, reached, high = np.percentile(np.divide(bounds, seconds), (25, 50, 75))
+    times = "".join(f"{found(seconds) * 1e3:8.2f}" for found in (statistics.median, min, max))
+    return (
+        f"{name:14}{times}{read / 1e9:7.1f}{multiply / 1e9:9.0f}{statistics.median(bounds) * 1e3:8.2f}{reached:7.0%}"
+        + f"{low:.0%} to {high:.0%}".rjust(14)
+        + " "
+        + "".join(f"{share:11.1%}" for share in (*shares, 1 - sum(shares)))
+    )
 
 
 if __name__ == "__main__":
