@@ -10,6 +10,7 @@
 #include "../native/pool.h"
 #include "native.h"
 #include "native_amx.h"
+#include "native_softmax.h"
 
 namespace quire {
 namespace {
@@ -158,17 +159,14 @@ struct Worker {
 
   // One split of an item; `state` is overwritten.
   void compute_split(const Item& item, long split, State state) {
-    const long rows = plan.rows_of(item), groups = shape().groups();
+    const long rows = plan.rows_of(item);
     const auto [begin, end] = range(item, split);
     score(item, begin, end, rows);
     expect_split_after(item, split);
     for (long t = 0; t < item.num_queries; ++t) {
       const long low = std::clamp(plan.begin_of(item.query + t), begin, end) - begin;
       const long high = std::clamp(plan.end_of(item.query + t), begin, end) - begin;
-      for (long r = t * groups; r < (t + 1) * groups; ++r) {
-        soften(scratch.scores.data() + r * kSplit, scratch.weights.data() + r * kSplit, low, high,
-               round_up(end - begin), &state.largest[r], &state.sum[r]);
-      }
+      soften_query(t * shape().groups(), low, high, round_up(end - begin), state);
     }
     weigh(item, begin, end, rows, state.output);
   }
@@ -195,29 +193,18 @@ struct Worker {
     }
   }
 
-  // Weights 2^(score - largest) of the keys from low to high, 0 for the other ones up to `end`. Scores beside these,
-  // in the same vectors, are overwritten.
-  void soften(float* score, T* weight, long low, long high, long end, float* largest_out, float* sum_out) {
+  // The rows of one query, which sees the keys from low to high: all largest scores first, which do not wait for each
+  // other. Weights are there up to `end`.
+  void soften_query(long row, long low, long high, long end, State state) {
     const float scale = kLog2E / std::sqrt(static_cast<float>(shape().head_dim));
-    const Vec none = broadcast(-std::numeric_limits<float>::infinity());
-    const long first = low / kWidth * kWidth, behind = (high + kWidth - 1) / kWidth * kWidth;
-    // Whole vectors: one that is read soon after a part of it is written waits for that.
-    auto keep = [&](long k, IntVec is_kept) { store(score + k, is_kept ? load(score + k) : none); };
-    if (first < low) keep(first, lanes() >= static_cast<int>(low - first));
-    if (high < behind) keep(behind - kWidth, lanes() < static_cast<int>(high - behind + kWidth));
-    Vec most = none, total = {};
-    for (long k = first; k < behind; k += kWidth) most = maximum(most, load(score + k));
-    const float top = largest(most) * scale;
-    for (long k = 0; k < first; k += kWidth) store(weight + k, Vec{});
-    for (long k = first; k < behind; k += kWidth) {
-      scratch.upcoming.fetch_one();
-      const Vec w = exp2(load(score + k) * scale - top);
-      store(weight + k, w);
-      total += w;
+    const long behind = row + shape().groups();
+    for (long r = row; r < behind; ++r) {
+      state.largest[r] = largest_score(scratch.scores.data() + r * kSplit, low, high) * scale;
     }
-    for (long k = behind; k < end; k += kWidth) store(weight + k, Vec{});
-    *largest_out = low < high ? top : -std::numeric_limits<float>::infinity();
-    *sum_out = sum(total);
+    for (long r = row; r < behind; ++r) {
+      state.sum[r] = soften(scratch.scores.data() + r * kSplit, scale, state.largest[r], low, high, end,
+                            scratch.weights.data() + r * kSplit, [this] { scratch.upcoming.fetch_one(); });
+    }
   }
 
   void weigh(const Item& item, long begin, long end, long rows, float* output) {
@@ -244,7 +231,7 @@ struct Worker {
   void score_on_amx(const Item& item, long begin, long end, long rows) {
     for (long key = begin; key < end; key += 2 * kKeys) {
       const bool is_pair = key + kKeys < end;
-      for (long upcoming = key; upcoming < std::min(end, key + 2 * kKeys); upcoming += kKeys) {
+      for (long upcoming = key; rows <= kFewRows && upcoming < std::min(end, key + 2 * kKeys); upcoming += kKeys) {
         if (upcoming + kAhead < end) prefetch(keys(item, upcoming + kAhead));
         prefetch(values(item, upcoming));
       }

@@ -163,25 +163,29 @@ inline float largest(Vec x) {
 #endif
 }
 
-// 2^x for x <= 127, within 2.1 units in the last place; below -126 it is 0. Exact where x is an integer.
-// x = n + f with |f| <= 1/2; of the polynomials of this degree that are 1 at 0, this one is closest to 2^f.
+// Of the polynomials of this degree that are 1 at 0, the one that is closest to 2^f for |f| <= 1/2.
+template <int kDegree>
+inline Vec exp2_near_0(Vec f) {
+  static_assert(kDegree == 3 || kDegree == 5);
+  if constexpr (kDegree == 3) {
+    return ((5.500896453e-2f * f + 2.422110433e-1f) * f + 6.932829327e-1f) * f + 1.0f;
+  } else {
+    const Vec upper = (1.326472720e-3f * f + 9.671512640e-3f) * f + 5.550733743e-2f;
+    return ((upper * f + 2.402224209e-1f) * f + 6.931469776e-1f) * f + 1.0f;
+  }
+}
+
+// 2^x for x <= 127; below -126 it is 0. Of degree 5, it is within 2.1 units in the last place, of degree 3 within 2^-13,
+// for what is rounded to bf16. Exact where x is an integer.
+template <int kDegree = 5>
 inline Vec exp2(Vec x) {
 #if defined(__AVX512DQ__)
   const Vec f = (Vec)_mm512_reduce_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const Vec scaled = (Vec)_mm512_scalef_ps((__m512)exp2_near_0<kDegree>(f), (__m512)(x - f));
 #else
   const Vec magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec shifted = x + magic;
-  const Vec f = x - (shifted - magic);
-#endif
-  Vec series = broadcast(1.326472720e-3f);
-  series = series * f + 9.671512640e-3f;
-  series = series * f + 5.550733743e-2f;
-  series = series * f + 2.402224209e-1f;
-  series = series * f + 6.931469776e-1f;
-  series = series * f + 1.0f;
-#if defined(__AVX512DQ__)
-  const Vec scaled = (Vec)_mm512_scalef_ps((__m512)series, (__m512)(x - f));
-#else
+  const Vec series = exp2_near_0<kDegree>(x - (shifted - magic));
   const Vec scaled = (Vec)((IntVec)series + (((IntVec)shifted - (IntVec)magic) << 23));
 #endif
   return x < -126.0f ? broadcast(0.0f) : scaled;

@@ -251,10 +251,12 @@ def test_native_equals_dense(library: NativeLibrary, dtype: torch.dtype, head_di
 
 
 @native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("window", [1, 15, 16, 17, 20, 257, 300, 5000])
-def test_native_windows_equal_dense(library: NativeLibrary, window: int) -> None:
-    found = native_case(library, make_case(LONG, 4, 2, 64, num_blocks=MANY_BLOCKS), torch.float32, window)
-    torch.testing.assert_close(found.run(), found.expected(window), rtol=1e-5, atol=1e-5)
+def test_native_windows_equal_dense(library: NativeLibrary, dtype: torch.dtype, window: int) -> None:
+    found = native_case(library, make_case(LONG, 4, 2, 64, num_blocks=MANY_BLOCKS), dtype, window)
+    wanted = found.expected(window)
+    torch.testing.assert_close(found.run().float(), wanted, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @native
