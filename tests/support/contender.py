@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import time
 from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Event
 
 from quire.engine.errors import LedgerLost, StaleEpoch
 from quire.engine.resources.ledger.base import KVLedger
@@ -62,14 +64,21 @@ class Contender:
         return transaction
 
 
-def fight(url: str, seed: int, num_transactions: int, answers: "Queue[int]") -> None:
-    """Opens the pool again and again and commits, in a process of its own; answers how often it lost the pool."""
+PATIENCE = 30.0  # seconds for which a process waits for its opponent
+
+
+def fight(url: str, seed: int, num_transactions: int, met: Event, answers: "Queue[int]") -> None:
+    """Opens the pool again and again and commits, in a process of its own; answers how often it lost the pool.
+
+    However late the other process comes to it, nobody leaves before one of them has lost the pool.
+    """
 
     async def contend() -> int:
         ledger = RedisLedger.connect(url)
         contender = Contender(ledger, seed)
         num_lost = 0
-        while contender.num_applied < num_transactions:
+        deadline = time.monotonic() + PATIENCE
+        while contender.num_applied < num_transactions or not (met.is_set() or time.monotonic() > deadline):
             try:
                 await contender.open()
             except StaleEpoch:
@@ -77,6 +86,7 @@ def fight(url: str, seed: int, num_transactions: int, answers: "Queue[int]") -> 
             for _ in range(5 + seed % 7):
                 if not await contender.commit():
                     num_lost += 1
+                    met.set()
                     break
             await asyncio.sleep(0.001)
         await ledger.close()
