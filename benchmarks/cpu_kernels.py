@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Times the two kernels that a step of the CPU executor is made of: products and attention.
+"""Times the kernels that a step of the CPU executor is made of: products, attention and norms.
 
   python benchmarks/cpu_kernels.py [--rows 1,8,64,128,512] [--repeats 10] [--int8]
 
 The shapes are those of a 135M Llama, bfloat16, all of its layers one after the other, so that weights and cache come
 from memory as in a step. Products: milliseconds of the four of every layer, and the rate. Attention: milliseconds of
-all layers; bytes are those of every sequence's keys and values, so that a common prefix counts for each of them.
+all layers; bytes are those of every sequence's keys and values, so that a common prefix counts for each of them. Norms:
+microseconds of one that adds a residual.
 """
 
 import argparse
@@ -126,6 +127,19 @@ def print_attention(suite: KernelSuite, repeats: int) -> None:
         print(f"{batch.name:36}{took:9.2f}{'':9}{moved / took / 1e6:7.1f}")
 
 
+def print_norms(suite: KernelSuite, all_rows: list[int], repeats: int) -> None:
+    weight = torch.ones(HIDDEN).bfloat16()
+    print(f"\n{'norms of':36}{'us':>9}")
+    for rows in all_rows:
+        x, residual = torch.randn(2, rows, HIDDEN).bfloat16()
+
+        def norms(x: torch.Tensor = x, residual: torch.Tensor = residual) -> None:
+            for _ in range(2 * NUM_LAYERS):
+                suite.add_rms_norm(x, residual, weight, 1e-5)
+
+        print(f"{rows:>4} rows{'':27}{milliseconds(norms, repeats) / (2 * NUM_LAYERS) * 1e3:9.1f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="1,8,16,64,128,512")
@@ -134,8 +148,10 @@ def main() -> None:
     parser.add_argument("--int8", action="store_true", help="weights in 8-bit integers")
     args = parser.parse_args()
     suite = kernel_suite("native", CPU, torch.bfloat16, args.threads, args.int8)
-    print_products(suite, [int(rows) for rows in args.rows.split(",")], args.repeats, 1 if args.int8 else 2)
+    all_rows = [int(rows) for rows in args.rows.split(",")]
+    print_products(suite, all_rows, args.repeats, 1 if args.int8 else 2)
     print_attention(suite, args.repeats)
+    print_norms(suite, all_rows, args.repeats)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ namespace {
 // Few rows wait for memory: a panel at a time, with what comes next on its way. Many are bound by the products.
 constexpr long kFewRows = 6, kKeysOfFew = kKeys, kKeysOfMany = 4 * kKeys;
 constexpr long kAhead = 2 * kKeys, kUpcoming = 4 * kKeys;
-constexpr long kLine = 64;  // bytes
 constexpr int kVecsOfPanel = kKeys / kWidth;
 
 long round_up(long keys) { return (keys + kKeys - 1) / kKeys * kKeys; }
@@ -231,7 +230,8 @@ struct Worker {
   void score_on_amx(const Item& item, long begin, long end, long rows) {
     for (long key = begin; key < end; key += 2 * kKeys) {
       const bool is_pair = key + kKeys < end;
-      for (long upcoming = key; rows <= kFewRows && upcoming < std::min(end, key + 2 * kKeys); upcoming += kKeys) {
+      const long stop = rows <= kFewRows ? std::min(end, key + 2 * kKeys) : key;  // many rows wait for the products
+      for (long upcoming = key; upcoming < stop; upcoming += kKeys) {
         if (upcoming + kAhead < end) prefetch(keys(item, upcoming + kAhead));
         prefetch(values(item, upcoming));
       }

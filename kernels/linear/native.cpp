@@ -89,8 +89,8 @@ struct Product : Operands<T, W, Out> {
     for (long block = 0; block < blocks; ++block) {
       long begin = row_begin + height * block / blocks, end = row_begin + height * (block + 1) / blocks;
       Out* to = place(begin, end - begin, panel);
-      any_tile<T, kVecs, kTileRows>(static_cast<int>(end - begin), this->row_at(begin), this->x_stride, columns, sums, kPanel,
-                                    ahead(panel, next, block, blocks));
+      any_tile<T, kVecs, kTileRows>(static_cast<int>(end - begin), this->row_at(begin), this->x_stride, columns, sums,
+                                    kPanel, ahead(panel, next, block, blocks));
       finish(sums, end - begin, to, this->y_stride);
     }
   }

@@ -49,7 +49,7 @@ class AmxProduct {
  private:
   static constexpr long kStepsOfChunk = 18;  // 36 KiB of a panel; rows pass through the rest of the cache
   static constexpr long kStep = kPanel * kAmxDepth, kSums = kPanel * kAmxRows;
-  static constexpr long kStepBytes = kStep * static_cast<long>(sizeof(W)), kLine = 64;
+  static constexpr long kStepBytes = kStep * static_cast<long>(sizeof(W));
 
   // A tile whose sums are there, and how many of its rows are to be finished.
   struct Tile {

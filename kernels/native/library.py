@@ -69,9 +69,9 @@ class NativeLibrary:
         self.decoder_blocks = self._declare("quire_decoder_blocks", *[_POINTER] * 7, _LONG, _POINTER, _LONG)
 
     def _declare(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:
-        function = getattr(self._library, name)
+        function = self._library[name]
         function.argtypes, function.restype = arguments, result
-        return function  # type: ignore[no-any-return]
+        return function
 
 
 def available_cores() -> int:

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
     ("script", "flags", "expected"),
     [
         ("cpu_step.py", [str(DEMO_MODEL), "--batches=2", "--context=40", "--repeats=1"], "context 512"),
-        ("cpu_kernels.py", ["--rows=1", "--repeats=1"], "attention of"),
+        ("cpu_kernels.py", ["--rows=1", "--repeats=1"], "norms of"),
         ("scheduler_cost.py", ["--sequences=64,256", "--steps=20"], "|   256 |"),
     ],
 )
