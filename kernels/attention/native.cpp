@@ -249,14 +249,23 @@ struct Worker {
   }
 #endif
 
-  void run_part(const Item& item) {
+  // What has been computed of an item, or of a part, stays in the scratch until it is published.
+  State total(const Item& item) const { return State(scratch.states.data(), plan.rows_of(item)); }
+
+  long size_of_state(const Item& item) const { return State::size(plan.rows_of(item), shape().head_dim); }
+
+  void compute_part(const Item& item) {
     gather_queries(item);
-    compute_split(item, item.split_begin, State(plan.states.data() + item.state, plan.rows_of(item)));
+    compute_split(item, item.split_begin, total(item));
   }
 
-  void run(const Item& item) {
-    const long rows = plan.rows_of(item), dim = shape().head_dim, size = State::size(rows, dim);
-    State total(scratch.states.data(), rows), next(scratch.states.data() + size, rows);
+  void publish_part(const Item& item) {
+    std::copy_n(scratch.states.data(), size_of_state(item), plan.states.data() + item.state);
+  }
+
+  void compute(const Item& item) {
+    const long rows = plan.rows_of(item), dim = shape().head_dim, size = size_of_state(item);
+    State total = this->total(item), next(scratch.states.data() + size, rows);
     if (item.num_parts > 0) std::fill_n(scratch.states.data(), size, 0.0f);
     for (long p = item.part; p < item.part + item.num_parts; ++p) {
       const PartOf& part = plan.parts_of[p];
@@ -268,10 +277,10 @@ struct Worker {
       compute_split(item, split, is_first ? total : next);
       if (!is_first) merge(total, next, rows, dim);
     }
-    finish(item, total);
   }
 
-  void finish(const Item& item, State state) {
+  void publish(const Item& item) {
+    const State state = total(item);
     const long groups = shape().groups(), dim = shape().head_dim;
     for (long r = 0; r < plan.rows_of(item); ++r) {
       const long token = plan.queries[item.query + r / groups], head = item.kv_head * groups + r % groups;
@@ -282,32 +291,38 @@ struct Worker {
 };
 
 template <class T>
-void attend(Plan& plan, Pool& pool, const void* cache, const void* q, long q_stride, void* out) {
-  auto all = [&](const std::vector<Item>& items, auto run) {
-    pool.run_in_order(static_cast<long>(items.size()), [&](long i) {
-      thread_local Scratch<T> scratch;
-      scratch.reserve(plan.shape);
-      const Item* next = i + 1 < static_cast<long>(items.size()) ? &items[i + 1] : nullptr;
-      Worker<T> worker{plan,     static_cast<const T*>(cache), static_cast<const T*>(q),
-                       q_stride, static_cast<T*>(out),         scratch, next};
+void attend(Team& team, Plan& plan, const void* cache, const void* q, long q_stride, void* out) {
+  auto all = [&](const std::vector<Item>& items, auto compute, auto publish) {
+    thread_local Scratch<T> scratch;
+    scratch.reserve(plan.shape);
+    Worker<T> worker{plan,     static_cast<const T*>(cache), static_cast<const T*>(q),
+                     q_stride, static_cast<T*>(out),         scratch, nullptr};
+    team.run(
+        static_cast<long>(items.size()),
+        [&](long i) {
+          worker.next = i + 1 < static_cast<long>(items.size()) ? &items[i + 1] : nullptr;
 #if defined(__AMX_BF16__)
-      std::optional<AmxTiles> tiles;
-      if (worker.is_on_amx()) tiles.emplace(attention_shapes(plan.rows_of(items[i])));
+          std::optional<AmxTiles> tiles;
+          if (worker.is_on_amx()) tiles.emplace(attention_shapes(plan.rows_of(items[i])));
 #endif
-      (worker.*run)(items[i]);
-    });
+          (worker.*compute)(items[i]);
+        },
+        [&](long i) { (worker.*publish)(items[i]); });
   };
-  all(plan.parts, &Worker<T>::run_part);
-  all(plan.items, &Worker<T>::run);
+  all(plan.parts, &Worker<T>::compute_part, &Worker<T>::publish_part);
+  all(plan.items, &Worker<T>::compute, &Worker<T>::publish);
 }
 
 }  // namespace
-}  // namespace quire
 
-using quire::bf16;
+void attention(Team& team, Plan& plan, int is_bf16, const void* cache, const void* q, long q_stride, void* out) {
+  auto* run = is_bf16 ? &attend<bf16> : &attend<float>;
+  run(team, plan, cache, q, q_stride, out);
+}
+
+}  // namespace quire
 
 extern "C" void quire_attention_run(quire::Plan* plan, quire::Pool* pool, int is_bf16, const void* cache, const void* q,
                                     long q_stride, void* out) {
-  auto* run = is_bf16 ? &quire::attend<bf16> : &quire::attend<float>;
-  run(*plan, *pool, cache, q, q_stride, out);
+  pool->together([&](quire::Team& team) { quire::attention(team, *plan, is_bf16, cache, q, q_stride, out); });
 }

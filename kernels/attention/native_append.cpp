@@ -88,26 +88,34 @@ struct Append {
     }
   }
 
-  void run(Pool& pool) const {
+  void run(Team& team) const {
     const double cost = 0.5 * (plan.shape.num_qo_heads + 4 * plan.shape.num_kv_heads) * plan.shape.head_dim;
-    pool.run_range(num_tokens, cost, [&](long begin, long end) {
+    team.run_range(num_tokens, cost, [&](long begin, long end) {
       for (long t = begin; t < end; ++t) token(t);
     });
   }
 };
 
 }  // namespace
-}  // namespace quire
 
-using quire::bf16;
+void append(Team& team, const Plan& plan, int is_bf16, void* cache, void* q, void* k, const void* v, long q_stride,
+            long k_stride, long v_stride, const float* cos_sin, const int64_t* positions, const int64_t* slots,
+            long num_tokens) {
+  auto run = [&]<class T>(T) {
+    Append<T>{plan, static_cast<T*>(cache), static_cast<T*>(q), static_cast<T*>(k), static_cast<const T*>(v),
+              q_stride, k_stride, v_stride, cos_sin, positions, slots, num_tokens}.run(team);
+  };
+  is_bf16 ? run(bf16{}) : run(float{});
+}
+
+}  // namespace quire
 
 extern "C" void quire_attention_append(const quire::Plan* plan, quire::Pool* pool, int is_bf16, void* cache, void* q,
                                        void* k, const void* v, long q_stride, long k_stride, long v_stride,
                                        const float* cos_sin, const int64_t* positions, const int64_t* slots,
                                        long num_tokens) {
-  auto run = [&]<class T>(T) {
-    quire::Append<T>{*plan, static_cast<T*>(cache), static_cast<T*>(q), static_cast<T*>(k), static_cast<const T*>(v),
-                     q_stride, k_stride, v_stride, cos_sin, positions, slots, num_tokens}.run(*pool);
-  };
-  is_bf16 ? run(bf16{}) : run(float{});
+  pool->together([&](quire::Team& team) {
+    quire::append(team, *plan, is_bf16, cache, q, k, v, q_stride, k_stride, v_stride, cos_sin, positions, slots,
+                  num_tokens);
+  });
 }

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "../native/api.h"
+#include "../native/pool.h"
 
 // As in native.py. q_norm and k_norm are both there or both null.
 struct Block {
@@ -27,8 +28,9 @@ struct Buffers {
 
 namespace {
 
+// One thread's way through a step.
 struct Step {
-  quire::Pool* pool;
+  quire::Team& team;
   const Sizes& sizes;
   const Buffers& b;
   const float* cos_sin;
@@ -40,12 +42,12 @@ struct Step {
   }
 
   void linear(const void* x, long x_stride, const quire::Matrix& matrix, void* y, long y_stride) const {
-    quire_linear(pool, sizes.is_bf16, sizes.is_bf16, x, x_stride, &matrix, y, y_stride, tokens);
+    quire::linear(team, sizes.is_bf16, sizes.is_bf16, x, x_stride, matrix, y, y_stride, tokens);
   }
 
   void add_norm(const void* x, const void* weight, void* out) const {
-    quire_rms_norm(pool, sizes.is_bf16, x, b.residual, weight, out, b.residual, tokens, 1, sizes.hidden, sizes.hidden,
-                   sizes.eps);
+    quire::rms_norm(team, sizes.is_bf16, x, b.residual, weight, out, b.residual, tokens, 1, sizes.hidden, sizes.hidden,
+                    sizes.eps);
   }
 
   // Queries, keys and values of every token; the keys and values are then in the cache.
@@ -57,15 +59,15 @@ struct Step {
     void *q = merged, *k = merged + q_size * width, *v = merged + (q_size + kv_size) * width;
     long q_stride = row, k_stride = row;
     if (block.q_norm) {
-      quire_rms_norm(pool, sizes.is_bf16, q, nullptr, block.q_norm, b.q, nullptr, tokens, sizes.num_qo_heads, dim, row,
-                     sizes.eps);
-      quire_rms_norm(pool, sizes.is_bf16, k, nullptr, block.k_norm, b.k, nullptr, tokens, sizes.num_kv_heads, dim, row,
-                     sizes.eps);
+      quire::rms_norm(team, sizes.is_bf16, q, nullptr, block.q_norm, b.q, nullptr, tokens, sizes.num_qo_heads, dim,
+                      row, sizes.eps);
+      quire::rms_norm(team, sizes.is_bf16, k, nullptr, block.k_norm, b.k, nullptr, tokens, sizes.num_kv_heads, dim,
+                      row, sizes.eps);
       q = b.q, k = b.k, q_stride = q_size, k_stride = kv_size;
     }
-    quire_attention_append(block.attention, pool, sizes.is_bf16, block.layer_kv, q, k, v, q_stride, k_stride, row,
-                           cos_sin, positions, slots, tokens);
-    quire_attention_run(block.attention, pool, sizes.is_bf16, block.layer_kv, q, q_stride, b.attended);
+    quire::append(team, *block.attention, sizes.is_bf16, block.layer_kv, q, k, v, q_stride, k_stride, row, cos_sin,
+                  positions, slots, tokens);
+    quire::attention(team, *block.attention, sizes.is_bf16, block.layer_kv, q, q_stride, b.attended);
   }
 
   // Goes on with some tokens only, in ascending order.
@@ -76,8 +78,10 @@ struct Step {
       const long size = columns * width;
       for (long i = 0; i < num_rows; ++i) std::memmove(to + i * size, to + rows[i] * size, size);
     };
-    move(b.attended, sizes.num_qo_heads * sizes.head_dim);
-    move(b.residual, sizes.hidden);
+    team.run(1, [&](long) {
+      move(b.attended, sizes.num_qo_heads * sizes.head_dim);
+      move(b.residual, sizes.hidden);
+    });
     tokens = num_rows;
   }
 
@@ -96,11 +100,13 @@ struct Step {
 extern "C" void quire_decoder_blocks(quire::Pool* pool, const Block* blocks, const Sizes* sizes, const Buffers* buffers,
                                      const float* cos_sin, const int64_t* positions, const int64_t* slots, long tokens,
                                      const int64_t* rows, long num_rows) {
-  Step step{pool, *sizes, *buffers, cos_sin, positions, slots, tokens};
-  for (long i = 0; i < sizes->num_blocks; ++i) {
-    step.attend(blocks[i]);
-    // Behind the last attention no token needs another one.
-    if (i + 1 == sizes->num_blocks && num_rows < tokens) step.keep(rows, num_rows);
-    step.feed_forward(blocks[i]);
-  }
+  pool->together([&](quire::Team& team) {
+    Step step{team, *sizes, *buffers, cos_sin, positions, slots, tokens};
+    for (long i = 0; i < sizes->num_blocks; ++i) {
+      step.attend(blocks[i]);
+      // Behind the last attention no token needs another one.
+      if (i + 1 == sizes->num_blocks && num_rows < tokens) step.keep(rows, num_rows);
+      step.feed_forward(blocks[i]);
+    }
+  });
 }

@@ -8,6 +8,7 @@
 // y = silu(gate) * up, in float32.
 
 #include <algorithm>
+#include <cstring>
 
 #include "../native/api.h"
 #include "../native/lines.h"
@@ -26,7 +27,9 @@ constexpr long kRowBytes = 1024 * 1024;
 constexpr long kRowBytes = 256 * 1024;
 #endif
 constexpr int kVecs = kPanel / kWidth;
-constexpr long kTasksPerThread = 32;
+constexpr long kTasksPerThread = 8;
+// So few results of a task are copied, so that nobody need wait for a thread that has lost its core.
+constexpr long kBytesApart = 8 * 1024;
 
 long num_panels(long columns) { return (columns + kPanel - 1) / kPanel; }
 
@@ -43,8 +46,13 @@ template <class T, class W, class Out>
 struct Product : Operands<T, W, Out> {
   using Operands<T, W, Out>::matrix, Operands<T, W, Out>::rows;
 
-  // `panel_after` is what this thread will probably multiply by next.
-  void compute(long row_begin, long row_end, long panel_begin, long panel_end, long panel_after) const {
+  struct Part {
+    long row_begin, row_end, panel_begin, panel_end;
+    long panel_after;  // what this thread will probably multiply by next
+  };
+
+  void compute(const Part& part) const {
+    const auto [row_begin, row_end, panel_begin, panel_end, panel_after] = part;
     auto each_panel = [&](long block_rows, const auto& multiply_by) {
       for (long panel = panel_begin; panel < panel_end; ++panel) {
         const W* packed = this->panel_at(panel);
@@ -111,29 +119,74 @@ struct Product : Operands<T, W, Out> {
     return {reinterpret_cast<const char*>(next) + block * share * (matrix.depth / kPack<T>), share};
   }
 
-  void run(Pool& pool) const {
+  void run(Team& team) const {
     if (rows == 0) return;
     long most = std::max<long>(kTileRows, kRowBytes / (matrix.depth * static_cast<long>(sizeof(T))));
     long row_parts = (rows + most - 1) / most;
     long panels = num_panels(matrix.columns);
-    long panel_parts = std::clamp(kTasksPerThread * pool.num_threads() / row_parts, 1L, panels);
-    pool.run_in_order(row_parts * panel_parts, [&](long task) {
+    long panel_parts = std::clamp(kTasksPerThread * team.num_threads() / row_parts, 1L, panels);
+    auto part = [&](long task) -> Part {
       long r = task / panel_parts, p = task % panel_parts;
-      auto panel = [&](long part) { return panels * part / panel_parts; };
-      compute(rows * r / row_parts, rows * (r + 1) / row_parts, panel(p), panel(p + 1), panel((p + 1) % panel_parts));
-    });
+      auto panel = [&](long i) { return panels * i / panel_parts; };
+      return {rows * r / row_parts, rows * (r + 1) / row_parts, panel(p), panel(p + 1), panel((p + 1) % panel_parts)};
+    };
+    const long tasks = row_parts * panel_parts;
+    const long results = (rows + row_parts - 1) / row_parts * ((panels + panel_parts - 1) / panel_parts) * this->width();
+    if (results * static_cast<long>(sizeof(Out)) <= kBytesApart) {
+      team.run(tasks, [&](long task) { compute_apart(part(task)); }, [&](long task) { publish(part(task)); });
+    } else {
+      team.run(tasks, [&](long task) { compute(part(task)); });
+    }
+  }
+
+  // Into memory of this thread.
+  void compute_apart(const Part& part) const {
+    const long columns = (part.panel_end - part.panel_begin) * this->width();
+    Lines<Out>& results = results_apart();
+    results.resize((part.row_end - part.row_begin) * columns);
+    Product apart = *this;
+    apart.y = results.data(), apart.y_stride = columns;
+    apart.first_row = part.row_begin, apart.first_panel = part.panel_begin;
+    apart.compute(part);
+  }
+
+  void publish(const Part& part) const {
+    const long columns = (part.panel_end - part.panel_begin) * this->width();
+    const long count = std::clamp(matrix.outputs - part.panel_begin * this->width(), 0L, columns);
+    constexpr long kPiece = 16;  // copied in one instruction or two
+    const Out* from = results_apart().data();
+    for (long row = part.row_begin; row < part.row_end; ++row, from += columns) {
+      Out* to = this->result_at(row, part.panel_begin);
+      long c = 0;
+      for (; c + kPiece <= count; c += kPiece) std::memcpy(to + c, from + c, kPiece * sizeof(Out));
+      for (; c < count; ++c) to[c] = from[c];
+    }
+  }
+
+  static Lines<Out>& results_apart() {
+    thread_local Lines<Out> results;
+    return results;
   }
 };
 
 template <class T, class Out>
-void multiply(Pool& pool, const void* x, long x_stride, const Matrix& matrix, void* y, long y_stride, long rows) {
+void multiply(Team& team, const void* x, long x_stride, const Matrix& matrix, void* y, long y_stride, long rows) {
   auto run = [&]<class W>(W) {
-    Product<T, W, Out>{{static_cast<const T*>(x), x_stride, matrix, static_cast<Out*>(y), y_stride, rows}}.run(pool);
+    Product<T, W, Out>{{static_cast<const T*>(x), x_stride, matrix, static_cast<Out*>(y), y_stride, rows}}.run(team);
   };
   matrix.scale ? run(int8_t{}) : run(T{});
 }
 
 }  // namespace
+
+void linear(Team& team, int is_bf16, int out_is_bf16, const void* x, long x_stride, const Matrix& matrix, void* y,
+            long y_stride, long rows) {
+  auto* run = !is_bf16      ? &multiply<float, float>
+              : out_is_bf16 ? &multiply<bf16, bf16>
+                            : &multiply<bf16, float>;
+  run(team, x, x_stride, matrix, y, y_stride, rows);
+}
+
 }  // namespace quire
 
 using quire::bf16;
@@ -153,9 +206,8 @@ void quire_linear_pack(int is_bf16, int is_int8, const void* weight, void* packe
 
 void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x, long x_stride,
                   const quire::Matrix* matrix, void* y, long y_stride, long rows) {
-  auto* run = !is_bf16      ? &quire::multiply<float, float>
-              : out_is_bf16 ? &quire::multiply<bf16, bf16>
-                            : &quire::multiply<bf16, float>;
-  run(*pool, x, x_stride, *matrix, y, y_stride, rows);
+  pool->together([&](quire::Team& team) {
+    quire::linear(team, is_bf16, out_is_bf16, x, x_stride, *matrix, y, y_stride, rows);
+  });
 }
 }

@@ -72,11 +72,14 @@ struct Operands {
   Out* y;
   long y_stride;
   long rows;
+  long first_row = 0, first_panel = 0;  // whose results y begins with
 
   const W* panel_at(long panel) const { return static_cast<const W*>(matrix.packed) + panel * kPanel * matrix.depth; }
   long width() const { return matrix.is_gated ? kPanel / 2 : kPanel; }  // results of a panel
   const T* row_at(long row) const { return x + row * x_stride; }
-  Out* result_at(long row, long panel) const { return y + row * y_stride + panel * width(); }
+  Out* result_at(long row, long panel) const {
+    return y + (row - first_row) * y_stride + (panel - first_panel) * width();
+  }
 
   Finish<Out> finish_of(long panel) const {
     const long first = panel * kPanel;

@@ -6,6 +6,7 @@
 
 namespace quire {
 class Pool;
+class Team;
 struct Plan;
 
 // A linear layer, as in linear/native.py: packed panels; int8 where there is a scale for each column; bias or null.
@@ -16,6 +17,16 @@ struct Matrix {
   long columns, depth, outputs;
   int is_gated;
 };
+
+// What a decoder block consists of. Every thread of the team calls it, with the same arguments.
+void linear(Team& team, int is_bf16, int out_is_bf16, const void* x, long x_stride, const Matrix& matrix, void* y,
+            long y_stride, long rows);
+void rms_norm(Team& team, int is_bf16, const void* x, const void* residual, const void* weight, void* out, void* total,
+              long tokens, long heads, long size, long x_stride, float eps);
+void append(Team& team, const Plan& plan, int is_bf16, void* cache, void* q, void* k, const void* v, long q_stride,
+            long k_stride, long v_stride, const float* cos_sin, const int64_t* positions, const int64_t* slots,
+            long num_tokens);
+void attention(Team& team, Plan& plan, int is_bf16, const void* cache, const void* q, long q_stride, void* out);
 }  // namespace quire
 
 extern "C" {

@@ -1,5 +1,4 @@
-// Threads that help the caller. Tasks are claimed, not dealt: the caller works too, and never waits for a helper
-// that sleeps or has lost its core, only for tasks that are being computed.
+// Threads that help the caller. It never waits for a helper that sleeps, only for those that are with it.
 #pragma once
 
 #include <atomic>
@@ -8,6 +7,8 @@
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "team.h"
 
 namespace quire {
 
@@ -19,67 +20,48 @@ class Pool {
   Pool(const Pool&) = delete;
   Pool& operator=(const Pool&) = delete;
 
-  int num_threads() const { return static_cast<int>(helpers_.size()) + 1; }
+  int num_threads() const { return jobs_.num_threads(); }
 
-  // Calls body(i) for i in [0, num_tasks). One caller at a time.
+  // Calls body(team) in the caller and in every helper that comes in time; returns when none is in it any more.
+  // One caller at a time.
+  template <class Body>
+  void together(const Body& body) {
+    call_together(&body, [](const void* context, Team& team) { (*static_cast<const Body*>(context))(team); });
+  }
+
+  // One job, as the team's.
   template <class Body>
   void run(long num_tasks, const Body& body) {
-    if (num_tasks <= 1 || helpers_.empty()) {
-      for (long i = 0; i < num_tasks; ++i) body(i);
-      return;
-    }
-    run_shared(static_cast<uint32_t>(num_tasks), &body,
-               [](const void* context, uint32_t i) { (*static_cast<const Body*>(context))(i); });
+    if (num_tasks == 1) return body(0);
+    together([&](Team& team) { team.run(num_tasks, body); });
   }
 
-  // As `run`, but every thread has a range of its own and goes through it in order, which memory rewards; whoever is
-  // through helps the next one.
-  template <class Body>
-  void run_in_order(long num_tasks, const Body& body) {
-    const long ranges = num_threads();
-    for (long r = 0; r < ranges; ++r) next_[r].task = num_tasks * r / ranges;
-    run(num_tasks > 1 ? ranges : num_tasks, [&](long self) {
-      for (long i = 0; i < ranges; ++i) {
-        const long r = (self + i) % ranges, end = num_tasks * (r + 1) / ranges;
-        for (long task; (task = next_[r].task.fetch_add(1, std::memory_order_relaxed)) < end;) body(task);
-      }
-    });
-  }
-
-  // Calls body(begin, end) over [0, num_items), in pieces that are worth handing to another thread.
-  // `cost` is that of one item in units of roughly a nanosecond.
   template <class Body>
   void run_range(long num_items, double cost, const Body& body) {
-    constexpr double kWorthwhile = 5'000;
-    long pieces = static_cast<long>(num_items * cost / kWorthwhile);
-    pieces = pieces < 1 ? 1 : pieces > 4L * num_threads() ? 4L * num_threads() : pieces;
-    if (pieces > num_items) pieces = num_items;
-    run(pieces, [&](long i) { body(num_items * i / pieces, num_items * (i + 1) / pieces); });
+    if (Team::pieces_of(num_items, cost, num_threads()) == 1) return body(0, num_items);
+    together([&](Team& team) { team.run_range(num_items, cost, body); });
   }
 
  private:
-  using Call = void (*)(const void*, uint32_t);
-  struct alignas(64) Cursor {  // a cache line each
-    std::atomic<long> task{0};
-  };
+  using Call = void (*)(const void*, Team&);
 
-  void run_shared(uint32_t num_tasks, const void* context, Call call);
-  bool work_once();
-  void help();
-  bool wait_for_job(uint32_t last_epoch);
+  void call_together(const void* context, Call call);
+  void help(int self);
+  bool wait_for_call(uint64_t last);
+  bool enter(uint64_t& last);
 
-  // The epoch in the upper half, the next task in the lower: a claim succeeds only in the epoch it was read in.
-  std::atomic<uint64_t> ticket_{0};
-  std::atomic<uint32_t> num_tasks_{0};
-  std::atomic<const void*> context_{nullptr};
-  std::atomic<Call> call_{nullptr};
-  std::atomic<uint32_t> num_done_{0};
+  Jobs jobs_;
+  // Number of the call, whether it is open, and how many helpers are in it.
+  std::atomic<uint64_t> door_{0};
+  // Of the call that is open.
+  const void* context_ = nullptr;
+  Call call_ = nullptr;
+  uint64_t first_job_ = 0;
 
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<int> num_asleep_{0};
   std::atomic<bool> stopping_{false};
-  std::vector<Cursor> next_;
   std::vector<std::thread> helpers_;
 };
 

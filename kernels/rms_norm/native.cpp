@@ -42,20 +42,28 @@ struct RmsNorm {
 };
 
 template <class T>
-void rms_norm(Pool& pool, const void* x, const void* residual, const void* weight, void* out, void* total, long tokens,
-              long heads, long size, long x_stride, float eps) {
+void normalize(Team& team, const void* x, const void* residual, const void* weight, void* out, void* total, long tokens,
+               long heads, long size, long x_stride, float eps) {
   RmsNorm<T> norm{static_cast<const T*>(x), static_cast<const T*>(residual), static_cast<const T*>(weight),
                   static_cast<T*>(out), static_cast<T*>(total), heads, size, x_stride, eps};
-  pool.run_range(tokens * heads, 0.3 * static_cast<double>(size), [&](long begin, long end) {
+  team.run_range(tokens * heads, 0.3 * static_cast<double>(size), [&](long begin, long end) {
     for (long i = begin; i < end; ++i) norm.row(i);
   });
 }
 
 }  // namespace
+
+void rms_norm(Team& team, int is_bf16, const void* x, const void* residual, const void* weight, void* out, void* total,
+              long tokens, long heads, long size, long x_stride, float eps) {
+  auto* run = is_bf16 ? &normalize<bf16> : &normalize<float>;
+  run(team, x, residual, weight, out, total, tokens, heads, size, x_stride, eps);
+}
+
 }  // namespace quire
 
 extern "C" void quire_rms_norm(quire::Pool* pool, int is_bf16, const void* x, const void* residual, const void* weight,
                                void* out, void* total, long tokens, long heads, long size, long x_stride, float eps) {
-  auto* run = is_bf16 ? &quire::rms_norm<quire::bf16> : &quire::rms_norm<float>;
-  run(*pool, x, residual, weight, out, total, tokens, heads, size, x_stride, eps);
+  pool->together([&](quire::Team& team) {
+    quire::rms_norm(team, is_bf16, x, residual, weight, out, total, tokens, heads, size, x_stride, eps);
+  });
 }

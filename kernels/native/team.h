@@ -1,0 +1,144 @@
+// A function that all threads of a pool go through, each for itself: `run` shares the tasks of one job among them, and
+// nobody goes on before the job is over. Who comes late passes by what is over already.
+//
+// A thread that loses its core does not hold up the others. Tasks are claimed, not dealt; and where a task has two
+// parts, one whose thread does not come back is computed again by a thread that has nothing else to do. `compute`
+// leaves results where only its own thread looks; whoever is through first may `publish` them. What the other one has
+// computed is dropped, whatever has become of the numbers that it read: memory only must not go before `together` ends.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <vector>
+
+#include "lines.h"
+
+namespace quire {
+
+// What the threads of a pool know of each other. A word is the number of a job and that of a task.
+class Jobs {
+ public:
+  explicit Jobs(int num_threads) : claimed_(num_threads), computing_(num_threads), done_(num_threads) {}
+
+  int num_threads() const { return static_cast<int>(claimed_.size()); }
+  uint64_t current() const { return current_.value.load(std::memory_order_acquire); }
+  bool is_over(uint64_t job) const { return current() > job; }
+
+  // The next task of a thread's range [begin, end), or kNone.
+  long claim(uint64_t job, int range, long begin, long end);
+  // Says that a thread computes a task; until somebody takes it, others may as well.
+  void announce(uint64_t job, int thread, long task);
+  // The task that a thread has announced and nobody has taken, or kNone.
+  long announced(uint64_t job, int thread) const;
+  // The right to publish what a thread has announced; given once.
+  bool take(uint64_t job, int thread, long task);
+  // A thread has done one more task.
+  void finish(uint64_t job, int thread);
+  // Whether all tasks are done; `is_over` from then on.
+  bool is_finished(uint64_t job, long num_tasks);
+
+  static constexpr long kNone = -1;
+
+ private:
+  struct alignas(kLine) Word {
+    std::atomic<uint64_t> value{0};
+  };
+
+  Word current_{1};
+  std::vector<Word> claimed_;    // of each thread's range
+  std::vector<Word> computing_;  // by each thread
+  std::vector<Word> done_;       // by each thread
+};
+
+// One thread's way through the jobs.
+class Team {
+ public:
+  Team(Jobs& jobs, int self, uint64_t first_job) : jobs_(jobs), self_(self), job_(first_job) {}
+
+  int num_threads() const { return jobs_.num_threads(); }
+
+  // Calls body(i) for i in [0, num_tasks), once each. Every thread has a range of its own and goes through it in order,
+  // which memory rewards; whoever is through helps the next one.
+  template <class Body>
+  void run(long num_tasks, const Body& body) {
+    share<false>(num_tasks, body, [](long) {});
+  }
+
+  // Calls compute(i), perhaps more than once, and after one of the calls publish(i) on the same thread.
+  template <class Compute, class Publish>
+  void run(long num_tasks, const Compute& compute, const Publish& publish) {
+    share<true>(num_tasks, compute, publish);
+  }
+
+  // Calls body(begin, end) over [0, num_items), in pieces that are worth handing to another thread.
+  // `cost` is that of one item in units of roughly a nanosecond.
+  template <class Body>
+  void run_range(long num_items, double cost, const Body& body) {
+    const long pieces = pieces_of(num_items, cost, num_threads());
+    run(pieces, [&](long i) { body(num_items * i / pieces, num_items * (i + 1) / pieces); });
+  }
+
+  static long pieces_of(long num_items, double cost, int num_threads) {
+    constexpr double kWorthwhile = 5'000;
+    return std::min(num_items, std::clamp(static_cast<long>(num_items * cost / kWorthwhile), 1L, 4L * num_threads));
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  static constexpr auto kPatience = std::chrono::microseconds(20);
+
+  template <bool kAgain, class Compute, class Publish>
+  void share(long num_tasks, const Compute& compute, const Publish& publish) {
+    if (num_tasks == 0) return;
+    const uint64_t job = job_++;
+    if (jobs_.is_over(job)) return;
+    const auto began = Clock::now();
+    long count = 0;
+    int ranges = 0;
+    auto claim = [&] {
+      for (; ranges < num_threads(); ++ranges) {
+        const int range = (self_ + ranges) % num_threads();
+        const long begin = first_of(range, num_tasks), end = first_of(range + 1, num_tasks);
+        if (const long task = jobs_.claim(job, range, begin, end); task != Jobs::kNone) return task;
+      }
+      return Jobs::kNone;
+    };
+    for (long task = claim(), next; task != Jobs::kNone; task = next, ++count) {
+      if (kAgain) jobs_.announce(job, self_, task);
+      compute(task);
+      const bool is_mine = !kAgain || jobs_.take(job, self_, task);
+      // Claimed before: behind results a claim would wait until they have reached the cache.
+      next = claim();
+      if (is_mine) {
+        publish(task);
+        jobs_.finish(job, self_);
+      }
+    }
+    if (jobs_.is_finished(job, num_tasks)) return;
+    // Others are about to be through, unless one takes longer than a task usually does.
+    const auto patience = kPatience + (Clock::now() - began) / std::max(count, 1L);
+    while (!wait(job, num_tasks, patience)) {
+      for (int thread = 0; kAgain && thread < num_threads(); ++thread) {
+        const long task = jobs_.announced(job, thread);
+        if (task == Jobs::kNone) continue;
+        compute(task);
+        if (!jobs_.take(job, thread, task)) continue;
+        publish(task);
+        jobs_.finish(job, self_);
+      }
+    }
+  }
+
+  long first_of(int range, long num_tasks) const { return (num_tasks * range + num_threads() - 1) / num_threads(); }
+
+  // Until the job is over; false if that takes longer, when this core may be what somebody waits for.
+  bool wait(uint64_t job, long num_tasks, Clock::duration patience) const;
+
+  Jobs& jobs_;
+  const int self_;
+  uint64_t job_;  // the next
+};
+
+}  // namespace quire
