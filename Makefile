@@ -27,7 +27,7 @@ $(GPU_STAMP): $(STAMP)
 
 test: $(STAMP) ## import contracts and every test that needs neither GPU, containers nor minutes
 	$(BIN)/lint-imports --no-logo
-	$(PYTEST) -m "not gpu and not long and not compose and not chaos"
+	$(PYTEST) -n logical --dist loadfile -m "not gpu and not long and not compose and not chaos"
 
 test-long: $(STAMP) ## tests that take minutes
 	$(PYTEST) -m long

@@ -10,6 +10,10 @@ if not torch.cuda.is_available():
     # Triton reads it where kernels are defined: without a GPU they run in its interpreter, on the CPU.
     os.environ["TRITON_INTERPRET"] = "1"
 
+# Tiny matrices are slower on several threads, and far slower where other processes want the cores too.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a script. Tests interrupt themselves, and what they start inherits it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,12 +1,10 @@
 """Stacks for several modules. Every module that uses one leaves it with sound books and nothing held."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from quire.engine.demo_model import DEMO_MODEL
 from support.models import write_model
@@ -15,17 +13,6 @@ from support.stacks import RunningStack, launch
 # Less than the demo model's context, so that a request can be too long for the pool alone.
 NUM_BLOCKS = 96
 MAX_WAITING = 40
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny matrices are slower on several threads, and far slower where other processes want the cores too."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

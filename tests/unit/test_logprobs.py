@@ -1,6 +1,5 @@
 """Log-probabilities in the engine: against `transformers`, across pauses and held text; and that others pay nothing."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,14 +27,6 @@ from support.prompts import random_prompts
 
 GREEDY = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
 TOLERANCE = 2e-4
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Penalties in the engine: what is counted where, across steps, pauses and restarts; and that others pay nothing."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,14 +27,6 @@ from support.rig import new_request
 
 NUM_SLOTS, VOCAB, BLOCKS_PER_SLOT = 4, 12, 8
 PENALTIES = {"presence_penalty": 0.4, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def ints(values: Any) -> Any:
