@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
     [
         ("cpu_step.py", [str(DEMO_MODEL), "--batches=2", "--context=40", "--repeats=1"], "context 512"),
         ("cpu_kernels.py", ["--rows=1", "--repeats=1"], "norms of"),
+        ("noisy_neighbour.py", [str(DEMO_MODEL), "--batches=2", "--turns=1"], "| context 512 |"),
         ("scheduler_cost.py", ["--sequences=64,256", "--steps=20"], "|   256 |"),
     ],
 )
