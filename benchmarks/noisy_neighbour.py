@@ -55,9 +55,10 @@ def main() -> None:
     args = parser.parse_args()
     config = ExecutorConfig(model=str(args.model), dtype="bfloat16", device="cpu")
     device = device_of(config)
-    suite = kernel_suite("auto", device, dtype_of(config, device), torch.get_num_threads(), False)
+    threads = torch.get_num_threads()
+    suite = kernel_suite("auto", device, dtype_of(config, device), threads, False)
     checkpoint = read_checkpoint(args.model)
-    print(f"{torch.get_num_threads()} threads on {os.cpu_count()} cores, {args.neighbours} neighbours")
+    print(f"{threads} threads on {os.cpu_count()} cores, {args.neighbours} neighbours")
     print("| step | alone, ms | beside them, ms | times |")
     print("|---|---|---|---|")
     workloads = [Workload(int(batch), args.context, False) for batch in args.batches.split(",")]
