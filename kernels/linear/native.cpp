@@ -28,7 +28,7 @@ constexpr long kRowBytes = 256 * 1024;
 #endif
 constexpr int kVecs = kPanel / kWidth;
 constexpr long kTasksPerThread = 8;
-// So few results of a task are copied, so that nobody need wait for a thread that has lost its core.
+// So few results of a task are copied, so that another thread may compute it again.
 constexpr long kBytesApart = 8 * 1024;
 
 long num_panels(long columns) { return (columns + kPanel - 1) / kPanel; }

@@ -26,22 +26,15 @@ Pool::Pool(int num_threads) : jobs_(num_threads) {
 }
 
 Pool::~Pool() {
-  {
-    std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  wake_.notify_all();
+  stopping_ = true;
+  wake();
   for (auto& helper : helpers_) helper.join();
 }
 
 void Pool::call_together(const void* context, Call call) {
   context_ = context, call_ = call, first_job_ = jobs_.current();
   door_.fetch_add(kCall + kOpen);
-  if (num_asleep_.load() > 0) {
-    // Under the mutex, or a helper between its last look and its sleep would miss it.
-    std::lock_guard lock(mutex_);
-    wake_.notify_all();
-  }
+  wake();
   Team team(jobs_, 0, first_job_);
   call(context, team);
   door_.fetch_sub(kOpen);
@@ -53,6 +46,12 @@ void Pool::call_together(const void* context, Call call) {
       std::this_thread::yield();
     }
   }
+}
+
+// Not under a mutex: a helper that loses its core just when it has one would hold up the caller.
+void Pool::wake() {
+  num_calls_.fetch_add(1);
+  num_calls_.notify_all();
 }
 
 void Pool::help(int self) {
@@ -82,11 +81,11 @@ bool Pool::wait_for_call(uint64_t last) {
     for (int i = 0; i < kPausesPerLook; ++i) pause();
     if (changed()) return !stopping_;
   }
-  std::unique_lock lock(mutex_);
-  num_asleep_.fetch_add(1);
-  wake_.wait(lock, changed);
-  num_asleep_.fetch_sub(1);
-  return !stopping_;
+  for (;;) {
+    const int seen = num_calls_.load();  // before the look: what comes behind it has another number
+    if (changed()) return !stopping_;
+    num_calls_.wait(seen);
+  }
 }
 
 }  // namespace quire

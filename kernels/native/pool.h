@@ -1,10 +1,9 @@
-// Threads that help the caller. It never waits for a helper that sleeps, only for those that are with it.
+// Threads that help the caller. It never waits for a helper that sleeps, nor to wake one; only for those that are
+// with it, at the end.
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -46,6 +45,7 @@ class Pool {
   using Call = void (*)(const void*, Team&);
 
   void call_together(const void* context, Call call);
+  void wake();
   void help(int self);
   bool wait_for_call(uint64_t last);
   bool enter(uint64_t& last);
@@ -58,9 +58,8 @@ class Pool {
   Call call_ = nullptr;
   uint64_t first_job_ = 0;
 
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<int> num_asleep_{0};
+  // What helpers sleep on.
+  std::atomic<int> num_calls_{0};
   std::atomic<bool> stopping_{false};
   std::vector<std::thread> helpers_;
 };

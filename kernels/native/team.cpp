@@ -7,9 +7,9 @@
 namespace quire {
 namespace {
 
-// Of 16 million tasks, and enough for ten thousand jobs a second for years.
-constexpr int kTaskBits = 24;
+constexpr int kTaskBits = 20;  // the others are enough for forty thousand jobs a second for a decade
 constexpr uint64_t kTaskMask = (uint64_t{1} << kTaskBits) - 1;
+static_assert(Jobs::kMostTasks == kTaskMask - 1);
 
 uint64_t word(uint64_t job, long task) { return job << kTaskBits | static_cast<uint64_t>(task); }
 uint64_t job_of(uint64_t word) { return word >> kTaskBits; }
@@ -57,7 +57,7 @@ bool Jobs::is_finished(uint64_t job, long num_tasks) {
     if (job_of(seen) == job) num_tasks -= task_of(seen);
   }
   if (num_tasks > 0) return false;
-  // Never back: others may be ahead by now.
+  // Others may be ahead by now: then the number is not set back. Behind a load that is too old this fails as well.
   current_.value.compare_exchange_strong(job, job + 1, std::memory_order_acq_rel);
   return true;
 }

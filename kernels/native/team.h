@@ -1,14 +1,17 @@
 // A function that all threads of a pool go through, each for itself: `run` shares the tasks of one job among them, and
 // nobody goes on before the job is over. Who comes late passes by what is over already.
 //
-// A thread that loses its core does not hold up the others. Tasks are claimed, not dealt; and where a task has two
-// parts, one whose thread does not come back is computed again by a thread that has nothing else to do. `compute`
-// leaves results where only its own thread looks; whoever is through first may `publish` them. What the other one has
-// computed is dropped, whatever has become of the numbers that it read: memory only must not go before `together` ends.
+// A thread that loses its core holds up the others as little as can be. Tasks are claimed, not dealt; and where a task
+// has two parts, one whose thread does not come back is computed again by a thread that has nothing else to do.
+// `compute` leaves results where only its own thread looks; whoever is through first may `publish` them. What the other
+// one has computed is dropped. It may have read numbers that later jobs were changing, so `compute` must not go by them
+// where it reads or how often, and memory must not go before `together` ends. `publish` writes nothing that another
+// task of its job reads. A thread is waited for where it is lost in a task of one part, or while it publishes.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <chrono>
 #include <cstdint>
 #include <vector>
@@ -17,7 +20,8 @@
 
 namespace quire {
 
-// What the threads of a pool know of each other. A word is the number of a job and that of a task.
+// What the threads of a pool know of each other. But for the current job, a word is the number of a job and behind it
+// that of a task, plus one, or of tasks.
 class Jobs {
  public:
   explicit Jobs(int num_threads) : claimed_(num_threads), computing_(num_threads), done_(num_threads) {}
@@ -40,6 +44,7 @@ class Jobs {
   bool is_finished(uint64_t job, long num_tasks);
 
   static constexpr long kNone = -1;
+  static constexpr long kMostTasks = (1 << 20) - 2;
 
  private:
   struct alignas(kLine) Word {
@@ -87,10 +92,12 @@ class Team {
 
  private:
   using Clock = std::chrono::steady_clock;
-  static constexpr auto kPatience = std::chrono::microseconds(20);
+  static constexpr Clock::duration kPatience = std::chrono::microseconds(20);
+  static constexpr Clock::duration kMostPatience = std::chrono::microseconds(200);
 
   template <bool kAgain, class Compute, class Publish>
   void share(long num_tasks, const Compute& compute, const Publish& publish) {
+    assert(num_tasks <= Jobs::kMostTasks);
     if (num_tasks == 0) return;
     const uint64_t job = job_++;
     if (jobs_.is_over(job)) return;
@@ -117,10 +124,11 @@ class Team {
       }
     }
     if (jobs_.is_finished(job, num_tasks)) return;
-    // Others are about to be through, unless one takes longer than a task usually does.
-    const auto patience = kPatience + (Clock::now() - began) / std::max(count, 1L);
+    // Others are about to be through, unless one takes longer than a task took here.
+    const auto patience = std::min(kPatience + (Clock::now() - began) / std::max(count, 1L), kMostPatience);
     while (!wait(job, num_tasks, patience)) {
-      for (int thread = 0; kAgain && thread < num_threads(); ++thread) {
+      for (int i = 1; kAgain && i < num_threads(); ++i) {
+        const int thread = (self_ + i) % num_threads();
         const long task = jobs_.announced(job, thread);
         if (task == Jobs::kNone) continue;
         compute(task);
@@ -133,7 +141,7 @@ class Team {
 
   long first_of(int range, long num_tasks) const { return (num_tasks * range + num_threads() - 1) / num_threads(); }
 
-  // Until the job is over; false if that takes longer, when this core may be what somebody waits for.
+  // Until the job is over. If that takes longer: lets others have this core, which may be what they wait for; false.
   bool wait(uint64_t job, long num_tasks, Clock::duration patience) const;
 
   Jobs& jobs_;

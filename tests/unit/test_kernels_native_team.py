@@ -1,4 +1,4 @@
-"""Threads that go through a step together: none waits for one that has lost its core."""
+"""Threads that go through a step together, of which one loses its core."""
 
 import subprocess
 from pathlib import Path
