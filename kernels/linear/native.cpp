@@ -131,7 +131,8 @@ struct Product : Operands<T, W, Out> {
       return {rows * r / row_parts, rows * (r + 1) / row_parts, panel(p), panel(p + 1), panel((p + 1) % panel_parts)};
     };
     const long tasks = row_parts * panel_parts;
-    const long results = (rows + row_parts - 1) / row_parts * ((panels + panel_parts - 1) / panel_parts) * this->width();
+    auto most_of = [](long count, long parts) { return (count + parts - 1) / parts; };
+    const long results = most_of(rows, row_parts) * most_of(panels, panel_parts) * this->width();
     if (results * static_cast<long>(sizeof(Out)) <= kBytesApart) {
       team.run(tasks, [&](long task) { compute_apart(part(task)); }, [&](long task) { publish(part(task)); });
     } else {
