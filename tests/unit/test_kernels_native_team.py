@@ -8,7 +8,7 @@ from quire.kernels.native.compiler import KERNELS, find_compiler
 
 def test_a_team_keeps_its_promises(tmp_path: Path) -> None:
     program = tmp_path / "team"
-    pool = (KERNELS / "native" / name for name in ("pool.cpp", "team.cpp"))
+    pool = (KERNELS / "native" / name for name in ("jobs.cpp", "pool.cpp", "team.cpp"))
     sources = [Path(__file__).parent / "native_team.cpp", *pool]
     flags = ("-std=c++20", "-O2", "-pthread", "-I", str(KERNELS.parent))
     subprocess.run([*find_compiler(), *flags, *map(str, sources), "-o", str(program)], check=True)
