@@ -3,11 +3,9 @@
 
 namespace quire {
 
-inline constexpr int kPausesPerLook = 8;
-
 inline void pause() {
 #if defined(__x86_64__)
-  __builtin_ia32_pause();
+  for (int i = 0; i < 8; ++i) __builtin_ia32_pause();
 #endif
 }
 

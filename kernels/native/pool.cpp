@@ -41,7 +41,7 @@ void Pool::call_together(const void* context, Call call) {
   for (int looks = 0; door_.load(std::memory_order_acquire) & kInside; ++looks) {
     // The helper may have been put on this very core: after a short spin, let it have it.
     if (looks < kLooks) {
-      for (int i = 0; i < kPausesPerLook; ++i) pause();
+      pause();
     } else {
       std::this_thread::yield();
     }
@@ -78,7 +78,7 @@ bool Pool::enter(uint64_t& last) {
 bool Pool::wait_for_call(uint64_t last) {
   auto changed = [&] { return call_of(door_.load()) != last || stopping_.load(); };
   for (auto deadline = Clock::now() + kSpin; Clock::now() < deadline;) {
-    for (int i = 0; i < kPausesPerLook; ++i) pause();
+    pause();
     if (changed()) return !stopping_;
   }
   for (;;) {

@@ -9,7 +9,7 @@ namespace quire {
 bool Team::wait(uint64_t job, long num_tasks, Clock::duration patience) const {
   const auto deadline = Clock::now() + patience;
   do {
-    for (int i = 0; i < kPausesPerLook; ++i) pause();
+    pause();
     if (jobs_.is_finished(job, num_tasks)) return true;
   } while (Clock::now() < deadline);
   std::this_thread::yield();
