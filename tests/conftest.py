@@ -11,7 +11,6 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
 # Tiny matrices are slower on several threads, and far slower where other processes want the cores too.
-torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -19,7 +18,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _same_numbers() -> None:
-    """Random tensors are the same in every run, whatever ran before."""
+    """Random tensors and PyTorch's threads are the same in every run, whatever ran before."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)

@@ -14,6 +14,7 @@ from quire.engine.resources.ledger.transaction import LedgerTransaction
 
 NUM_BLOCKS = 64
 POOL = PoolIdentity("pool", "first", "model", NUM_BLOCKS, block_size=16)
+PATIENCE = 30.0  # seconds for which a process waits for its opponent
 
 
 class Contender:
@@ -62,9 +63,6 @@ class Contender:
         free = [block for block in range(NUM_BLOCKS) if block not in state.refs and block not in state.hashes]
         transaction.acquire += [(holder, block) for block in draw.sample(free, min(len(free), 4))]
         return transaction
-
-
-PATIENCE = 30.0  # seconds for which a process waits for its opponent
 
 
 def fight(url: str, seed: int, num_transactions: int, met: Event, answers: "Queue[int]") -> None:

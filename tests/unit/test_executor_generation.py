@@ -318,4 +318,4 @@ def test_keys_and_values_in_float8(llama: tuple[Path, Any]) -> None:
 
 def test_a_type_of_cache_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValidationError, match="Input should be 'auto' or 'fp8'"):
-        ExecutorConfig(kv_cache_dtype="int4")  # type: ignore[arg-type]
+        ExecutorConfig.model_validate({"kv_cache_dtype": "int4"})

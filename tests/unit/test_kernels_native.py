@@ -4,7 +4,6 @@ import os
 import shlex
 import stat
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -194,15 +193,6 @@ def test_two_that_compile_at_once_compile_once(tmp_path: Path, monkeypatch: pyte
     assert compiled_library("avx512", cache) != found[0]
 
 
-@pytest.fixture
-def torch_threads() -> Iterator[None]:
-    """A suite sets how many threads PyTorch has; afterwards it has as many as before."""
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("torch_threads")
 def test_without_a_compiler_the_reference_computes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -218,7 +208,6 @@ def test_without_a_compiler_the_reference_computes(
         kernel_suite("native", CPU, torch.float32, 1)
 
 
-@pytest.mark.usefixtures("torch_threads")
 def test_a_level_that_cannot_be_had_gives_way_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

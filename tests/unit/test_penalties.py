@@ -26,7 +26,7 @@ from support.prompts import random_prompts
 from support.rig import new_request
 
 NUM_SLOTS, VOCAB, BLOCKS_PER_SLOT = 4, 12, 8
-PENALTIES = {"presence_penalty": 0.4, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
+PENALTIES: dict[str, Any] = {"presence_penalty": 0.4, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
 
 
 def ints(values: Any) -> Any:
@@ -190,7 +190,7 @@ def test_repetition_is_that_of_transformers(demo_prompts: list[list[int]]) -> No
 
 
 def test_pauses_change_nothing(demo_prompts: list[list[int]]) -> None:
-    params = SamplingParams(temperature=0.9, seed=3, max_tokens=100, ignore_eos=True, **PENALTIES)  # type: ignore[arg-type]
+    params = SamplingParams(temperature=0.9, seed=3, max_tokens=100, ignore_eos=True, **PENALTIES)
     wanted, none = generate(demo_prompts, params)
     found, some = generate(demo_prompts, params, num_blocks=20)
     assert (none, some > 0) == (0, True)
