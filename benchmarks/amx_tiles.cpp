@@ -1,6 +1,6 @@
 // Times products on AMX by the number of tiles in use, out of the first-level cache, on one core.
 //
-//   g++ -std=c++20 -O2 -march=sapphirerapids benchmarks/amx_tiles.cpp kernels/native/permission.cpp -o amx_tiles
+//   g++ -std=c++20 -O2 -march=sapphirerapids benchmarks/amx_tiles.cpp kernels/csrc/common/permission.cpp -o amx_tiles
 //   ./amx_tiles
 //
 // Every way does two products for three loads: one tile of rows, two of columns. They differ in nothing but how many
@@ -15,8 +15,8 @@
 #include <random>
 #include <vector>
 
-#include "../kernels/native/amx.h"
-#include "../kernels/native/api.h"
+#include "../kernels/csrc/common/amx.h"
+#include "../kernels/csrc/common/api.h"
 
 namespace {
 

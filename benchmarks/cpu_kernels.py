@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from quire.kernels.attention.base import AttentionSpec, PagedBatch
+from quire.kernels.attention import AttentionSpec, PagedBatch
 from quire.kernels.registry import kernel_suite
 from quire.kernels.suite import KernelSuite
 

@@ -34,8 +34,8 @@ from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import device_of, dtype_of
 from quire.engine.model.slots import Slots
 from quire.engine.step import SequenceStart, StepPlan
-from quire.kernels.attention.base import AttentionBackend, AttentionSpec, PagedBatch
-from quire.kernels.linear.base import Linear
+from quire.kernels.attention import AttentionBackend, AttentionSpec, PagedBatch
+from quire.kernels.linear import Linear
 from quire.kernels.registry import kernel_suite
 from quire.kernels.suite import KernelSuite
 

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from flashinfer import BatchDecodeWithPagedKVCacheWrapper, BatchPrefillWithPagedKVCacheWrapper
 
-from quire.kernels.attention.shared_prefixes import shared_prefixes
-from quire.kernels.attention.triton import TritonDecode
-from quire.kernels.attention.triton_shared import SharedDecode, plan_tasks
+from quire.kernels.cuda.attention_decode import TritonDecode
+from quire.kernels.cuda.attention_shared import SharedDecode, plan_tasks
+from quire.kernels.cuda.shared_prefixes import shared_prefixes
 
 NUM_QO, NUM_KV, HEAD_DIM, BLOCK_SIZE = 32, 8, 128, 16
 LAYOUTS: Final = ("NHD", "HND")

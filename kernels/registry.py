@@ -1,15 +1,18 @@
-"""Which `KernelSuite` computes on a device."""
+"""Which `KernelSuite` computes on a device, and attention backends by name."""
 
 import importlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final
 
 import torch
 
-from quire.kernels.gated_linear.torch import gated
-from quire.kernels.linear.int8 import Int8Linear
+from quire.kernels.attention import AttentionBackend, AttentionSpec
+from quire.kernels.attention_reference import TorchAttention
+from quire.kernels.gated_linear import gated
+from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.native.compiler import CompileError, compiled_library, find_compiler, supported_levels
 from quire.kernels.native.library import DTYPES, NativeLibrary, available_cores
 from quire.kernels.native.suite import native_suite
@@ -18,6 +21,9 @@ from quire.kernels.suite import TORCH_SUITE, KernelSuite
 logger = logging.getLogger(__name__)
 
 KERNEL_SUITES: Final = ("auto", "native", "cuda", "torch")
+ATTENTION_BACKENDS: Final[Mapping[str, Callable[[AttentionSpec], AttentionBackend]]] = MappingProxyType(
+    {"torch": TorchAttention}
+)
 
 
 def kernel_suite(
@@ -89,3 +95,19 @@ def _library(levels: Sequence[str], num_threads: int) -> tuple[str, NativeLibrar
         return levels[-1], NativeLibrary(compiled_library(levels[-1]), num_threads)
     except (CompileError, OSError) as error:
         raise ValueError(f"kernels: 'native': {error}") from error
+
+
+def attention_backend(
+    name: str, spec: AttentionSpec, auto: Callable[[AttentionSpec], AttentionBackend] = TorchAttention
+) -> AttentionBackend:
+    """The backend of that name, or with "auto" what the suite of kernels in use prefers for the spec.
+
+    Raises:
+        ValueError: no such backend; the message lists those there are.
+    """
+    if name == "auto":
+        return auto(spec)
+    if name not in ATTENTION_BACKENDS:
+        allowed = ", ".join(["auto", *ATTENTION_BACKENDS])
+        raise ValueError(f"attention: must be one of {allowed}, got {name!r}")
+    return ATTENTION_BACKENDS[name](spec)

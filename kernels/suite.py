@@ -6,20 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quire.kernels.attention.base import AttentionBackend, AttentionSpec
-from quire.kernels.attention.torch import TorchAttention
-from quire.kernels.decoder_blocks.base import BlockFuser
-from quire.kernels.gated_linear.torch import gated
-from quire.kernels.kv_copy.torch import kv_copy
-from quire.kernels.linear.base import LinearMaker
-from quire.kernels.linear.torch import TorchLinear
-from quire.kernels.logprobs.torch import logprobs
-from quire.kernels.penalties.base import PenaltyRows
-from quire.kernels.penalties.torch import penalize
-from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
-from quire.kernels.sampling.base import SamplingRows
-from quire.kernels.sampling.torch import sample
-from quire.kernels.take_rows.torch import take_rows
+from quire.kernels.attention import AttentionBackend, AttentionSpec
+from quire.kernels.attention_reference import TorchAttention
+from quire.kernels.decoder_blocks import BlockFuser
+from quire.kernels.gated_linear import gated
+from quire.kernels.kv_copy import kv_copy
+from quire.kernels.linear import LinearMaker, TorchLinear
+from quire.kernels.logprobs import logprobs
+from quire.kernels.penalties import PenaltyRows, penalize
+from quire.kernels.rms_norm import add_rms_norm, rms_norm
+from quire.kernels.sampling import SamplingRows, sample
+from quire.kernels.take_rows import take_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from quire.engine.model.logprobs import LogprobRows
 from quire.engine.request import Int32Array
-from quire.kernels.attention.base import PagedBatch
-from quire.kernels.penalties.base import PenaltyRows
-from quire.kernels.sampling.base import SamplingRows
+from quire.kernels.attention import PagedBatch
+from quire.kernels.penalties import PenaltyRows
+from quire.kernels.sampling import SamplingRows
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from quire.engine.model.batch import Batch
 from quire.engine.model.graph_inputs import GraphInputs
-from quire.kernels.attention.base import PagedBatch
+from quire.kernels.attention import PagedBatch
 
 logger = logging.getLogger(__name__)
 

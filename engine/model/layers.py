@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from quire.engine.model.weights import LayerWeights, Projection, Weights
-from quire.kernels.attention.base import AttentionBackend
-from quire.kernels.decoder_blocks.base import Block, BlockShape, FusedBlocks
-from quire.kernels.linear.base import Linear
+from quire.kernels.attention import AttentionBackend
+from quire.kernels.decoder_blocks import Block, BlockShape, FusedBlocks
+from quire.kernels.linear import Linear
 from quire.kernels.suite import KernelSuite
 
 

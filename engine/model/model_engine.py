@@ -21,9 +21,9 @@ from quire.engine.model.rotary import cos_sin_table
 from quire.engine.model.step_graphs import StepGraphs
 from quire.engine.model.transformer import Transformer
 from quire.engine.request import Int32Array
-from quire.kernels.attention.base import AttentionBackend, AttentionSpec
-from quire.kernels.attention.registry import attention_backend
-from quire.kernels.decoder_blocks.base import BlockShape
+from quire.kernels.attention import AttentionBackend, AttentionSpec
+from quire.kernels.decoder_blocks import BlockShape
+from quire.kernels.registry import attention_backend
 from quire.kernels.suite import KernelSuite
 
 # Tokens of the step that is tried out for its memory.

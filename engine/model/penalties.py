@@ -10,7 +10,7 @@ from torch import Tensor
 
 from quire.engine.request import Int32Array
 from quire.engine.step import SequenceStart
-from quire.kernels.penalties.base import GENERATED, IN_PROMPT, PenaltyRows
+from quire.kernels.penalties import GENERATED, IN_PROMPT, PenaltyRows
 
 
 def counts_bytes(num_slots: int, vocab_size: int) -> int:

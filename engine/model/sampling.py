@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quire.engine.request import Int32Array
 from quire.engine.step import SequenceStart
-from quire.kernels.sampling.base import SamplingRows
+from quire.kernels.sampling import SamplingRows
 
 
 class SlotSampling:

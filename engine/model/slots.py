@@ -18,7 +18,7 @@ from quire.engine.model.sampling import SlotSampling
 from quire.engine.model.staging import Staging
 from quire.engine.request import Int32Array
 from quire.engine.step import SequenceStart, StepPlan
-from quire.kernels.attention.base import PagedBatch
+from quire.kernels.attention import PagedBatch
 
 _NOTHING: Final = np.empty(0, np.int64)
 

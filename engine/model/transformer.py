@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from quire.engine.model.layers import Layers
-from quire.kernels.decoder_blocks.base import Block, BlockShape
+from quire.kernels.decoder_blocks import Block, BlockShape
 from quire.kernels.suite import KernelSuite
 
 

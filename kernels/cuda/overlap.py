@@ -10,7 +10,7 @@ from torch import Tensor
 from triton import language as tl
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def follow(overlaps: tl.constexpr):  # type: ignore[no-untyped-def]
     """Wait for the kernel before, and let the next one be set up."""
     if overlaps:

@@ -3,17 +3,17 @@
 import logging
 from dataclasses import replace
 
-from quire.kernels.attention.base import AttentionBackend, AttentionSpec
-from quire.kernels.attention.flashinfer import FlashInferAttention, unsuited
-from quire.kernels.attention.torch import TorchAttention
-from quire.kernels.gated_linear.triton import gated
-from quire.kernels.linear.base import LinearMaker
-from quire.kernels.linear.cuda import CudaLinear
-from quire.kernels.linear.int8 import Int8Linear
-from quire.kernels.logprobs.triton import logprobs
-from quire.kernels.penalties.triton import penalize
-from quire.kernels.rms_norm.triton import add_rms_norm, rms_norm
-from quire.kernels.sampling.triton import sample
+from quire.kernels.attention import AttentionBackend, AttentionSpec
+from quire.kernels.attention_reference import TorchAttention
+from quire.kernels.cuda.flashinfer import FlashInferAttention, unsuited
+from quire.kernels.cuda.gated_linear import gated
+from quire.kernels.cuda.linear import CudaLinear
+from quire.kernels.cuda.logprobs import logprobs
+from quire.kernels.cuda.penalties import penalize
+from quire.kernels.cuda.rms_norm import add_rms_norm, rms_norm
+from quire.kernels.cuda.sampling import sample
+from quire.kernels.int8_linear import Int8Linear
+from quire.kernels.linear import LinearMaker
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-KERNELS: Final = Path(__file__).parent.parent
+CSRC: Final = Path(__file__).parent.parent / "csrc"
 _COMMON_FLAGS: Final = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-mtune=native")
 
 _AVX512: Final = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
@@ -58,7 +58,7 @@ def compiled_library(level: str, cache: Path | None = None) -> Path:
         CompileError: it cannot be made.
     """
     compiler = find_compiler()
-    sources = sorted(KERNELS.rglob("*.cpp"))
+    sources = sorted(CSRC.rglob("*.cpp"))
     flags = (*_COMMON_FLAGS, *LEVELS[level][1])
     folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quire" / "native"
     library = folder / f"{level}-{_digest(compiler, sources, flags)}.so"
@@ -92,8 +92,8 @@ def _digest(compiler: tuple[str, ...], sources: list[Path], flags: tuple[str, ..
     """Over all that the library depends on: the compiler, its flags, sources and headers."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
     digest = hashlib.sha256("\n".join((*compiler, version, *flags)).encode())
-    for path in [*sources, *sorted(KERNELS.rglob("*.h"))]:
-        digest.update(str(path.relative_to(KERNELS)).encode())
+    for path in [*sources, *sorted(CSRC.rglob("*.h"))]:
+        digest.update(str(path.relative_to(CSRC)).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:24]
 

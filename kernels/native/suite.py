@@ -7,23 +7,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from quire.kernels.attention.base import AttentionBackend, AttentionSpec
-from quire.kernels.attention.native import NativeAttention, unsuited
-from quire.kernels.attention.torch import TorchAttention
-from quire.kernels.decoder_blocks.native import fuse
-from quire.kernels.gated_linear.torch import gated
-from quire.kernels.linear.base import Linear, LinearMaker
-from quire.kernels.linear.int8 import Int8Linear
-from quire.kernels.linear.native import NativeLinear
-from quire.kernels.linear.torch import TorchLinear
-from quire.kernels.logprobs.native import NativeLogprobs
+from quire.kernels.attention import AttentionBackend, AttentionSpec
+from quire.kernels.attention_reference import TorchAttention
+from quire.kernels.gated_linear import gated
+from quire.kernels.int8_linear import Int8Linear
+from quire.kernels.linear import Linear, LinearMaker, TorchLinear
+from quire.kernels.native.attention import NativeAttention, unsuited
+from quire.kernels.native.decoder_blocks import fuse
 from quire.kernels.native.library import NativeLibrary
+from quire.kernels.native.linear import NativeLinear
+from quire.kernels.native.logprobs import NativeLogprobs
 from quire.kernels.native.pages import zeros
-from quire.kernels.penalties.native import NativePenalize
-from quire.kernels.rms_norm.native import NativeRmsNorm
-from quire.kernels.sampling.native import NativeSample
+from quire.kernels.native.penalties import NativePenalize
+from quire.kernels.native.rms_norm import NativeRmsNorm
+from quire.kernels.native.sampling import NativeSample
+from quire.kernels.native.take_rows import NativeTakeRows
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
-from quire.kernels.take_rows.native import NativeTakeRows
 
 logger = logging.getLogger(__name__)
 

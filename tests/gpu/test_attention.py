@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from quire.kernels.attention.base import AttentionBackend, AttentionSpec, PagedBatch
-from quire.kernels.attention.torch import TorchAttention
-from quire.kernels.kv_copy.torch import kv_copy
+from quire.kernels.attention import AttentionBackend, AttentionSpec, PagedBatch
+from quire.kernels.attention_reference import TorchAttention
+from quire.kernels.kv_copy import kv_copy
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -45,7 +45,7 @@ def batch(rows: tuple[tuple[int, int], ...]) -> PagedBatch:
 @pytest.fixture(scope="module")
 def backend() -> type[AttentionBackend]:
     """The class, where FlashInfer is installed."""
-    found: type[AttentionBackend] = pytest.importorskip("quire.kernels.attention.flashinfer").FlashInferAttention
+    found: type[AttentionBackend] = pytest.importorskip("quire.kernels.cuda.flashinfer").FlashInferAttention
     return found
 
 

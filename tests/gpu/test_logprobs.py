@@ -9,7 +9,7 @@ from quire.engine.completion import join
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.llm import LLM
 from quire.engine.request import SamplingParams
-from quire.kernels.logprobs.torch import logprobs as reference
+from quire.kernels.logprobs import logprobs as reference
 from support.device_time import microseconds
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
@@ -25,7 +25,7 @@ def logits_of() -> torch.Tensor:
 
 @pytest.mark.parametrize("num_top", [0, 1, 5, 20])
 def test_numbers_and_time(num_top: int) -> None:
-    logprobs = pytest.importorskip("quire.kernels.logprobs.triton").logprobs
+    logprobs = pytest.importorskip("quire.kernels.cuda.logprobs").logprobs
     logits, every = logits_of(), torch.arange(NUM_ROWS, device=DEVICE)
     tokens = every * 1999
     found, wanted = (call(logits, tokens, every, num_top) for call in (logprobs, reference))
@@ -39,7 +39,7 @@ def test_numbers_and_time(num_top: int) -> None:
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_the_host_waits_for_nothing() -> None:
-    logprobs = pytest.importorskip("quire.kernels.logprobs.triton").logprobs
+    logprobs = pytest.importorskip("quire.kernels.cuda.logprobs").logprobs
     logits, every = logits_of(), torch.arange(NUM_ROWS, device=DEVICE)
     wanted = logprobs(logits, every, every, 20)
     torch.cuda.set_sync_debug_mode("error")

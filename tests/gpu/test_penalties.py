@@ -11,7 +11,7 @@ from quire.engine.llm import LLM
 from quire.engine.model.slots import Slots
 from quire.engine.request import SamplingParams
 from quire.engine.step import Penalties, SequenceStart, StepPlan
-from quire.kernels.penalties.torch import penalize as reference
+from quire.kernels.penalties import penalize as reference
 from support.device_time import microseconds
 from support.penalties import Penalized, penalty_rows
 
@@ -36,7 +36,7 @@ def batch(num_rows: int) -> Any:
 
 
 def test_bits_and_time() -> None:
-    penalize = pytest.importorskip("quire.kernels.penalties.triton").penalize
+    penalize = pytest.importorskip("quire.kernels.cuda.penalties").penalize
     rows = batch(NUM_ROWS)
     logits = torch.randn(NUM_ROWS, VOCAB_SIZE, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(1)) * 3
     found, wanted = logits.clone(), logits.clone()
@@ -55,7 +55,7 @@ def ints(values: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_starts_counts_and_penalties_never_wait() -> None:
     """Whole steps of the slots: one copy up, and nothing that synchronises."""
-    penalize = pytest.importorskip("quire.kernels.penalties.triton").penalize
+    penalize = pytest.importorskip("quire.kernels.cuda.penalties").penalize
     slots = Slots(num_slots=2, max_model_len=64, block_size=64, num_blocks=2, vocab_size=100, device=DEVICE)
     starts = tuple(
         SequenceStart(slot, ints([1, 2, 2]), 0, ints([slot]), 0.0, 0, 1.0, 0.0, 0, Penalties(1, 0.5, 0.25, 1.5))

@@ -36,7 +36,7 @@ def test_no_request_waits_for_a_compiler(tmp_path: Path, monkeypatch: pytest.Mon
         compiled.append(what["fn"].name)
 
     model = write_wide_model(tmp_path, 1024, VOCAB_SIZE)
-    flashinfer = pytest.importorskip("quire.kernels.attention.flashinfer")
+    flashinfer = pytest.importorskip("quire.kernels.cuda.flashinfer")
     monkeypatch.setattr(flashinfer, "_LEAST_SPARED_BYTES", 0)
     with LLM(str(model), device="cuda", kv_memory_mib=256, num_slots=NUM_SLOTS, block_size=BLOCK_SIZE) as llm:
         monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", hook)

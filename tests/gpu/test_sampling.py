@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from quire.kernels.sampling.torch import sample as reference
+from quire.kernels.sampling import sample as reference
 from support.device_time import microseconds
 from support.sampling import Row, sampling_rows
 
@@ -34,7 +34,7 @@ def logits_of(deviation: float) -> torch.Tensor:
 @pytest.mark.parametrize("shape", DEVIATIONS)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_tokens_and_time(name: str, shape: str) -> None:
-    triton_sampling = pytest.importorskip("quire.kernels.sampling.triton")
+    triton_sampling = pytest.importorskip("quire.kernels.cuda.sampling")
     logits = logits_of(DEVIATIONS[shape])
     batches = [[replace(SETTINGS[name], seed=i, position=17 * step) for i in range(NUM_ROWS)] for step in range(20)]
     equal = 0
@@ -52,7 +52,7 @@ def test_tokens_and_time(name: str, shape: str) -> None:
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
 def test_the_host_waits_for_nothing() -> None:
-    triton_sampling = pytest.importorskip("quire.kernels.sampling.triton")
+    triton_sampling = pytest.importorskip("quire.kernels.cuda.sampling")
     logits, rows = logits_of(3.0), sampling_rows([SETTINGS["all"], *[Row()] * (NUM_ROWS - 1)], DEVICE)
     wanted = triton_sampling.sample(logits, rows)
     torch.cuda.set_sync_debug_mode("error")

@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nearly_the_same_tokens(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flashinfer = pytest.importorskip("quire.kernels.attention.flashinfer")
+    flashinfer = pytest.importorskip("quire.kernels.cuda.flashinfer")
     counts: list[int] = []
 
     class Counting(flashinfer.SharedDecode):  # type: ignore[misc, name-defined]

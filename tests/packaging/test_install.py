@@ -77,7 +77,8 @@ def test_wheel_holds_every_source_file_and_the_stubs(wheel: Path, checkout: Path
     sources = {
         f"quire/{path.relative_to(checkout)}"
         for folder in TOP_LEVEL_FOLDERS
-        for path in (checkout / folder).rglob("*.py")
+        for suffix in (".py", ".cpp", ".h", ".lua")
+        for path in (checkout / folder).rglob(f"*{suffix}")
     }
     expected = sources | STUBS | {"quire/__init__.py", "quire/py.typed", "quire/v1/__init__.py"}
     assert expected - names_in(wheel) == set()

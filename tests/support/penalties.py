@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quire.kernels.penalties.base import GENERATED, IN_PROMPT, PenaltyRows
+from quire.kernels.penalties import GENERATED, IN_PROMPT, PenaltyRows
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from quire.kernels.sampling.base import SamplingRows
+from quire.kernels.sampling import SamplingRows
 
 
 @dataclass(frozen=True)

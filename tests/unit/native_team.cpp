@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/native/pool.h"
+#include "common/pool.h"
 
 using quire::Pool;
 using quire::Team;

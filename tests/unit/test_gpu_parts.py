@@ -11,7 +11,7 @@ from quire.engine.model.cuda_graphs import graph_sizes, padded, size_for
 from quire.engine.model.graph_inputs import GraphInputs
 from quire.engine.model.piecewise_graphs import PIECE_SIZES
 from quire.engine.model.staging import Staging, download, unpacked
-from quire.kernels.attention.base import PagedBatch
+from quire.kernels.attention import PagedBatch
 
 
 @pytest.mark.parametrize(("largest", "wanted"), [(1, [1]), (2, [1, 2]), (3, [1, 2, 4]), (9, [1, 2, 4, 8, 16])])

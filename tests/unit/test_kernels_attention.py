@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quire.kernels.attention.base import AttentionSpec, PagedBatch
-from quire.kernels.attention.native import NativeAttention, unsuited
-from quire.kernels.attention.registry import attention_backend
-from quire.kernels.kv_append.torch import kv_append
-from quire.kernels.kv_copy.torch import kv_copy
+from quire.kernels.attention import AttentionSpec, PagedBatch
+from quire.kernels.kv_append import kv_append
+from quire.kernels.kv_copy import kv_copy
+from quire.kernels.native.attention import NativeAttention, unsuited
 from quire.kernels.native.compiler import compiled_library, supported_levels
 from quire.kernels.native.library import NativeLibrary
+from quire.kernels.registry import attention_backend
 
 BLOCK_SIZE = 16
 NUM_BLOCKS = 64

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quire.kernels.attention.base import AttentionSpec, PagedBatch
-from quire.kernels.attention.native import NativeAttention
+from quire.kernels.attention import AttentionSpec, PagedBatch
+from quire.kernels.native.attention import NativeAttention
 from quire.kernels.native.compiler import compiled_library, supported_levels
 from quire.kernels.native.library import NativeLibrary
 

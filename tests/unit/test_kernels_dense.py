@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from quire.kernels.gated_linear.torch import silu_mul
-from quire.kernels.linear.int8 import Int8Linear, quantized
-from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
-from quire.kernels.rope.torch import rope
+from quire.kernels.gated_linear import silu_mul
+from quire.kernels.int8_linear import Int8Linear, quantized
+from quire.kernels.rms_norm import add_rms_norm, rms_norm
+from quire.kernels.rope import rope
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

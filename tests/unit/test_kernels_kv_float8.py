@@ -5,9 +5,9 @@ import torch
 
 triton = pytest.importorskip("triton")
 
-from quire.kernels.kv_append.torch import kv_append  # noqa: E402
-from quire.kernels.rope.torch import rope  # noqa: E402
-from quire.kernels.rope.triton import rope_append  # noqa: E402
+from quire.kernels.cuda.rope_append import rope_append  # noqa: E402
+from quire.kernels.kv_append import kv_append  # noqa: E402
+from quire.kernels.rope import rope  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

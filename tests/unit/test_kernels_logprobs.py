@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quire.kernels.logprobs.native import NativeLogprobs
-from quire.kernels.logprobs.torch import logprobs as reference
+from quire.kernels.logprobs import logprobs as reference
 from quire.kernels.native.compiler import compiled_library, supported_levels
 from quire.kernels.native.library import NativeLibrary
+from quire.kernels.native.logprobs import NativeLogprobs
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Logprobs: TypeAlias = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
@@ -23,7 +23,7 @@ Logprobs: TypeAlias = Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tens
 def backend(request: pytest.FixtureRequest) -> Logprobs:
     """Triton's runs on a GPU or in its interpreter."""
     if request.param == "triton":
-        found: Logprobs = pytest.importorskip("quire.kernels.logprobs.triton").logprobs
+        found: Logprobs = pytest.importorskip("quire.kernels.cuda.logprobs").logprobs
         return lambda *arguments: on_cpu(found(*(each.to(DEVICE) for each in arguments[:3]), arguments[3]))
     return NativeLogprobs(NativeLibrary(compiled_library(request.param), num_threads=2))
 

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quire.kernels import registry
-from quire.kernels.gated_linear.torch import silu_mul
-from quire.kernels.linear.int8 import Int8Linear
-from quire.kernels.linear.native import NativeLinear
-from quire.kernels.linear.torch import TorchLinear
+from quire.kernels.gated_linear import silu_mul
+from quire.kernels.int8_linear import Int8Linear
+from quire.kernels.linear import TorchLinear
 from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, find_compiler, supported_levels
 from quire.kernels.native.library import NativeLibrary
+from quire.kernels.native.linear import NativeLinear
+from quire.kernels.native.rms_norm import NativeRmsNorm
 from quire.kernels.native.suite import native_suite
+from quire.kernels.native.take_rows import NativeTakeRows
 from quire.kernels.registry import kernel_suite
-from quire.kernels.rms_norm.native import NativeRmsNorm
-from quire.kernels.rms_norm.torch import add_rms_norm, rms_norm
-from quire.kernels.take_rows.native import NativeTakeRows
+from quire.kernels.rms_norm import add_rms_norm, rms_norm
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2}

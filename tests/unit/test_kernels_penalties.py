@@ -11,9 +11,8 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from quire.kernels.native.compiler import compiled_library, supported_levels
 from quire.kernels.native.library import NativeLibrary
-from quire.kernels.penalties.base import GENERATED, IN_PROMPT, PenaltyRows
-from quire.kernels.penalties.native import NativePenalize
-from quire.kernels.penalties.torch import penalize
+from quire.kernels.native.penalties import NativePenalize
+from quire.kernels.penalties import GENERATED, IN_PROMPT, PenaltyRows, penalize
 from support.penalties import Penalized, penalty_rows
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,7 +75,7 @@ Penalize: TypeAlias = Callable[[Tensor, PenaltyRows], None]
 def backend(request: pytest.FixtureRequest) -> Penalize:
     """Triton's runs on a GPU or in its interpreter."""
     if request.param == "triton":
-        found: Penalize = pytest.importorskip("quire.kernels.penalties.triton").penalize
+        found: Penalize = pytest.importorskip("quire.kernels.cuda.penalties").penalize
         return found
     return NativePenalize(NativeLibrary(compiled_library(request.param), num_threads=2))
 

@@ -17,9 +17,9 @@ from transformers import (
 
 from quire.kernels.native.compiler import compiled_library, supported_levels
 from quire.kernels.native.library import NativeLibrary
-from quire.kernels.sampling.native import NativeSample
-from quire.kernels.sampling.philox import philox4x32, uniform
-from quire.kernels.sampling.torch import keep_likely, sample, scale
+from quire.kernels.native.sampling import NativeSample
+from quire.kernels.philox import philox4x32, uniform
+from quire.kernels.sampling import keep_likely, sample, scale
 from support.sampling import Row, sampling_rows
 
 VOCAB = 50

@@ -12,10 +12,10 @@ from support.sampling import Row, sampling_rows
 
 triton = pytest.importorskip("triton")
 
-from quire.kernels.sampling import triton_filter  # noqa: E402
-from quire.kernels.sampling.philox import uniform  # noqa: E402
-from quire.kernels.sampling.torch import sample as reference  # noqa: E402
-from quire.kernels.sampling.triton import sample  # noqa: E402
+from quire.kernels.cuda import sampling_filter  # noqa: E402
+from quire.kernels.cuda.sampling import sample  # noqa: E402
+from quire.kernels.philox import uniform  # noqa: E402
+from quire.kernels.sampling import sample as reference  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SETTINGS = (
@@ -44,7 +44,7 @@ def test_tokens_are_those_of_the_reference(vocab_size: int) -> None:
 
 
 def test_rows_with_more_likely_tokens_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton_filter, "_ROOM", 16)
+    monkeypatch.setattr(sampling_filter, "_ROOM", 16)
     rows = [replace(row, seed=i, position=i) for i, row in enumerate(SETTINGS)]
     found, wanted = both(random_logits(len(rows), 1003, deviation=0.5), rows)
     assert found == wanted

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from quire.kernels.attention.base import AttentionSpec, PagedBatch
-from quire.kernels.attention.shared_prefixes import LEAST_TOKENS, SharedPrefix, shared_prefixes
-from quire.kernels.attention.torch import TorchAttention
+from quire.kernels.attention import AttentionSpec, PagedBatch
+from quire.kernels.attention_reference import TorchAttention
+from quire.kernels.cuda.shared_prefixes import LEAST_TOKENS, SharedPrefix, shared_prefixes
 
 pytest.importorskip("triton")
 
-from quire.kernels.attention.triton import TritonDecode
-from quire.kernels.attention.triton_shared import SharedDecode, plan_tasks
+from quire.kernels.cuda.attention_decode import TritonDecode
+from quire.kernels.cuda.attention_shared import SharedDecode, plan_tasks
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 BLOCK_SIZE = 16

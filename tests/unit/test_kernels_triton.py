@@ -4,24 +4,24 @@ import numpy as np
 import pytest
 import torch
 
-from quire.kernels.attention.base import AttentionSpec, PagedBatch
-from quire.kernels.attention.torch import TorchAttention
+from quire.kernels.attention import AttentionSpec, PagedBatch
+from quire.kernels.attention_reference import TorchAttention
 
 triton = pytest.importorskip("triton")
 
-from quire.kernels.attention.triton import TritonDecode  # noqa: E402
-from quire.kernels.attention.triton_context import TritonContext, context_tasks  # noqa: E402
-from quire.kernels.gated_linear.torch import silu_mul as silu_mul_reference  # noqa: E402
-from quire.kernels.gated_linear.triton import gated, silu_mul  # noqa: E402
-from quire.kernels.kv_append.torch import kv_append  # noqa: E402
-from quire.kernels.linear.cuda import CudaLinear  # noqa: E402
-from quire.kernels.linear.torch import TorchLinear  # noqa: E402
-from quire.kernels.linear.triton import row_product  # noqa: E402
-from quire.kernels.rms_norm.torch import add_rms_norm as add_rms_norm_reference  # noqa: E402
-from quire.kernels.rms_norm.torch import rms_norm as rms_norm_reference  # noqa: E402
-from quire.kernels.rms_norm.triton import add_rms_norm, rms_norm  # noqa: E402
-from quire.kernels.rope.torch import rope  # noqa: E402
-from quire.kernels.rope.triton import rope_append  # noqa: E402
+from quire.kernels.cuda.attention_context import TritonContext, context_tasks  # noqa: E402
+from quire.kernels.cuda.attention_decode import TritonDecode  # noqa: E402
+from quire.kernels.cuda.gated_linear import gated, silu_mul  # noqa: E402
+from quire.kernels.cuda.linear import CudaLinear  # noqa: E402
+from quire.kernels.cuda.rms_norm import add_rms_norm, rms_norm  # noqa: E402
+from quire.kernels.cuda.rope_append import rope_append  # noqa: E402
+from quire.kernels.cuda.row_product import row_product  # noqa: E402
+from quire.kernels.gated_linear import silu_mul as silu_mul_reference  # noqa: E402
+from quire.kernels.kv_append import kv_append  # noqa: E402
+from quire.kernels.linear import TorchLinear  # noqa: E402
+from quire.kernels.rms_norm import add_rms_norm as add_rms_norm_reference  # noqa: E402
+from quire.kernels.rms_norm import rms_norm as rms_norm_reference  # noqa: E402
+from quire.kernels.rope import rope  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

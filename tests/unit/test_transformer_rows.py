@@ -13,9 +13,9 @@ from quire.engine.model.layers import prepare
 from quire.engine.model.loader import load_weights
 from quire.engine.model.rotary import cos_sin_table
 from quire.engine.model.transformer import Transformer
-from quire.kernels.attention.base import AttentionSpec, PagedBatch
-from quire.kernels.decoder_blocks.base import BlockShape
-from quire.kernels.linear.base import Linear
+from quire.kernels.attention import AttentionSpec, PagedBatch
+from quire.kernels.decoder_blocks import BlockShape
+from quire.kernels.linear import Linear
 from quire.kernels.native.compiler import supported_levels
 from quire.kernels.registry import kernel_suite
 

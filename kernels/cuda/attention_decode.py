@@ -1,0 +1,151 @@
+"""Decoding of many rows in Triton: a program takes the queries that share a key head, over all keys of its row.
+
+Nothing of a row is split, so that nothing is merged but what `attention_shared` has computed of a prefix: there must be
+more rows than the device needs to be busy. Softmax is summed up on the way (Milakov and Gimelshein, "Online normalizer
+calculation for softmax", 2018).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import triton
+from torch import Tensor
+from triton import language as tl
+
+from quire.kernels.cuda.overlap import can_overlap, follow
+
+# Of tensor cores; what is missing in a group of queries are zeros.
+_LEAST_ROWS: Final = 16
+LOG2_E: Final = 1.4426950408889634
+# Tokens of one step of a program, warps that compute it, and steps in flight.
+_TILE: Final = 64
+_WARPS: Final = 2
+_STAGES: Final = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parts:
+    """What was computed of each row's first tokens: softmax over some of them, not yet divided by its weight.
+
+    Attributes:
+        skips: int32 [num_rows], tokens that are done.
+        counts: int32 [num_rows], parts there are of them.
+        highest, weights: float32 [parts, num_rows, num_qo_heads]: greatest score, in powers of two, and sum of 2 to the
+            scores less that.
+        totals: float32 [parts, num_rows, num_qo_heads, head_dim], weighted values.
+    """
+
+    skips: Tensor
+    counts: Tensor
+    highest: Tensor
+    weights: Tensor
+    totals: Tensor
+
+
+@triton.jit
+def absorb(  # type: ignore[no-untyped-def]
+    q, cache_ptr, blocks_ptr, at, there, visible, head, highest, weights, total, scale, num_kv_heads: tl.constexpr,
+    head_dim: tl.constexpr, width: tl.constexpr, block_size: tl.constexpr,
+):  # fmt: skip
+    """Add some tokens of a row to its queries' softmax.
+
+    Args:
+        q: [queries, width], zeros from head_dim on.
+        blocks_ptr: the row's blocks.
+        at, there: positions, and whether the row has them.
+        visible: [1 or queries, positions], whether queries see them.
+        highest, weights, total: [queries], [queries] and [queries, width] of the tokens before.
+    """
+    lane = tl.arange(0, width)
+    side: tl.constexpr = block_size * num_kv_heads * head_dim
+    block = tl.load(blocks_ptr + at // block_size, mask=there, other=0)
+    place = block.to(tl.int64) * (2 * side) + (at % block_size) * (num_kv_heads * head_dim) + head * head_dim
+    key = cache_ptr + place[:, None] + lane[None, :]
+    inside = there[:, None]
+    if width > head_dim:
+        inside = inside & (lane < head_dim)[None, :]
+    k = tl.load(key, mask=inside, other=0.0)
+    scores = tl.where(visible, tl.dot(q, tl.trans(k)) * scale, float("-inf"))
+    higher = tl.maximum(highest, tl.max(scores, axis=1))
+    shares, shrink = tl.exp2(scores - higher[:, None]), tl.exp2(highest - higher)
+    v = tl.load(key + side, mask=inside, other=0.0)
+    return (
+        higher,
+        weights * shrink + tl.sum(shares, axis=1),
+        tl.dot(shares.to(v.dtype), v, total * shrink[:, None]),
+    )
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _kernel(  # type: ignore[no-untyped-def]
+    q_ptr, cache_ptr, out_ptr, indptr_ptr, blocks_ptr, last_ptr, skips_ptr, counts_ptr, highest_ptr, weights_ptr,
+    totals_ptr, q_stride, scale, num_rows, num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr,
+    width: tl.constexpr, block_size: tl.constexpr, overlaps: tl.constexpr, has_parts: tl.constexpr,
+    padded: tl.constexpr, tile: tl.constexpr,
+):  # fmt: skip
+    row, head = tl.program_id(0) // num_kv_heads, tl.program_id(0) % num_kv_heads
+    group, lane, token = tl.arange(0, padded), tl.arange(0, width), tl.arange(0, tile)
+    real = (group < groups)[:, None] & (lane < head_dim)[None, :]
+    first = tl.load(indptr_ptr + row)
+    length = (tl.load(indptr_ptr + row + 1) - first - 1) * block_size + tl.load(last_ptr + row)
+    start = tl.load(skips_ptr + row) if has_parts else 0
+    query = (head * groups + group)[:, None] * head_dim + lane[None, :]
+    follow(overlaps)
+    q = tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0)
+    highest = tl.full([padded], float("-inf"), tl.float32)
+    weights = tl.zeros([padded], tl.float32)
+    total = tl.zeros([padded, width], tl.float32)
+    for position in range(start, length, tile):
+        at = position + token
+        highest, weights, total = absorb(
+            q, cache_ptr, blocks_ptr + first, at, at < length, (at < length)[None, :], head, highest, weights, total,
+            scale, num_kv_heads, head_dim, width, block_size,
+        )  # fmt: skip
+    if has_parts:
+        for part in range(tl.load(counts_ptr + row)):
+            place = (part * num_rows + row).to(tl.int64) * (num_kv_heads * groups) + head * groups + group
+            theirs = tl.load(highest_ptr + place, mask=group < groups, other=float("-inf"))
+            higher = tl.maximum(highest, theirs)
+            shrink, share = tl.exp2(highest - higher), tl.exp2(theirs - higher)
+            weights = weights * shrink + tl.load(weights_ptr + place, mask=group < groups, other=0.0) * share
+            values = totals_ptr + place[:, None] * head_dim + lane[None, :]
+            values = tl.load(values, mask=real, other=0.0)
+            total = total * shrink[:, None] + values * share[:, None]
+            highest = higher
+    result = (total / weights[:, None]).to(out_ptr.dtype.element_ty)
+    place = out_ptr + row.to(tl.int64) * (num_kv_heads * groups * head_dim) + query
+    tl.store(place, result, mask=real)
+
+
+class TritonDecode:
+    """One token of each row; planned and run as FlashInfer's wrappers are."""
+
+    def __init__(self, indptr: Tensor, blocks: Tensor, last_page_len: Tensor) -> None:
+        """
+        Args:
+            indptr, blocks, last_page_len: buffers on the device that plans are written to.
+        """
+        self._indptr, self._blocks, self._last = indptr, blocks, last_page_len
+
+    def plan(
+        self, indptr: Tensor, blocks: Tensor, last_page_len: Tensor, num_qo_heads: int, num_kv_heads: int,
+        head_dim: int, block_size: int, **types: object,
+    ) -> None:  # fmt: skip
+        """What `run` reads later."""
+        self._indptr[: len(indptr)].copy_(indptr, non_blocking=True)
+        self._blocks[: len(blocks)].copy_(blocks, non_blocking=True)
+        self._last[: len(last_page_len)].copy_(last_page_len, non_blocking=True)
+
+    def run(self, q: Tensor, layer_kv: Tensor, out: Tensor, parts: Parts | None = None) -> None:
+        """Into `out`, [num_rows, num_qo_heads, head_dim], contiguous; q alike, but rows need not follow each other."""
+        num_rows, num_qo_heads, head_dim = q.shape
+        num_kv_heads, overlaps = layer_kv.shape[3], can_overlap(q)
+        groups = num_qo_heads // num_kv_heads
+        none = self._indptr
+        done = (none,) * 5 if parts is None else (parts.skips, parts.counts, parts.highest, parts.weights, parts.totals)
+        _kernel[(num_rows * num_kv_heads,)](
+            q, layer_kv, out, self._indptr, self._blocks, self._last, *done, q.stride(0), head_dim**-0.5 * LOG2_E,
+            num_rows, num_kv_heads, groups, head_dim, triton.next_power_of_2(head_dim), layer_kv.shape[2], overlaps,
+            parts is not None, max(_LEAST_ROWS, triton.next_power_of_2(groups)), _TILE, num_warps=_WARPS,
+            num_stages=_STAGES, launch_pdl=overlaps,
+        )  # fmt: skip
