@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 GPU_STAMP := .venv/.stamp-gpu
 PROTOS := $(shell find protos -name '*.proto')
+CPP := $(shell find kernels benchmarks tests -name '*.cpp' -o -name '*.h')
 PYTEST := $(BIN)/python -m pytest
 SURFACE := $(addprefix tests/services/test_,api.py http.py bad_input.py greedy.py determinism.py)
 
@@ -42,15 +43,17 @@ test-compose: $(STAMP) ## tests that need docker compose
 test-chaos: $(STAMP) ## tests that kill services while requests run
 	$(PYTEST) -m chaos
 
-lint: $(STAMP) ## ruff, formatting, mypy and import contracts
+lint: $(STAMP) ## ruff, formatting of Python and C++, mypy and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-format: $(STAMP) ## format and fix what ruff can fix
+format: $(STAMP) ## format Python and C++, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 bench: $(STAMP) ## measure the CPU executor and the services, write bench-report/; BENCH="--peer URL" compares
 	$(BIN)/python tools/bench.py bench-report $(BENCH)

@@ -38,8 +38,9 @@ class ExecutorConfig(EngineConfig):
     cuda_graphs: bool = True
     """Replay generation steps as CUDA graphs where the kernels can; they are captured at start."""
 
-    attention: Literal["auto", "torch"] = "auto"
-    """Attention backend; auto: that of the kernels."""
+    attention: Literal["auto", "native", "cuda", "torch"] = "auto"
+    """Attention kernels: the name of `kernels`, or torch; auto: those of `kernels`, or torch where they cannot compute
+    the model's attention."""
 
     num_threads: int | None = Field(None, ge=1)
     """Threads that compute on a CPU; default: as many as there are cores."""

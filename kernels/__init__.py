@@ -3,4 +3,5 @@
 An operation is a module here, which holds its contract and the reference in PyTorch. Each other backend is a folder
 with a module of the same name for every operation that it has: `native` for CPUs, whose C++ is in `csrc`, and `cuda`.
 What a model calls is a `KernelSuite`, and attention, which plans ahead of every step, an `AttentionBackend`.
+`registry` lists the backends, which declare what they need and can do.
 """

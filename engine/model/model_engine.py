@@ -156,7 +156,7 @@ def _attention(
                     sliding_window=window,
                     kv_dtype=kv_dtype_of(config, device),
                 ),
-                kernels.attention,
+                kernels,
             )
             for window in set(model.windows)
         }

@@ -1,16 +1,17 @@
 // Attention over a paged cache, as planned in attention_plan.cpp.
 
+#include "attention.h"
+
 #include <algorithm>
 #include <cmath>
 #include <optional>
 #include <vector>
 
+#include "attention_amx.h"
+#include "attention_softmax.h"
 #include "common/api.h"
 #include "common/lines.h"
 #include "common/pool.h"
-#include "attention.h"
-#include "attention_amx.h"
-#include "attention_softmax.h"
 
 namespace quire {
 namespace {
@@ -186,8 +187,7 @@ struct Worker {
         prefetch(values(item, key));
         for (int v = 0; v < kVecsOfPanel; ++v) scratch.vectors[count++] = panel + v * kWidth * kPack<T>;
       }
-      multiply(rows, scratch.queries.data(), dim,
-               {scratch.vectors.data(), count, 1, dim / kPack<T>, kKeys * kPack<T>},
+      multiply(rows, scratch.queries.data(), dim, {scratch.vectors.data(), count, 1, dim / kPack<T>, kKeys * kPack<T>},
                scratch.scores.data() + group - begin, kSplit, scratch.upcoming);
     }
   }
@@ -295,8 +295,8 @@ void attend(Team& team, Plan& plan, const void* cache, const void* q, long q_str
   auto all = [&](const std::vector<Item>& items, auto compute, auto publish) {
     thread_local Scratch<T> scratch;
     scratch.reserve(plan.shape);
-    Worker<T> worker{plan,     static_cast<const T*>(cache), static_cast<const T*>(q),
-                     q_stride, static_cast<T*>(out),         scratch, nullptr};
+    Worker<T> worker{
+        plan, static_cast<const T*>(cache), static_cast<const T*>(q), q_stride, static_cast<T*>(out), scratch, nullptr};
     team.run(
         static_cast<long>(items.size()),
         [&](long i) {

@@ -39,11 +39,11 @@ struct Shape {
 
 // Some queries for one KV head, and the splits that one thread computes in one go.
 struct Item {
-  int row, kv_head;             // whose blocks are read; of several that share them, any
-  long query, num_queries;      // in Plan::queries
+  int row, kv_head;         // whose blocks are read; of several that share them, any
+  long query, num_queries;  // in Plan::queries
   long split_begin, split_end;
-  long part, num_parts;         // in Plan::parts_of: what was computed of the splits before
-  long state;                   // of a part: where in Plan::states its result goes
+  long part, num_parts;  // in Plan::parts_of: what was computed of the splits before
+  long state;            // of a part: where in Plan::states its result goes
 };
 
 // The state of some rows of a part.

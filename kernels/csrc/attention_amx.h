@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
-#include "common/amx.h"
 #include "attention.h"
+#include "common/amx.h"
 
 namespace quire {
 

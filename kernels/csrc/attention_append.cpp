@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "attention.h"
 #include "common/api.h"
 #include "common/pool.h"
-#include "attention.h"
 
 namespace quire {
 namespace {
@@ -64,9 +64,8 @@ struct Append {
     const float* angles = cos_sin + positions[t] * dim;
     T rotated[kMostDim];
     auto turn = [&](const T* x, T* to) {
-      rotate(x, angles, half, [&](long d, Vec first, Vec second) {
-        store(to + d, first), store(to + half + d, second);
-      });
+      rotate(x, angles, half,
+             [&](long d, Vec first, Vec second) { store(to + d, first), store(to + half + d, second); });
     };
     for (int head = 0; head < shape.num_qo_heads; ++head) {
       T* x = q + t * q_stride + head * dim;
@@ -102,8 +101,19 @@ void append(Team& team, const Plan& plan, int is_bf16, void* cache, void* q, voi
             long k_stride, long v_stride, const float* cos_sin, const int64_t* positions, const int64_t* slots,
             long num_tokens) {
   auto run = [&]<class T>(T) {
-    Append<T>{plan, static_cast<T*>(cache), static_cast<T*>(q), static_cast<T*>(k), static_cast<const T*>(v),
-              q_stride, k_stride, v_stride, cos_sin, positions, slots, num_tokens}.run(team);
+    Append<T>{plan,
+              static_cast<T*>(cache),
+              static_cast<T*>(q),
+              static_cast<T*>(k),
+              static_cast<const T*>(v),
+              q_stride,
+              k_stride,
+              v_stride,
+              cos_sin,
+              positions,
+              slots,
+              num_tokens}
+        .run(team);
   };
   is_bf16 ? run(bf16{}) : run(float{});
 }

@@ -4,8 +4,8 @@
 #include <numeric>
 #include <span>
 
-#include "common/api.h"
 #include "attention.h"
+#include "common/api.h"
 
 namespace quire {
 namespace {

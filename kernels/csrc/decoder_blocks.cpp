@@ -59,10 +59,10 @@ struct Step {
     void *q = merged, *k = merged + q_size * width, *v = merged + (q_size + kv_size) * width;
     long q_stride = row, k_stride = row;
     if (block.q_norm) {
-      quire::rms_norm(team, sizes.is_bf16, q, nullptr, block.q_norm, b.q, nullptr, tokens, sizes.num_qo_heads, dim,
-                      row, sizes.eps);
-      quire::rms_norm(team, sizes.is_bf16, k, nullptr, block.k_norm, b.k, nullptr, tokens, sizes.num_kv_heads, dim,
-                      row, sizes.eps);
+      quire::rms_norm(team, sizes.is_bf16, q, nullptr, block.q_norm, b.q, nullptr, tokens, sizes.num_qo_heads, dim, row,
+                      sizes.eps);
+      quire::rms_norm(team, sizes.is_bf16, k, nullptr, block.k_norm, b.k, nullptr, tokens, sizes.num_kv_heads, dim, row,
+                      sizes.eps);
       q = b.q, k = b.k, q_stride = q_size, k_stride = kv_size;
     }
     quire::append(team, *block.attention, sizes.is_bf16, block.layer_kv, q, k, v, q_stride, k_stride, row, cos_sin,

@@ -7,6 +7,8 @@
 // reach to the end of the last panel. In a gated layer a panel is 16 columns of gates, then 16 of what they gate:
 // y = silu(gate) * up, in float32.
 
+#include "linear.h"
+
 #include <algorithm>
 #include <cstring>
 
@@ -14,7 +16,6 @@
 #include "common/lines.h"
 #include "common/pool.h"
 #include "common/tile.h"
-#include "linear.h"
 #include "linear_amx.h"
 
 namespace quire {
@@ -78,9 +79,8 @@ struct Product : Operands<T, W, Out> {
       }
     }
 #endif
-    each_panel(kTileRows, [&](long panel, const auto* b, const W* next) {
-      multiply(row_begin, row_end, panel, b, next);
-    });
+    each_panel(kTileRows,
+               [&](long panel, const auto* b, const W* next) { multiply(row_begin, row_end, panel, b, next); });
   }
 
   // Rows in blocks of nearly equal height, at most a tile's.
@@ -182,9 +182,7 @@ void multiply(Team& team, const void* x, long x_stride, const Matrix& matrix, vo
 
 void linear(Team& team, int is_bf16, int out_is_bf16, const void* x, long x_stride, const Matrix& matrix, void* y,
             long y_stride, long rows) {
-  auto* run = !is_bf16      ? &multiply<float, float>
-              : out_is_bf16 ? &multiply<bf16, bf16>
-                            : &multiply<bf16, float>;
+  auto* run = !is_bf16 ? &multiply<float, float> : out_is_bf16 ? &multiply<bf16, bf16> : &multiply<bf16, float>;
   run(team, x, x_stride, matrix, y, y_stride, rows);
 }
 
@@ -207,8 +205,7 @@ void quire_linear_pack(int is_bf16, int is_int8, const void* weight, void* packe
 
 void quire_linear(quire::Pool* pool, int is_bf16, int out_is_bf16, const void* x, long x_stride,
                   const quire::Matrix* matrix, void* y, long y_stride, long rows) {
-  pool->together([&](quire::Team& team) {
-    quire::linear(team, is_bf16, out_is_bf16, x, x_stride, *matrix, y, y_stride, rows);
-  });
+  pool->together(
+      [&](quire::Team& team) { quire::linear(team, is_bf16, out_is_bf16, x, x_stride, *matrix, y, y_stride, rows); });
 }
 }

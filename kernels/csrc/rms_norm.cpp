@@ -44,8 +44,15 @@ struct RmsNorm {
 template <class T>
 void normalize(Team& team, const void* x, const void* residual, const void* weight, void* out, void* total, long tokens,
                long heads, long size, long x_stride, float eps) {
-  RmsNorm<T> norm{static_cast<const T*>(x), static_cast<const T*>(residual), static_cast<const T*>(weight),
-                  static_cast<T*>(out), static_cast<T*>(total), heads, size, x_stride, eps};
+  RmsNorm<T> norm{static_cast<const T*>(x),
+                  static_cast<const T*>(residual),
+                  static_cast<const T*>(weight),
+                  static_cast<T*>(out),
+                  static_cast<T*>(total),
+                  heads,
+                  size,
+                  x_stride,
+                  eps};
   team.run_range(tokens * heads, 0.3 * static_cast<double>(size), [&](long begin, long end) {
     for (long i = begin; i < end; ++i) norm.row(i);
   });

@@ -156,7 +156,8 @@ extern "C" void quire_sample(quire::Pool* pool, const float* logits, long num_ro
       return;
     }
     thread_local quire::Scratch scratch;
-    tokens[row] = quire::draw(x, size, temperature[i], filters[i],
-                              quire::uniform(static_cast<uint64_t>(seed[i]), static_cast<uint64_t>(position[i])), scratch);
+    tokens[row] =
+        quire::draw(x, size, temperature[i], filters[i],
+                    quire::uniform(static_cast<uint64_t>(seed[i]), static_cast<uint64_t>(position[i])), scratch);
   });
 }

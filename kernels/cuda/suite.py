@@ -1,11 +1,8 @@
-"""The `KernelSuite` of an NVIDIA GPU."""
+"""The `KernelSuite` of an NVIDIA GPU; imports FlashInfer and Triton."""
 
-import logging
 from dataclasses import replace
 
-from quire.kernels.attention import AttentionBackend, AttentionSpec
-from quire.kernels.attention_reference import TorchAttention
-from quire.kernels.cuda.flashinfer import FlashInferAttention, unsuited
+from quire.kernels.cuda.attention import CudaAttention
 from quire.kernels.cuda.gated_linear import gated
 from quire.kernels.cuda.linear import CudaLinear
 from quire.kernels.cuda.logprobs import logprobs
@@ -15,8 +12,6 @@ from quire.kernels.cuda.sampling import sample
 from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.linear import LinearMaker
 from quire.kernels.suite import TORCH_SUITE, KernelSuite
-
-logger = logging.getLogger(__name__)
 
 
 def cuda_suite(int8: bool = False) -> KernelSuite:
@@ -28,7 +23,7 @@ def cuda_suite(int8: bool = False) -> KernelSuite:
     return replace(
         TORCH_SUITE,
         name="cuda",
-        attention=_attention,
+        attention=CudaAttention,
         linear=linear,
         gated_linear=gated(linear),
         rms_norm=rms_norm,
@@ -37,10 +32,3 @@ def cuda_suite(int8: bool = False) -> KernelSuite:
         sample=sample,
         logprobs=logprobs,
     )
-
-
-def _attention(spec: AttentionSpec) -> AttentionBackend:
-    if reason := unsuited(spec):
-        logger.info("attention in PyTorch: FlashInfer's %s", reason)
-        return TorchAttention(spec)
-    return FlashInferAttention(spec)

@@ -7,11 +7,18 @@ import torch
 from torch import Tensor
 
 from quire.kernels.attention import AttentionSpec, PagedBatch
+from quire.kernels.backend import AttentionKernels, Capability
 from quire.kernels.native.library import DTYPES, NativeLibrary
 
 # A panel has 16 keys; a head is turned in halves of whole vectors and kept on the stack meanwhile.
-_KEYS: Final = 16
-_HEAD_DIMS: Final = range(32, 513, 16)
+KERNELS: Final = AttentionKernels(
+    name="C++",
+    capabilities=frozenset({Capability.SLIDING_WINDOW, Capability.SHARED_PREFIX}),
+    device_type="cpu",
+    dtypes=DTYPES,
+    head_dims=range(32, 513, 16),
+    block_size_step=16,
+)
 
 
 class NativeAttention:
@@ -25,9 +32,9 @@ class NativeAttention:
     def __init__(self, spec: AttentionSpec, library: NativeLibrary) -> None:
         """
         Raises:
-            ValueError: `unsuited` says why.
+            ValueError: `KERNELS.unsupported_reason` says why.
         """
-        if reason := unsuited(spec):
+        if reason := KERNELS.unsupported_reason(spec):
             raise ValueError(f"attention: 'native' {reason}")
         self._spec = spec
         self._library = library
@@ -92,20 +99,3 @@ class NativeAttention:
             out.data_ptr(),
         )
         return out
-
-
-def unsuited(spec: AttentionSpec) -> str | None:
-    """Why these kernels cannot do what a spec asks, or None."""
-    if spec.device.type != "cpu":
-        return f"needs the CPU, got {spec.device}"
-    if spec.dtype not in DTYPES:
-        return f"needs {' or '.join(str(dtype) for dtype in DTYPES)}, got {spec.dtype}"
-    if spec.kv_dtype not in (None, spec.dtype):
-        return f"needs a cache of the compute type, {spec.dtype}, got {spec.kv_dtype}"
-    if spec.logits_soft_cap is not None:
-        return f"needs scores without a soft cap, got {spec.logits_soft_cap}"
-    if spec.block_size % _KEYS:
-        return f"needs a block size that {_KEYS} divides, got {spec.block_size}"
-    if spec.head_dim not in _HEAD_DIMS:
-        return f"needs heads of {_HEAD_DIMS[0]} to {_HEAD_DIMS[-1]} in steps of 16, got {spec.head_dim}"
-    return None

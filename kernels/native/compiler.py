@@ -13,6 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from quire.kernels.processor import instruction_sets
+
 CSRC: Final = Path(__file__).parent.parent / "csrc"
 _COMMON_FLAGS: Final = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-mtune=native")
 
@@ -39,12 +41,8 @@ class CompileError(Exception):
 
 def supported_levels(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     """The levels that this processor can run, widest first; none where it cannot be known."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return ()
-    flags = next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
-    return tuple(level for level, (needed, _) in LEVELS.items() if needed <= flags)
+    there = instruction_sets(cpuinfo)
+    return tuple(level for level, (needed, _) in LEVELS.items() if needed <= there)
 
 
 def compiled_library(level: str, cache: Path | None = None) -> Path:

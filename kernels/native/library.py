@@ -1,7 +1,6 @@
 """The compiled kernels as Python functions, and the threads they share."""
 
 import ctypes
-import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -72,8 +71,3 @@ class NativeLibrary:
         function = self._library[name]
         function.argtypes, function.restype = arguments, result
         return function
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

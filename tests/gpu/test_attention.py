@@ -1,4 +1,4 @@
-"""FlashInfer's attention behind our seam, against the reference in float32 on the same paged cache; that on a GPU."""
+"""The attention of the cuda backend, against the reference in float32 on the same paged cache; that on a GPU."""
 
 from dataclasses import replace
 from typing import Any
@@ -45,7 +45,7 @@ def batch(rows: tuple[tuple[int, int], ...]) -> PagedBatch:
 @pytest.fixture(scope="module")
 def backend() -> type[AttentionBackend]:
     """The class, where FlashInfer is installed."""
-    found: type[AttentionBackend] = pytest.importorskip("quire.kernels.cuda.flashinfer").FlashInferAttention
+    found: type[AttentionBackend] = pytest.importorskip("quire.kernels.cuda.attention").CudaAttention
     return found
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from quire.engine.llm import LLM
 from quire.engine.request import SamplingParams
+from quire.kernels.cuda import decode_choice
 from support.models import VOCAB_SIZE, write_wide_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
@@ -22,21 +23,21 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_nearly_the_same_tokens(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    flashinfer = pytest.importorskip("quire.kernels.cuda.flashinfer")
+    attention = pytest.importorskip("quire.kernels.cuda.attention")
     counts: list[int] = []
 
-    class Counting(flashinfer.SharedDecode):  # type: ignore[misc, name-defined]
+    class Counting(attention.SharedDecode):  # type: ignore[misc, name-defined]
         def __init__(self, decode: Any, tasks: Any, *others: Any) -> None:
             counts.append(len(tasks.members))
             super().__init__(decode, tasks, *others)
 
-    monkeypatch.setattr(flashinfer, "SharedDecode", Counting)
+    monkeypatch.setattr(attention, "SharedDecode", Counting)
     random = np.random.default_rng(0)
     prefix = random.integers(3, VOCAB_SIZE, 700).tolist()
     prompts = [[*prefix, *random.integers(3, VOCAB_SIZE, 20 + each).tolist()] for each in range(NUM_PROMPTS)]
     found = []
     for least in (1 << 40, 0):
-        monkeypatch.setattr(flashinfer, "_LEAST_SPARED_BYTES", least)
+        monkeypatch.setattr(decode_choice, "_LEAST_SPARED_BYTES", least)
         with LLM(str(model), device="cuda", kv_memory_mib=256, num_slots=64) as llm:
             llm.generate([prompts[0]], PARAMS)
             found.append(np.array([answer.token_ids for answer in llm.generate(prompts, PARAMS)]))

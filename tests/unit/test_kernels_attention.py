@@ -14,7 +14,7 @@ from torch import Tensor
 from quire.kernels.attention import AttentionSpec, PagedBatch
 from quire.kernels.kv_append import kv_append
 from quire.kernels.kv_copy import kv_copy
-from quire.kernels.native.attention import NativeAttention, unsuited
+from quire.kernels.native.attention import KERNELS, NativeAttention
 from quire.kernels.native.compiler import compiled_library, supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.registry import attention_backend
@@ -318,14 +318,14 @@ def test_native_append_rotates_queries_in_place(library: NativeLibrary) -> None:
 @native
 def test_native_says_what_it_cannot_do(library: NativeLibrary) -> None:
     spec = AttentionSpec(4, 2, 64, BLOCK_SIZE, torch.float32, CPU)
-    assert unsuited(spec) is None
+    assert KERNELS.unsupported_reason(spec) is None
     changes: tuple[tuple[dict[str, Any], str], ...] = (
         ({"block_size": 8}, "block size that 16 divides, got 8"),
         ({"head_dim": 72}, "heads of 32 to 512 in steps of 16, got 72"),
         ({"dtype": torch.float16}, "got torch.float16"),
-        ({"device": torch.device("meta")}, "needs the CPU, got meta"),
-        ({"logits_soft_cap": 30.0}, "scores without a soft cap, got 30.0"),
-        ({"kv_dtype": torch.float8_e4m3fn}, "cache of the compute type, torch.float32, got torch.float8_e4m3fn"),
+        ({"device": torch.device("meta")}, "needs a device of type cpu, got meta"),
+        ({"logits_soft_cap": 30.0}, "lacks soft caps of scores, got 30.0"),
+        ({"kv_dtype": torch.float8_e4m3fn}, "lacks an fp8 KV cache, got torch.float8_e4m3fn"),
     )
     for change, complaint in changes:
         with pytest.raises(ValueError, match=complaint):
@@ -334,7 +334,7 @@ def test_native_says_what_it_cannot_do(library: NativeLibrary) -> None:
 
 def test_unknown_backend_lists_the_known() -> None:
     spec = AttentionSpec(4, 2, 64, BLOCK_SIZE, torch.float32, CPU)
-    with pytest.raises(ValueError, match="must be one of auto, torch, got 'flash'"):
+    with pytest.raises(ValueError, match="must be one of auto, torch with kernels torch, got 'flash'"):
         attention_backend("flash", spec)
 
 

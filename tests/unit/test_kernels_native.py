@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from quire.kernels import registry
 from quire.kernels.gated_linear import silu_mul
 from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.linear import TorchLinear
+from quire.kernels.native import backend as native_backend
+from quire.kernels.native.backend import native_suite
 from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, find_compiler, supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.linear import NativeLinear
 from quire.kernels.native.rms_norm import NativeRmsNorm
-from quire.kernels.native.suite import native_suite
 from quire.kernels.native.take_rows import NativeTakeRows
 from quire.kernels.registry import kernel_suite
 from quire.kernels.rms_norm import add_rms_norm, rms_norm
@@ -216,7 +216,7 @@ def test_a_level_that_cannot_be_had_gives_way_to_the_next(
     body = f'case "$*" in *-mamx*) echo "what is -mamx?" >&2; exit 1;; esac\nexec {shlex.join(compiler)} "$@"'
     monkeypatch.setenv("CXX", f"/bin/sh {write_compiler(tmp_path, body)}")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(registry, "supported_levels", lambda: ("amx_bf16", level))
+    monkeypatch.setattr(native_backend, "supported_levels", lambda: ("amx_bf16", level))
     assert kernel_suite("native", CPU, torch.float32, 1).name == "native"
     assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
         "no C++ kernels for amx_bf16, slower ones are tried: /bin/sh failed with status 1: what is -mamx?"
@@ -234,7 +234,7 @@ def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_suites_are_refused_where_they_cannot_compute() -> None:
     with pytest.raises(ValueError, match="must be one of auto, native, cuda, torch, got 'fast'"):
         kernel_suite("fast", CPU, torch.float32, None)
-    with pytest.raises(ValueError, match=r"needs the CPU and float32 or bfloat16, got cpu and torch\.float16"):
+    with pytest.raises(ValueError, match=r"needs torch\.float32 or torch\.bfloat16, got torch\.float16"):
         kernel_suite("native", CPU, torch.float16, None)
 
 

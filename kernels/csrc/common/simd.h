@@ -175,8 +175,8 @@ inline Vec exp2_near_0(Vec f) {
   }
 }
 
-// 2^x for x <= 127; below -126 it is 0. Of degree 5, it is within 2.1 units in the last place, of degree 3 within 2^-13,
-// for what is rounded to bf16. Exact where x is an integer.
+// 2^x for x <= 127; below -126 it is 0. Of degree 5, it is within 2.1 units in the last place, of degree 3 within
+// 2^-13, for what is rounded to bf16. Exact where x is an integer.
 template <int kDegree = 5>
 inline Vec exp2(Vec x) {
 #if defined(__AVX512DQ__)

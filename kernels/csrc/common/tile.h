@@ -29,7 +29,7 @@ template <class W>
 struct Columns {
   const W* const* vectors;  // [segment][stride]: where the vectors of a tile begin, one after the other
   long stride, segments;
-  long steps, ldb;          // of a segment
+  long steps, ldb;  // of a segment
 };
 
 // Rows of A as the address of every third one: the processor adds one or two strides by itself, so that all

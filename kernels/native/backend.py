@@ -1,20 +1,22 @@
-"""The `KernelSuite` of C++ kernels for CPUs."""
+"""The backend of C++ kernels for CPUs."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from quire.kernels.attention import AttentionBackend, AttentionSpec
-from quire.kernels.attention_reference import TorchAttention
+from quire.kernels.backend import Backend, Capability, Requirements, SuiteOptions
 from quire.kernels.gated_linear import gated
 from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.linear import Linear, LinearMaker, TorchLinear
-from quire.kernels.native.attention import NativeAttention, unsuited
+from quire.kernels.native import attention
+from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, find_compiler, supported_levels
 from quire.kernels.native.decoder_blocks import fuse
-from quire.kernels.native.library import NativeLibrary
+from quire.kernels.native.library import DTYPES, NativeLibrary
 from quire.kernels.native.linear import NativeLinear
 from quire.kernels.native.logprobs import NativeLogprobs
 from quire.kernels.native.pages import zeros
@@ -34,12 +36,6 @@ def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
         int8: whether linear layers keep their weights in 8-bit integers.
     """
 
-    def attention(spec: AttentionSpec) -> AttentionBackend:
-        if reason := unsuited(spec):
-            logger.info("attention in PyTorch: the C++ kernels' %s", reason)
-            return TorchAttention(spec)
-        return NativeAttention(spec, library)
-
     def linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype, is_gated: bool) -> Linear:
         if weight.shape[1] % 2 == 0:
             return NativeLinear.pack(library, weight, bias, out_dtype, int8=int8, is_gated=is_gated)
@@ -49,9 +45,9 @@ def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
     norm = NativeRmsNorm(library)
     return replace(
         TORCH_SUITE,
-        name="native",
+        name=BACKEND.name,
         zeros=lambda shape, dtype, device: zeros(shape, dtype),
-        attention=attention,
+        attention=lambda spec: attention.NativeAttention(spec, library),
         linear=partial(linear, is_gated=False),
         gated_linear=partial(linear, is_gated=True),
         take_rows=NativeTakeRows(library),
@@ -62,3 +58,35 @@ def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
         rms_norm=norm.norm,
         add_rms_norm=norm.add_norm,
     )
+
+
+def _load(options: SuiteOptions) -> KernelSuite:
+    level, library = _library(supported_levels(), options.num_threads)
+    # The few operations left to PyTorch are small; its own threads would spin beside those of the library.
+    torch.set_num_threads(1)
+    logger.info("computing with C++ kernels for %s on %d threads", level, options.num_threads)
+    return native_suite(library, options.int8)
+
+
+def _library(levels: Sequence[str], num_threads: int) -> tuple[str, NativeLibrary]:
+    """Of the widest level that can be had: not every compiler knows the newest, nor does every system permit them."""
+    try:
+        find_compiler()
+        for level in levels[:-1]:
+            try:
+                return level, NativeLibrary(compiled_library(level), num_threads)
+            except (CompileError, OSError) as error:
+                logger.warning("no C++ kernels for %s, slower ones are tried: %s", level, error)
+        return levels[-1], NativeLibrary(compiled_library(levels[-1]), num_threads)
+    except (CompileError, OSError) as error:
+        raise ValueError(str(error)) from error
+
+
+BACKEND: Final = Backend(
+    name="native",
+    title="C++ kernels",
+    needs=Requirements(device_type="cpu", dtypes=DTYPES, instruction_sets=LEVELS["avx2"][0]),
+    capabilities=frozenset({Capability.INT8_WEIGHTS, Capability.FUSED_DECODER_BLOCKS}),
+    attention=(attention.KERNELS,),
+    load=_load,
+)

@@ -1,0 +1,137 @@
+"""Paged attention on a GPU: planned once per step, run once per layer.
+
+Rows of context go through FlashInfer's prefill kernels, rows of generation through those for decoding, also where one
+step has both: a row of one token would fill a whole tile of queries. Many rows of generation are decoded by a kernel of
+our own; with heads that FlashInfer does not know, all rows are computed by such.
+What a CUDA graph replays has wrappers of its own, whose buffers stay where they are.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from quire.kernels.attention import AttentionSpec, PagedBatch
+from quire.kernels.cuda.attention_context import TritonContext
+from quire.kernels.cuda.attention_decode import TritonDecode
+from quire.kernels.cuda.attention_shared import SharedDecode, plan_tasks, rehearse
+from quire.kernels.cuda.decode_choice import DecodeChoice
+from quire.kernels.cuda.flashinfer import FlashInferWrappers
+from quire.kernels.cuda.rope_append import rope_append
+
+
+class CudaAttention:
+    """Implements `AttentionBackend`, and `GraphAttention` of `quire.engine.model.cuda_graphs`."""
+
+    def __init__(self, spec: AttentionSpec) -> None:
+        self._spec = spec
+        self._choice = DecodeChoice(spec)
+        self._wrappers = FlashInferWrappers(spec, self._choice.is_known)
+        self._context: Any = self._wrappers.context() if self._choice.is_known else TritonContext()
+        self._generation = self._wrappers.generation()
+        self._fixed: dict[int, Any] = {}
+        self._block_ids = torch.empty(0, dtype=torch.int32, device=spec.device)
+        # Wrappers, each with the tokens it computes.
+        self._parts: list[tuple[Any, slice]] = []
+        self._places: tuple[Tensor, Tensor] | None = None
+        self._planned = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        if self._choice.is_plain:
+            rehearse(spec)
+
+    def plan(self, batch: PagedBatch) -> None:
+        longer = np.flatnonzero(np.diff(batch.qo_indptr) > 1)
+        num_context = int(longer[-1]) + 1 if len(longer) else 0
+        first, num_tokens = (int(batch.qo_indptr[row]) for row in (num_context, -1))
+        self._settle()
+        self._parts = []
+        self.place(batch.positions, batch.slot_mapping)
+        if num_context:
+            qo_indptr = torch.from_numpy(batch.qo_indptr[: num_context + 1])
+            self._plan(self._context, batch, slice(num_context), qo_indptr, causal=True)
+            self._parts.append((self._context, slice(first)))
+        if first < num_tokens:
+            self._parts.append((self._plan_generation(batch, num_context), slice(first, num_tokens)))
+        self._planned.record()
+
+    def _plan_generation(self, batch: PagedBatch, num_context: int) -> Any:
+        count, prefixes = len(batch.kv_lens) - num_context, self._choice.prefixes(batch, num_context)
+        if not prefixes and not self._choice.is_ours(count):
+            self._plan(self._generation, batch, slice(num_context, None))
+            return self._generation
+        spec, indptr = self._spec, batch.kv_indptr[num_context:] - batch.kv_indptr[num_context]
+        blocks = self._room(int(indptr[-1]))
+        decode = TritonDecode(self._room(count + 1), blocks, self._room(count))
+        self._plan(decode, batch, slice(num_context, None))
+        if not prefixes:
+            return decode
+        groups = spec.num_qo_heads // spec.num_kv_heads
+        tasks = plan_tasks(prefixes, indptr, spec.block_size, groups, spec.num_kv_heads)
+        return SharedDecode(decode, tasks, blocks, spec.num_qo_heads, spec.head_dim)
+
+    def _plan(self, wrapper: Any, batch: PagedBatch, rows: slice, *qo_indptr: Tensor, **options: Any) -> None:
+        """Plan some of the rows."""
+        spec = self._spec
+        indptr = batch.kv_indptr[rows.start or 0 : None if rows.stop is None else rows.stop + 1]
+        wrapper.plan(
+            *qo_indptr,
+            torch.from_numpy(indptr - indptr[0]),
+            batch.block_ids[indptr[0] : indptr[-1]],
+            torch.from_numpy(self._last_page_len(batch)[rows]),
+            spec.num_qo_heads,
+            spec.num_kv_heads,
+            spec.head_dim,
+            spec.block_size,
+            **options,
+            **self._wrappers.types,
+        )
+
+    def reserve(self, num_rows: int, num_indices: int) -> None:
+        """Make the buffers of generation steps of `num_rows` rows with up to `num_indices` blocks.
+
+        One buffer of block ids serves all sizes, as steps follow each other: the largest must come first.
+        """
+        if len(self._block_ids) < num_indices:
+            self._block_ids = self._room(num_indices)
+        kind: Any = TritonDecode if self._choice.is_ours(num_rows) else self._wrappers.fixed_generation
+        self._fixed[num_rows] = kind(self._room(num_rows + 1), self._block_ids, self._room(num_rows))
+
+    def shares(self, batch: PagedBatch) -> bool:
+        """Whether rows of generation share a prefix so long that `plan` is better than `plan_fixed`."""
+        return bool(self._choice.prefixes(batch, 0))
+
+    def plan_fixed(self, batch: PagedBatch) -> None:
+        """As `plan`, for a generation step of a size that was reserved; the device tensors of `batch` stay."""
+        num_rows = len(batch.kv_lens)
+        self._settle()
+        self._plan(self._fixed[num_rows], batch, slice(None))
+        self._planned.record()
+        self._parts = [(self._fixed[num_rows], slice(num_rows))]
+        self.place(batch.positions, batch.slot_mapping)
+
+    def place(self, positions: Tensor, slot_mapping: Tensor) -> None:
+        """What `append` reads until the next plan."""
+        self._places = positions, slot_mapping
+
+    def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
+        if self._places is None:
+            raise RuntimeError("append before plan")
+        rope_append(layer_kv, q, k, v, cos_sin, *self._places)
+
+    def run(self, layer_kv: Tensor, q: Tensor, out: Tensor | None = None) -> Tensor:
+        if out is None:
+            out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+        for wrapper, tokens in self._parts:
+            wrapper.run(q[tokens], layer_kv, out=out[tokens])
+        return out
+
+    def _room(self, count: int) -> Tensor:
+        return torch.zeros(count, dtype=torch.int32, device=self._spec.device)
+
+    def _settle(self) -> None:
+        """A plan is written to pinned memory that is copied when the device comes to it: not before that is over."""
+        self._planned.synchronize()
+
+    def _last_page_len(self, batch: PagedBatch) -> NDArray[np.int32]:
+        return (batch.kv_lens - 1) % np.int32(self._spec.block_size) + 1
