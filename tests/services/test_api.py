@@ -124,7 +124,8 @@ async def test_abort_of_a_unary_call_returns_what_was_made(client: AsyncClient) 
     running = asyncio.create_task(client.generate(PROMPT, LONG, request_id="unary"))
     while not (await client.server()).num_requests:
         await asyncio.sleep(0.01)
-    await asyncio.sleep(0.3)
+    # First come, first served: when this one has a token, the one before has too.
+    await client.generate(PROMPT, SamplingParams(max_tokens=1))
     assert await client.abort("unary")
     aborted = await running
     assert aborted.finish_reason is FinishReason.ABORTED
@@ -197,7 +198,7 @@ async def test_a_cancelled_call_leaves_nothing_behind(stack: RunningStack, clien
 
 
 async def test_a_deadline_ends_a_request(stack: RunningStack) -> None:
-    async with AsyncClient(stack.frontend, timeout=0.5) as hurried:
+    async with AsyncClient(stack.frontend, timeout=0.2) as hurried:
         with pytest.raises(QuireError, match="DEADLINE_EXCEEDED"):
             await hurried.generate(PROMPT, LONG)
     await stack.assert_settled()

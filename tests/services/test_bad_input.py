@@ -23,7 +23,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=4)
 @pytest.fixture
 async def client(stack: RunningStack) -> AsyncIterator[AsyncClient]:
     """After each test the next request must work."""
-    async with AsyncClient(stack.frontend, timeout=30) as connected:
+    async with AsyncClient(stack.frontend, timeout=120) as connected:
         yield connected
         answer = await connected.generate([5, 6, 7], replace(GREEDY, ignore_eos=True))
         assert len(answer.token_ids) == GREEDY.max_tokens
@@ -34,7 +34,7 @@ async def refusal(stack: RunningStack, payload: bytes, method: str = GENERATE) -
     async with grpc.aio.insecure_channel(stack.frontend) as channel:
         call = channel.unary_unary(method)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await call(payload, timeout=30)
+            await call(payload, timeout=120)
     return caught.value.code(), caught.value.details() or ""
 
 
@@ -90,7 +90,7 @@ async def test_odd_values_are_refused_or_served(stack: RunningStack, client: Asy
     async with grpc.aio.insecure_channel(stack.frontend) as channel:
 
         async def ask(payload: bytes) -> grpc.StatusCode:
-            call = channel.unary_unary(GENERATE)(payload, timeout=30)
+            call = channel.unary_unary(GENERATE)(payload, timeout=120)
             return await call.code()
 
         codes: list[grpc.StatusCode] = []

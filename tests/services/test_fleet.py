@@ -19,7 +19,8 @@ from support.stacks import RunningStack, launch
 # Of one length, so that equal cost means equal numbers.
 PROMPTS = [prompt[:32] for prompt in random_prompts(40, 120, 2048, seed=11) if len(prompt) >= 32][:8]
 BLOCK_SIZE = 16
-LONG = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
+LONG = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+LONGEST = SamplingParams(temperature=0, max_tokens=1500, ignore_eos=True)
 SHORT = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 
 
@@ -43,22 +44,20 @@ async def num_holders(fleet: RunningStack) -> list[int]:
     return [len(each[1].holds) if each else 0 for each in found]
 
 
-async def until_spread(fleet: RunningStack) -> None:
-    while 0 in await num_holders(fleet):
-        await asyncio.sleep(0.02)
+async def until_spread(fleet: RunningStack, num_each: int = 1) -> None:
+    async with asyncio.timeout(60):
+        while min(await num_holders(fleet)) < num_each:
+            await asyncio.sleep(0.01)
 
 
 async def test_load_is_spread(fleet: RunningStack, client: AsyncClient) -> None:
     assert (await client.server()).num_executors == 2
-    running = [asyncio.create_task(client.generate(prompt, LONG)) for prompt in PROMPTS]
-    async with asyncio.timeout(20):
-        await until_spread(fleet)
-    most = await num_holders(fleet)
-    while not all(task.done() for task in running):
-        most = [max(pair) for pair in zip(most, await num_holders(fleet), strict=True)]
-        await asyncio.sleep(0.02)
-    await asyncio.gather(*running)
-    assert min(most) >= 3
+    running = [asyncio.create_task(client.generate(prompt, LONGEST)) for prompt in PROMPTS]
+    await until_spread(fleet, 3)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    await fleet.assert_settled()
 
 
 async def test_a_prefix_is_found_again(client: AsyncClient) -> None:
@@ -78,15 +77,14 @@ async def test_one_executor_goes_and_comes_back(
     """Its sequences finish there or go on at the other; nothing is lost or different."""
     expected = [(await client.generate(prompt, LONG)).token_ids for prompt in PROMPTS]
     running = [asyncio.create_task(client.generate(prompt, LONG)) for prompt in PROMPTS]
-    async with asyncio.timeout(20):
-        await until_spread(fleet)
+    await until_spread(fleet)
     code = await asyncio.to_thread(fleet.signal, "executor1", number)
     assert code == (0 if number is signal.SIGTERM else -signal.SIGKILL)
     assert [answer.token_ids for answer in await asyncio.gather(*running)] == expected
     assert (await client.server()).num_executors == 1
     child = await asyncio.to_thread(fleet.call, fleet.stack.start_executor("executor1", fleet.stack.executors[1]))
     fleet.stack.children.insert(0, child)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while (await client.server()).num_executors < 2:
             await asyncio.sleep(0.05)
 
@@ -113,9 +111,12 @@ async def test_names_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("quire.services.scheduler.fleet.RESOLVE_SECONDS", 0.01)
     answers: list[list[str] | OSError] = []
     made: dict[str, Recorded] = {}
+    num_lookups = 0
 
     async def getaddrinfo(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
         assert (host, port) == ("executors", 8003)
+        nonlocal num_lookups
+        num_lookups += 1
         answer = answers[0] if len(answers) == 1 else answers.pop(0)
         if isinstance(answer, OSError):
             raise answer
@@ -128,7 +129,7 @@ async def test_names_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     answers += [["10.0.0.1"], ["10.0.0.1", "10.0.0.2"], socket_error(), ["10.0.0.2"]]
     task = asyncio.create_task(Fleet(["dns:executors:8003", "fixed:1"], supervise).run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while "10.0.0.1:8003" not in made or not made["10.0.0.1:8003"].left.is_set():
             await asyncio.sleep(0.01)
     assert set(made) == {"10.0.0.1:8003", "10.0.0.2:8003", "fixed:1"}
@@ -139,9 +140,11 @@ async def test_names_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None
     leaving = made["10.0.0.2:8003"]
     leaving.may_end.clear()
     answers[:] = [["10.0.0.3"], ["10.0.0.2"]]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await leaving.left.wait()
-        await asyncio.sleep(0.1)
+        before = num_lookups
+        while num_lookups < before + 3:
+            await asyncio.sleep(0.01)
         assert made["10.0.0.2:8003"] is leaving
         leaving.may_end.set()
         while made["10.0.0.2:8003"] is leaving:

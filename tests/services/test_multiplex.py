@@ -17,7 +17,7 @@ from quire.engine.errors import InvalidRequest, Overloaded, QuireError, Unavaila
 from quire.engine.request import FinishReason, SamplingParams
 from quire.services.up.stack import LOOPBACK, free_port
 from quire.v1 import inference_pb2 as pb
-from quire.v1 import inference_pb2_grpc
+from quire.v1 import inference_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 from support.stacks import RunningStack, another_frontend, start_frontend
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
@@ -75,16 +75,27 @@ async def test_each_is_answered_as_in_a_call_of_its_own(stack: RunningStack, cli
         assert replace(found, **nothing) == replace(wanted, **nothing)
 
 
+async def num_steps(stack: RunningStack) -> int:
+    """So many that brought their results before this returns."""
+    async with grpc.aio.insecure_channel(stack.stack.scheduler) as channel:
+        stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+        statistics = await stub.GetStatistics(scheduler_pb2.GetStatisticsRequest())
+    (executor,) = statistics.executors
+    return executor.num_steps
+
+
 async def test_what_a_step_brings_comes_in_one_message(stack: RunningStack) -> None:
+    await stack.assert_settled()
+    before = await num_steps(stack)
     numbers = range(1, 17)
     messages = await converse(stack.frontend, [many(number, f"def f{number}(") for number in numbers])
+    await stack.assert_settled()
     parts = [part for message in messages for part in message.parts]
     for number in numbers:
         mine = [part.response for part in parts if part.number == number]
         assert sum(len(response.token_ids) for response in mine) == GREEDY.max_tokens
         assert [response.HasField("finish") for response in mine] == [False] * (len(mine) - 1) + [True]
-    # 384 tokens; they begin in two or three steps, and their last ones come in as many.
-    assert len(messages) <= 2 * GREEDY.max_tokens
+    assert len(messages) <= await num_steps(stack) - before < len(numbers) * GREEDY.max_tokens
 
 
 async def test_what_is_refused_harms_no_other(client: AsyncClient) -> None:
@@ -157,13 +168,18 @@ async def test_a_cancelled_request_is_told_so(stack: RunningStack) -> None:
 
 async def test_a_deadline_ends_a_request_on_the_server(stack: RunningStack, client: AsyncClient) -> None:
     """Also where nobody reads."""
-    async with AsyncClient(stack.frontend, timeout=0.5, multiplex=True) as hurried:
+    async with AsyncClient(stack.frontend, timeout=0.2, multiplex=True) as hurried:
         unread = hurried.generate_stream("def f(", LONG)
-        assert (await anext(unread)).token_ids
-        await until_open(client, 0)
-        with pytest.raises(QuireError, match=r"DEADLINE_EXCEEDED: not done within 0\.5 s"):
+
+        async def read_late() -> None:
+            await anext(unread)  # on a busy machine the deadline may come first
+            await until_open(client, 0)
             async for _ in unread:
                 pass
+
+        with pytest.raises(QuireError, match=r"DEADLINE_EXCEEDED: not done within 0\.2 s"):
+            await read_late()
+        await until_open(client, 0)
 
 
 async def test_a_client_that_closes_leaves_nothing_behind(stack: RunningStack) -> None:
@@ -206,12 +222,12 @@ async def test_a_frontend_that_goes_and_comes_back(stack: RunningStack) -> None:
     child = await start_frontend(stack, place)
     async with AsyncClient(place, multiplex=True) as client:
         tasks = await running(client, client, 3)
-        stack.call(child.stop(10))
+        stack.call(child.stop(60))
         for task in tasks:
             with pytest.raises(Unavailable, match="this frontend is shutting down"):
                 await task
         child = await start_frontend(stack, place)
-        await client.ready(30)
+        await client.ready(120)
         assert len((await answer(client, "def f(", GREEDY)).token_ids) == GREEDY.max_tokens
         tasks = await running(client, client, 3)
         child.kill()

@@ -77,7 +77,7 @@ async def test_a_killed_service_comes_back(
     assert code == -signal.SIGKILL
     assert not running.done()
     await asyncio.to_thread(own_stack.start, service)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(200):
         assert await running == expected
     await own_stack.assert_settled()
 
@@ -90,7 +90,7 @@ async def test_an_executor_that_is_told_to_stop_is_no_worse_than_a_killed_one(
     await middle.wait()
     assert await asyncio.to_thread(own_stack.signal, "executor", signal.SIGTERM) == 0
     await asyncio.to_thread(own_stack.start, "executor")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(200):
         assert await running == expected
     assert own_stack.child("scheduler").is_running
     await own_stack.assert_settled()
@@ -118,7 +118,7 @@ async def test_a_scheduler_that_starts_after_redis_was_emptied_leads(
         await redis.flushall()
     await asyncio.to_thread(own_stack.signal, "scheduler", signal.SIGKILL)
     await asyncio.to_thread(own_stack.start, "scheduler")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(200):
         assert await running == expected
     assert own_stack.child("scheduler").is_running
     await own_stack.assert_settled()

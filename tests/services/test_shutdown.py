@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import grpc
 import psutil
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quire.clients.async_client import AsyncClient
 from quire.engine.demo_model import DEMO_MODEL
@@ -24,11 +25,17 @@ from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 from support.stacks import RunningStack, launch
 
-NUM_STREAMS = 24
+# The long ones take far longer than the drain, the short ones far less.
+NUM_STREAMS = 48
+DRAIN_SECONDS = 3.0
 # What listens on a port of its own; the frontend comes first.
 SERVICES = ("frontend", "http", "scheduler", "executor")
-# A step that runs may end first, and the machine may be busy.
-PROMPT_SECONDS = 10.0
+# Less than `TOO_LONG`, and far more than it takes: the machine may be busy.
+PROMPT_SECONDS = 60.0
+# Imports take most of it.
+STARTUP_SECONDS = 200.0
+# Nobody waits for so long a drain.
+TOO_LONG = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +96,24 @@ async def consume(channel: grpc.aio.Channel, max_tokens: int, begun: asyncio.Eve
     return await call.code(), "complete" if last.HasField("finish") else "cut off"
 
 
+async def until_draining(channel: grpc.aio.Channel) -> None:
+    """Returns when the service has obeyed the first signal; two at once would be one."""
+    stub = health_pb2_grpc.HealthStub(channel)
+    async with asyncio.timeout(PROMPT_SECONDS):
+        async for answer in stub.Watch(health_pb2.HealthCheckRequest()):
+            if answer.status == health_pb2.HealthCheckResponse.NOT_SERVING:
+                return
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 async def test_a_signal_ends_everything(number: signal.Signals, ports: tuple[int, ...]) -> None:
     """The second round also shows that the ports of the first can be had again at once."""
-    with up(ports) as running:
-        async with asyncio.timeout(60):
+    with up(ports, DRAIN_SECONDS) as running:
+        async with asyncio.timeout(STARTUP_SECONDS):
             await is_serving(running.frontend)
         async with grpc.aio.insecure_channel(running.frontend) as channel:
             begun = [asyncio.Event() for _ in range(NUM_STREAMS)]
-            lengths = [8 if index % 4 == 0 else 1500 for index in range(NUM_STREAMS)]
+            lengths = [8 if index % 4 == 0 else 1900 for index in range(NUM_STREAMS)]
             streams = [
                 asyncio.create_task(consume(channel, length, event))
                 for length, event in zip(lengths, begun, strict=True)
@@ -106,9 +122,9 @@ async def test_a_signal_ends_everything(number: signal.Signals, ports: tuple[int
             processes = running.tree()
             assert len(processes) == 5
             running.process.send_signal(number)
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 outcomes = await asyncio.gather(*streams)
-        assert await asyncio.to_thread(running.process.wait, 30) == 0
+        assert await asyncio.to_thread(running.process.wait, 60) == 0
     assert set(outcomes) == {
         (grpc.StatusCode.OK, "complete"),
         (grpc.StatusCode.UNAVAILABLE, "cut off"),
@@ -126,33 +142,33 @@ def await_gone(processes: list[psutil.Process]) -> None:
 
 
 async def test_a_second_signal_ends_everything_at_once(ports: tuple[int, ...]) -> None:
-    with up(ports, drain_seconds=60) as running:
-        async with asyncio.timeout(60):
+    with up(ports, drain_seconds=TOO_LONG) as running:
+        async with asyncio.timeout(STARTUP_SECONDS):
             await is_serving(running.frontend)
         async with grpc.aio.insecure_channel(running.frontend) as channel:
             begun = asyncio.Event()
-            stream = asyncio.create_task(consume(channel, 1500, begun))
+            streams = [asyncio.create_task(consume(channel, 1900, begun)) for _ in range(NUM_STREAMS)]
             await begun.wait()
             processes = running.tree()
-            for _ in range(2):
-                running.process.send_signal(signal.SIGINT)
-                await asyncio.sleep(0.5)
-            assert await asyncio.to_thread(running.process.wait, 10) == 130
+            running.process.send_signal(signal.SIGINT)
+            await until_draining(channel)
+            running.process.send_signal(signal.SIGINT)
+            assert await asyncio.to_thread(running.process.wait, 60) == 130
             await asyncio.to_thread(await_gone, processes)
-            assert (await stream)[1] == "cut off"
+            assert "cut off" in {outcome for _, outcome in await asyncio.gather(*streams)}
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
 @pytest.mark.usefixtures("hang_up")
 async def test_nothing_is_left_whichever_way_it_ends(number: signal.Signals, ports: tuple[int, ...]) -> None:
     with up(ports) as running:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(STARTUP_SECONDS):
             await is_serving(running.frontend)
         processes = running.tree()
         assert len(processes) == 5
         running.process.send_signal(number)
         expected = 0 if number is signal.SIGHUP else -number
-        assert await asyncio.to_thread(running.process.wait, 30) == expected
+        assert await asyncio.to_thread(running.process.wait, 60) == expected
         await asyncio.to_thread(await_gone, processes)
 
 
@@ -165,7 +181,7 @@ def test_the_demo_leaves_nothing_either() -> None:
         processes = psutil.Process(demo.pid).children(recursive=True)
         assert len(processes) == 4
         demo.terminate()
-        _, errors = demo.communicate(timeout=30)
+        _, errors = demo.communicate(timeout=60)
     assert "Traceback" not in errors
     assert demo.returncode == 1
     await_gone(processes)
@@ -181,7 +197,7 @@ def test_ctrl_c_while_a_service_starts(seconds: float) -> None:
             time.sleep(0.01)
         time.sleep(seconds)
         starting.send_signal(signal.SIGINT)
-        _, errors = starting.communicate(timeout=30)
+        _, errors = starting.communicate(timeout=60)
     assert "Traceback" not in errors
     # 0: it served already.
     assert starting.returncode in (0, -signal.SIGINT)
@@ -190,7 +206,7 @@ def test_ctrl_c_while_a_service_starts(seconds: float) -> None:
 async def test_lines_of_any_length_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     text = "import sys; sys.stdout.write('x' * 3_000_000 + '\\nlast')"
     child = await Child.start("long", sys.executable, "-c", text)
-    assert await asyncio.wait_for(child.wait(), 20) == 0
+    assert await asyncio.wait_for(child.wait(), 60) == 0
     assert child.last_line == "last"
     passed = capfd.readouterr().err
     assert passed.count("x") == 3_000_000
@@ -204,7 +220,7 @@ async def test_one_that_does_not_stop_is_killed() -> None:
     child = await Child.start("deaf", sys.executable, "-c", text, quiet=True)
     while child.last_line != "here":
         await asyncio.sleep(0.02)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert await child.stop(0.1) == -signal.SIGKILL
 
 
@@ -221,10 +237,8 @@ async def test_each_service_stops_alone(own_stack: RunningStack, service: str) -
         params = SamplingParams(temperature=0, max_tokens=1500, ignore_eos=True)
         stream = client.generate_stream("def f(", params)
         await anext(stream)
-        began = time.monotonic()
         code = await asyncio.to_thread(own_stack.signal, service, signal.SIGTERM)
         assert code == 0
-        assert time.monotonic() - began < PROMPT_SECONDS
         for other in {"frontend", "scheduler", "executor"} - {service}:
             assert own_stack.child(other).is_running
         await stream.aclose()

@@ -17,7 +17,7 @@ from quire.services.common.address import bound_socket
 from quire.services.up.stack import LOOPBACK, free_port
 
 # Most of it is the import of torch by the executor on a busy machine.
-QUICK_SECONDS = 30
+QUICK_SECONDS = 120
 
 
 def refused(*arguments: str) -> tuple[int, str]:

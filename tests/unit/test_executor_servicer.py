@@ -22,7 +22,7 @@ class BusyExecutor:
         self.may_reset = threading.Event()
 
     def reset(self) -> None:
-        assert self.may_reset.wait(10)
+        assert self.may_reset.wait(60)
 
 
 async def test_of_two_that_attach_during_a_step_the_later_one_drives() -> None:
@@ -38,7 +38,8 @@ async def test_of_two_that_attach_during_a_step_the_later_one_drives() -> None:
         for epoch in (5, 6):
             calls.append(stub.Execute())
             await calls[-1].write(pb.ExecuteRequest(attach=pb.Attach(epoch=epoch)))
-            await asyncio.sleep(0.2)
+            while servicer._num_attached < len(calls):
+                await asyncio.sleep(0.01)
         executor.may_reset.set()
         assert (await calls[1].read()).HasField("info")
         with pytest.raises(grpc.aio.AioRpcError, match="displaced") as raised:

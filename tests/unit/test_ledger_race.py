@@ -127,24 +127,28 @@ async def test_two_processes(redis_url: str) -> None:
     """Hundreds of transactions over each other: a refusal is only ever for the epoch, and the books stay sound."""
     spawn = multiprocessing.get_context("spawn")
     answers: multiprocessing.Queue[int] = spawn.Queue()
-    met = spawn.Event()
+    met, seen = spawn.Event(), spawn.Event()
     ledger = RedisLedger.connect(redis_url)
     try:
         await ledger.redis.flushall()
-        processes = [spawn.Process(target=fight, args=(redis_url, seed, 300, met, answers)) for seed in (3, 5)]
+        processes = [
+            spawn.Process(target=fight, args=(redis_url, seed, 300, met, seen, answers), daemon=True) for seed in (3, 5)
+        ]
         for process in processes:
             process.start()
         num_checks = 0
-        while any(process.is_alive() for process in processes):
+        while {process.exitcode for process in processes} in ({None}, {None, 0}):
             found = await ledger.snapshot(POOL.name)
             if found is not None:
                 assert audit(found[1]) == []
                 num_checks += 1
+                if num_checks > 50:
+                    seen.set()
             await asyncio.sleep(0.002)
         for process in processes:
-            process.join(30)
+            process.join(60)
         assert [process.exitcode for process in processes] == [0, 0]
-        assert answers.get(timeout=5) + answers.get(timeout=5) > 0, "they met"
+        assert answers.get(timeout=60) + answers.get(timeout=60) > 0, "they met"
         assert num_checks > 50
         last = Contender(ledger, 7)
         await last.open()

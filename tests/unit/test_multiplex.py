@@ -235,7 +235,7 @@ async def test_an_idle_call_ends(way: str) -> None:
     await settled()
     if way == "drained":
         bench.drain.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await first is None
 
 
@@ -260,7 +260,7 @@ async def test_who_does_not_read_is_not_read_from(text: str) -> None:
 
     answers = bench.multiplex.run(endless())
     num_read = len((await anext(answers)).parts)
-    await asyncio.sleep(0.1)
+    await settled()
     assert bench.num_asked <= num_read + 2 * multiplex.MAX_PENDING
     before = bench.num_asked
     if text == "full":
