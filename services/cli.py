@@ -41,25 +41,36 @@ _INTERRUPTED = 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
-    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if name in ("-h", "--help"):
-        print(_help())
-        return 0
-    if name == "--version":
+    words = list(sys.argv[1:] if argv is None else argv)
+    while words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if words == ["--version"]:
         print(f"quire {__version__}")
         return 0
-    if rest and f"{name} {rest[0]}" in COMMANDS:
-        name = f"{name} {rest.pop(0)}"
-    if name not in COMMANDS:
-        print(f"quire: error: no command {name!r}; commands: {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
+    name = next((name for name in COMMANDS if words[: name.count(" ") + 1] == name.split()), None)
+    if name is None:
+        return _no_command(words)
     try:
-        return _run(name, rest)
+        return _run(name, words[name.count(" ") + 1 :])
     except QuireError as error:
         print(f"quire {name}: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
+
+
+def _no_command(words: Sequence[str]) -> int:
+    """Lists the commands, all or those of a group, if that was asked for; says otherwise that there is none such."""
+    group = f"{words[0]} " if words and any(name.startswith(f"{words[0]} ") for name in COMMANDS) else ""
+    found = {name: command for name, command in COMMANDS.items() if name.startswith(group)}
+    rest = words[1:] if group else words
+    if not rest or rest[0] in ("-h", "--help"):
+        lines = [f"  {name:<17} {command.summary}" for name, command in found.items()]
+        lines += [] if group else [f"  {'help [COMMAND]':<17} this list, or a command's settings", "  --version"]
+        print("\n".join([f"usage: quire {group}COMMAND [--help]", "", "commands:", *lines]))
+        return 0
+    print(f"quire: error: no command {group + rest[0]!r}; commands: {', '.join(found)}", file=sys.stderr)
+    return 2
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
@@ -69,11 +80,6 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     logs.configure(getattr(settings, "log_level", "warning"))
     code: int = module.run(settings)
     return code
-
-
-def _help() -> str:
-    lines = [f"  {name:<16} {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: quire COMMAND [--help]", "", "commands:", *lines, "  --version"])
 
 
 if __name__ == "__main__":

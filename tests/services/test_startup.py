@@ -149,6 +149,11 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
             ["serve"],
             f"quire: error: no command 'serve'; commands: {', '.join(COMMANDS)}",
         ),
+        (
+            ["bench", "server"],
+            "quire: error: no command 'bench server'; "
+            f"commands: {', '.join(name for name in COMMANDS if name.startswith('bench '))}",
+        ),
     ],
 )
 def test_wrong_usage(arguments: list[str], message: str) -> None:
