@@ -7,8 +7,8 @@ service which never touches torch does not pay for it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from quire.engine.request import SamplingParams
-from quire.engine.version import __version__
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.version import __version__
 
 if TYPE_CHECKING:
     from quire.engine.llm import LLM

@@ -24,13 +24,13 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.executor import Executor, PendingStep
 from quire.engine.llm import LLM
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.model_config import ModelConfig
-from quire.engine.request import SamplingParams
 from quire.engine.step import SequenceStart, StepPlan
 
 BLOCK_SIZE = 16

@@ -17,13 +17,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from private_redis import private_redis
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
-from quire.engine.request import Request, SamplingParams
+from quire.engine.request import Request
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.scheduling.scheduler import Scheduler
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.services.common.wire import plan_to_proto
 

@@ -19,10 +19,10 @@ import numpy as np
 import psutil
 
 from quire.clients.async_client import AsyncClient
-from quire.engine.completion import Completion
+from quire.engine.api.completion import Completion
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.llm import LLM
-from quire.engine.request import SamplingParams
 from quire.services.up.settings import UpSettings
 from quire.services.up.stack import Stack
 

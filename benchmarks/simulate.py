@@ -18,8 +18,8 @@ from simulator.simulation import Simulation, num_to_completion, peak_demand
 from simulator.trace import drawn, parse_slack, recorded
 
 from quire.clients.bench.workload.lengths import parse_lengths
+from quire.engine.api.errors import QuireError
 from quire.engine.config import SchedulerConfig
-from quire.engine.errors import QuireError
 
 
 def parser() -> argparse.ArgumentParser:

@@ -10,19 +10,20 @@ from typing import Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from quire.clients.channel import CHANNEL_OPTIONS
-from quire.clients.convert import (
+from quire.clients.errors import may_pass, not_ready, translated
+from quire.clients.multiplexer import Multiplexer
+from quire.engine.api.completion import Completion
+from quire.engine.api.errors import QuireError
+from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.protos.channel import CHANNEL_OPTIONS
+from quire.protos.convert import (
     abort_request,
     completion_from_proto,
     detokenize_request,
     generate_request,
     tokenize_request,
 )
-from quire.clients.errors import may_pass, not_ready, translated
-from quire.clients.multiplexer import Multiplexer
-from quire.engine.completion import Completion
-from quire.engine.errors import QuireError
-from quire.engine.request import DEFAULT_OPTIONS, RequestOptions, SamplingParams
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 

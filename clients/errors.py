@@ -1,37 +1,12 @@
-"""gRPC statuses as errors of `quire.engine.errors`, the same for both clients, and the statuses of such errors.
-
-INVALID_ARGUMENT     InvalidRequest
-RESOURCE_EXHAUSTED   Overloaded, if the server says when to try again; else it is a limit of the transport
-UNAVAILABLE          Unavailable
-any other            QuireError, with the status's name in front
-"""
+"""How both clients report that a call failed or that a server is not ready."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
-from google.rpc import code_pb2
-from google.rpc.error_details_pb2 import RetryInfo
-from grpc_status import rpc_status
 
-from quire.engine.errors import InvalidRequest, Overloaded, QuireError, RequestError, Unavailable
-from quire.v1 import inference_pb2 as pb
-
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
-
-
-class RefusedRequest(InvalidRequest):
-    """An `InvalidRequest` that a server raised: its message as it came, taken apart where it has the usual form.
-
-    Attributes:
-        field, limit, value: as text; "" for what the message does not say.
-    """
-
-    def __init__(self, message: str) -> None:
-        RequestError.__init__(self, message)
-        field, colon, rest = message.partition(": ")
-        self.field = field if colon else ""
-        self.limit, _, self.value = (rest if colon else message).partition(", got ")
+from quire.engine.api.errors import QuireError, Unavailable
+from quire.protos.status import from_rpc_error
 
 
 @contextmanager
@@ -44,65 +19,6 @@ def translated(cancel: Callable[[], object] | None = None) -> Iterator[None]:
     finally:
         if cancel is not None:
             cancel()
-
-
-def from_rpc_error(error: grpc.RpcError) -> QuireError:
-    """What to raise for a failed call."""
-    if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
-        return QuireError(str(error))
-    return _from_status(error.code(), error.details() or "", _retry_after(error))
-
-
-def from_failure(failure: pb.GenerateFailure) -> QuireError:
-    """What to raise for a request of a call of many."""
-    retry_after = failure.retry_delay.ToTimedelta().total_seconds() if failure.HasField("retry_delay") else None
-    return _from_status(_CODES.get(failure.code, grpc.StatusCode.UNKNOWN), failure.message, retry_after)
-
-
-def code_of(error: RequestError) -> int:
-    """The google.rpc.Code that a server answers with: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE or INTERNAL."""
-    code: int = code_pb2.INTERNAL
-    if isinstance(error, InvalidRequest):
-        code = code_pb2.INVALID_ARGUMENT
-    elif isinstance(error, Overloaded):
-        code = code_pb2.RESOURCE_EXHAUSTED
-    elif isinstance(error, Unavailable):
-        code = code_pb2.UNAVAILABLE
-    return code
-
-
-def code_name(error: QuireError) -> str:
-    """The status's name of an error that a client raised."""
-    return _CODES[code_of(error)].name if isinstance(error, RequestError) else str(error).partition(":")[0]
-
-
-def retry_delay(error: RequestError) -> float | None:
-    """Seconds after which the same request may be sent again; None: it would fail again."""
-    if isinstance(error, Overloaded):
-        return error.retry_after
-    return 1.0 if error.retryable else None
-
-
-def _from_status(code: grpc.StatusCode, message: str, retry_after: float | None) -> QuireError:
-    if code is grpc.StatusCode.INVALID_ARGUMENT:
-        return RefusedRequest(message)
-    if code is grpc.StatusCode.UNAVAILABLE:
-        return Unavailable(message)
-    if code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is not None:
-        return Overloaded(message, retry_after)
-    return QuireError(f"{code.name}: {message}")
-
-
-def _retry_after(error: grpc.Call | grpc.aio.AioRpcError) -> float | None:
-    try:
-        status = rpc_status.from_call(error)  # type: ignore[arg-type,unused-ignore]
-    except ValueError:  # details that contradict the status: not from one of our servers
-        return None
-    for detail in status.details if status else ():
-        info = RetryInfo()
-        if detail.Unpack(info):
-            return float(info.retry_delay.ToTimedelta().total_seconds())
-    return None
 
 
 def may_pass(error: QuireError) -> bool:

@@ -11,9 +11,9 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from quire.clients.client import Client
 from quire.clients.settings import ClientSettings
-from quire.engine.completion import Completion
-from quire.engine.errors import QuireError
-from quire.engine.request import SamplingParams
+from quire.engine.api.completion import Completion
+from quire.engine.api.errors import QuireError
+from quire.engine.api.sampling import SamplingParams
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130

@@ -9,9 +9,9 @@ from typing import TypeAlias
 import grpc
 from google.protobuf.empty_pb2 import Empty
 
-from quire.clients.channel import MAX_MESSAGE_BYTES
-from quire.clients.errors import from_failure, from_rpc_error
-from quire.engine.errors import QuireError, Unavailable
+from quire.engine.api.errors import QuireError, Unavailable
+from quire.protos.channel import MAX_MESSAGE_BYTES
+from quire.protos.status import from_failure, from_rpc_error
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 

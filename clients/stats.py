@@ -10,7 +10,7 @@ from pydantic_settings import SettingsConfigDict
 
 from quire.clients.errors import translated
 from quire.clients.settings import ClientSettings
-from quire.engine.errors import QuireError
+from quire.engine.api.errors import QuireError
 from quire.v1 import scheduler_pb2 as pb
 from quire.v1 import scheduler_pb2_grpc
 

@@ -8,8 +8,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from quire.engine.api.errors import StartupError
+from quire.engine.arrays import Int32Array
 from quire.engine.config import ExecutorConfig
-from quire.engine.errors import StartupError
 from quire.engine.model.batch import Batch
 from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
@@ -20,9 +21,8 @@ from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
 from quire.engine.model.staging import download
 from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
-from quire.engine.rehearsal import rehearsal
-from quire.engine.request import Int32Array
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.engine.warmup import rehearsal
 from quire.kernels.registry import kernel_suite
 from quire.kernels.suite import KernelSuite
 

@@ -11,15 +11,17 @@ from typing import Any, Final, Self, TypeVar
 
 from pydantic import ValidationError
 
-from quire.engine.completion import Completion, join
+from quire.engine.api.completion import Completion, join
+from quire.engine.api.errors import Overloaded, StartupError, Unavailable
+from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.arrays import Int32Array
 from quire.engine.config import ExecutorConfig, SchedulerConfig, mistakes
-from quire.engine.errors import Overloaded, StartupError, Unavailable
 from quire.engine.executor import Executor
 from quire.engine.garbage import spare_what_is_there
 from quire.engine.local_engine import LocalEngine
 from quire.engine.model.source import resolve_model
 from quire.engine.open_request import OpenRequest
-from quire.engine.request import DEFAULT_OPTIONS, Int32Array, RequestOptions, SamplingParams
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.detokenizer import load_tokenizer
 from quire.engine.text.pieces import Pieces

@@ -3,19 +3,23 @@
 import asyncio
 from contextlib import suppress
 
+from quire.engine.api.errors import RequestError
+from quire.engine.api.limits import ServingLimits
+from quire.engine.api.options import RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.arrays import Int32Array
 from quire.engine.config import SchedulerConfig
-from quire.engine.errors import RequestError
 from quire.engine.executor import Executor
 from quire.engine.local_runner import LocalRunner
 from quire.engine.loop import StepLoop
 from quire.engine.open_request import Finish, OpenRequest
-from quire.engine.request import Int32Array, Request, RequestOptions, SamplingParams
+from quire.engine.request import Request
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
-from quire.engine.scheduling.sequence import Sequence
 from quire.engine.scheduling.statistics import SchedulerStatistics
-from quire.engine.validation import ServingLimits, complete, validate, validate_options
+from quire.engine.sequence import Sequence
+from quire.engine.validation import complete, validate, validate_options
 
 _EPOCH = 1
 

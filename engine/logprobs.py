@@ -1,4 +1,4 @@
-"""Log-probabilities of tokens: one token's, and those of many as they travel."""
+"""Log-probabilities of a step's tokens, packed as they travel."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,23 +7,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engine.request import Int32Array
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """How likely the model held a token: log-softmax of its logits, before penalties, temperature and filters.
-
-    Attributes:
-        logprob: of the token.
-        top_token_ids: the most likely tokens, as many as were asked for, the most likely first; of equally likely ones
-            the lower id.
-        top_logprobs: of each of these.
-    """
-
-    logprob: float
-    top_token_ids: tuple[int, ...]
-    top_logprobs: tuple[float, ...]
+from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.arrays import Int32Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)

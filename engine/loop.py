@@ -5,11 +5,11 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from quire.engine.errors import LedgerError, LedgerUnreachable, StaleEpoch
+from quire.engine.api.errors import LedgerError, LedgerUnreachable, StaleEpoch
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 from quire.engine.step import StepPlan, StepResult
 from quire.engine.trace import NO_TRACE, Trace
 

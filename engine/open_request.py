@@ -5,9 +5,12 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from quire.engine.errors import RequestError
-from quire.engine.logprobs import TokenLogprobs
-from quire.engine.request import DEFAULT_OPTIONS, FinishReason, Int32Array, RequestOptions, SamplingParams
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import RequestError
+from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.arrays import Int32Array
 
 
 @dataclass(frozen=True, slots=True)

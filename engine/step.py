@@ -6,8 +6,8 @@ All arrays are int32.
 
 from dataclasses import dataclass
 
+from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs
-from quire.engine.request import Int32Array
 
 
 @dataclass(frozen=True, slots=True)

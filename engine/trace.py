@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 _FLUSH_EVENTS = 1000
 

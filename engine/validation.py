@@ -13,38 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engine.errors import InvalidRequest
-from quire.engine.request import DEFAULT_MAX_TOKENS, Int32Array, RequestOptions, SamplingParams
-
-MAX_TEMPERATURE = 100
-MAX_PENALTY = 2
-MAX_REPETITION_PENALTY = 10
-MAX_LOGPROBS = 20
-MAX_TOP_K = 2**31 - 1
-MAX_SEED = 2**64 - 1
-MAX_STOPS = 16
-MAX_STOP_BYTES = 256
-MAX_STOP_TOKENS = 64
-MAX_PRIORITY = 100
-MAX_SALT_BYTES = 128
-MAX_RETENTIONS = 16
-MAX_RETENTION_PRIORITY = 100
-
-
-@dataclass(frozen=True, slots=True)
-class ServingLimits:
-    """What the model and the largest KV pool can take.
-
-    Attributes:
-        vocab_size: token ids are below this.
-        max_model_len: tokens of prompt and generation together.
-        num_blocks, block_size: the pool, in blocks and in tokens per block.
-    """
-
-    vocab_size: int
-    max_model_len: int
-    num_blocks: int
-    block_size: int
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.limits import (
+    MAX_LOGPROBS,
+    MAX_PENALTY,
+    MAX_PRIORITY,
+    MAX_REPETITION_PENALTY,
+    MAX_RETENTION_PRIORITY,
+    MAX_RETENTIONS,
+    MAX_SALT_BYTES,
+    MAX_SEED,
+    MAX_STOP_BYTES,
+    MAX_STOP_TOKENS,
+    MAX_STOPS,
+    MAX_TEMPERATURE,
+    MAX_TOP_K,
+    ServingLimits,
+)
+from quire.engine.api.options import RequestOptions
+from quire.engine.api.sampling import DEFAULT_MAX_TOKENS, SamplingParams
+from quire.engine.arrays import Int32Array
 
 
 @dataclass(frozen=True, slots=True)

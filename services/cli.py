@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from quire.engine.errors import QuireError
-from quire.engine.version import __version__
+from quire.engine.api.errors import QuireError
+from quire.engine.api.version import __version__
 from quire.services.common import logs
 from quire.services.common.settings import parse
 from quire.services.common.signals import ending_at_once

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from quire.engine.errors import LedgerError, LedgerUnreachable
+from quire.engine.api.errors import LedgerError, LedgerUnreachable
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState

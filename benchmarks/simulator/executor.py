@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engine.request import Int32Array
+from quire.engine.arrays import Int32Array
 from quire.engine.step import StepPlan, StepResult
 from simulator.job import Job
 

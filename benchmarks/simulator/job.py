@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from quire.engine.request import Int32Array
+from quire.engine.arrays import Int32Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -3,13 +3,14 @@
 from collections import deque
 from collections.abc import Sequence as List
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
-from quire.engine.request import Request, SamplingParams
+from quire.engine.request import Request
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from simulator.executor import EOS, ImaginedExecutor, StepTime
 from simulator.job import Job

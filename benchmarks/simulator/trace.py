@@ -11,7 +11,7 @@ from quire.clients.bench.workload.arrivals import arrivals
 from quire.clients.bench.workload.lengths import Lengths
 from quire.clients.bench.workload.synthetic import random_ids
 from quire.clients.bench.workload.traces import TraceFormat, read_trace, trace_sessions
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from simulator.job import Job
 
 VOCAB_SIZE = 32_000

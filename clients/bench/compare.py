@@ -7,7 +7,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg, SettingsConfigDict
 
 from quire.clients.bench.document import Run, read_runs
 from quire.clients.bench.report.table import aligned
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 _METRICS = (
     ("req/s", ("requests_per_s",)),

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quire.engine.errors import StartupError
-from quire.engine.version import __version__
+from quire.engine.api.errors import StartupError
+from quire.engine.api.version import __version__
 
 FORMAT = 1
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from quire.clients.bench.offline import OfflineSettings, open_llm
 from quire.clients.bench.settings import make_sessions
 from quire.clients.bench.summary import spread
-from quire.engine.request import SamplingParams
+from quire.engine.api.sampling import SamplingParams
 
 
 class Settings(OfflineSettings):

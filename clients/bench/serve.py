@@ -23,7 +23,7 @@ from quire.clients.bench.target.base import Target
 from quire.clients.bench.target.choose import open_target
 from quire.clients.bench.workload.arrivals import arrivals
 from quire.clients.bench.workload.session import Session
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 DEFAULT_VOCAB_SIZE = 1000
 

@@ -12,7 +12,7 @@ from quire.clients.bench.workload.session import Session
 from quire.clients.bench.workload.synthetic import Synthetic, synthetic_sessions
 from quire.clients.bench.workload.traces import read_trace, trace_sessions
 from quire.clients.settings import ClientSettings
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 # What a trace brings itself.
 _SHAPES = frozenset({"input_tokens", "output_tokens", "prefix_tokens", "num_prefixes", "num_turns"})

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from quire.clients.bench.record import Record
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 Metric = Literal["ttft", "tpot", "itl", "e2e"]
 

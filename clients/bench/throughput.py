@@ -11,7 +11,7 @@ from quire.clients.bench.document import Run, check_writable, write_document
 from quire.clients.bench.offline import OfflineSettings, open_llm
 from quire.clients.bench.settings import make_sessions
 from quire.clients.bench.workload.session import Session
-from quire.engine.request import SamplingParams
+from quire.engine.api.sampling import SamplingParams
 
 
 class Settings(OfflineSettings):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.engine.arrays import Int32Array
 from quire.engine.model.logprobs import LogprobRows
-from quire.engine.request import Int32Array
 from quire.kernels.attention import PagedBatch
 from quire.kernels.penalties import PenaltyRows
 from quire.kernels.sampling import SamplingRows

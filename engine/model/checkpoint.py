@@ -10,7 +10,7 @@ from typing import Any, Final
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from quire.engine.model.families import model_config
 from quire.engine.model.model_config import ModelConfig
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from quire.engine.model.llama import llama_config
 from quire.engine.model.mistral import mistral_config
 from quire.engine.model.model_config import ModelConfig

@@ -4,8 +4,8 @@ import logging
 
 import torch
 
+from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
-from quire.engine.errors import StartupError
 from quire.engine.model.model_config import ModelConfig
 
 logger = logging.getLogger(__name__)

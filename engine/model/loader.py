@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from quire.engine.model.checkpoint import Checkpoint
 from quire.engine.model.weights import Weights, destinations, empty_weights
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs
-from quire.engine.request import Int32Array
 from quire.engine.step import SequenceStart
 
 

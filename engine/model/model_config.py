@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from quire.engine.model.rotary import inverse_frequencies
 
 

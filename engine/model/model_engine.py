@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.engine.api.errors import StartupError
+from quire.engine.arrays import Int32Array
 from quire.engine.config import ExecutorConfig
-from quire.engine.errors import StartupError
 from quire.engine.model.batch import Batch, context_rows
 from quire.engine.model.checkpoint import Checkpoint
 from quire.engine.model.cuda_graphs import GraphAttention
@@ -20,7 +21,6 @@ from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
 from quire.engine.model.rotary import cos_sin_table
 from quire.engine.model.step_graphs import StepGraphs
 from quire.engine.model.transformer import Transformer
-from quire.engine.request import Int32Array
 from quire.kernels.attention import AttentionBackend, AttentionSpec
 from quire.kernels.decoder_blocks import BlockShape
 from quire.kernels.registry import attention_backend

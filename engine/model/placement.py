@@ -2,8 +2,8 @@
 
 import torch
 
+from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
-from quire.engine.errors import StartupError
 
 
 def device_of(config: ExecutorConfig) -> torch.device:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 # Those whose frequencies stay the same up to the model's limit. "dynamic" is among them: it only departs from
 # the default beyond max_position_embeddings, where no sequence goes.

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quire.engine.request import Int32Array
+from quire.engine.arrays import Int32Array
 from quire.engine.step import SequenceStart
 from quire.kernels.sampling import SamplingRows
 

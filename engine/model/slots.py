@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quire.engine.arrays import Int32Array
 from quire.engine.model.batch import Batch
 from quire.engine.model.logprobs import SlotLogprobs
 from quire.engine.model.penalties import SlotPenalties
 from quire.engine.model.sampling import SlotSampling
 from quire.engine.model.staging import Staging
-from quire.engine.request import Int32Array
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.attention import PagedBatch
 

@@ -5,8 +5,8 @@ from typing import Final
 
 from huggingface_hub import snapshot_download
 
+from quire.engine.api.errors import StartupError
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.errors import StartupError
 
 WEIGHTS: Final = ("*.safetensors",)
 DESCRIPTION: Final = ("*.json", "*.jinja", "*.txt", "tokenizer.model")

@@ -2,8 +2,8 @@
 
 from abc import ABC, abstractmethod
 
-from quire.engine.scheduling.scheduled_step import ScheduledStep
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.scheduled_step import ScheduledStep
+from quire.engine.sequence import Sequence
 
 
 class ResourceManager(ABC):

@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from quire.engine.request import DEFAULT_RETENTION_PRIORITY
+from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY
 from quire.engine.resources.eviction import restored
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction

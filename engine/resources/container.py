@@ -3,8 +3,8 @@
 from collections.abc import Sequence as List
 
 from quire.engine.resources.base import ResourceManager
-from quire.engine.scheduling.scheduled_step import ScheduledStep
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.scheduled_step import ScheduledStep
+from quire.engine.sequence import Sequence
 
 
 class ResourceContainer(ResourceManager):

@@ -3,7 +3,7 @@
 import heapq
 from collections.abc import Callable, Mapping
 
-from quire.engine.request import DEFAULT_RETENTION_PRIORITY
+from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY
 from quire.engine.resources.rank import make_rank, tick_of
 
 # The heaps may hold this many outdated entries for each one that counts.

@@ -6,8 +6,8 @@ from quire.engine.resources.base import ResourceManager
 from quire.engine.resources.block_pool import BlockPool, unix_ms
 from quire.engine.resources.prefix import chain_root, extend_chain
 from quire.engine.resources.retention import keeps
-from quire.engine.scheduling.scheduled_step import ScheduledStep
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.scheduled_step import ScheduledStep
+from quire.engine.sequence import Sequence
 
 
 @dataclass(slots=True)

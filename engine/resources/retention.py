@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from quire.engine.request import DEFAULT_RETENTION_PRIORITY, Retention
+from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY, Retention
 from quire.engine.resources.block_pool import KEEP, Keep
 
 

@@ -1,8 +1,8 @@
 """The executor's slots as a resource."""
 
 from quire.engine.resources.base import ResourceManager
-from quire.engine.scheduling.scheduled_step import ScheduledStep
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.scheduled_step import ScheduledStep
+from quire.engine.sequence import Sequence
 
 
 class SlotManager(ResourceManager):

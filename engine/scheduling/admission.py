@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from quire.engine.resources.kv_cache import KVCacheManager
 from quire.engine.scheduling.capacity.base import CapacityScheduler
 from quire.engine.scheduling.queue import WaitingQueue
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 
 # Sequences that do not fit, looked past in one step.
 MAX_BLOCKED = 16

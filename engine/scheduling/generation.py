@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engine.request import Int32Array
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.arrays import Int32Array
+from quire.engine.sequence import Sequence
 
 
 class GenerationBatch:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence as List
 from typing import Literal
 
+from quire.engine.scheduled_step import ContextChunk
 from quire.engine.scheduling.chunk_budget import ChunkBudget
-from quire.engine.scheduling.scheduled_step import ContextChunk
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 
 Chunking = Literal["FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"]
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from quire.engine.request import Int32Array
-from quire.engine.scheduling.scheduled_step import ScheduledStep
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.arrays import Int32Array
+from quire.engine.scheduled_step import ScheduledStep
+from quire.engine.sequence import Sequence
 from quire.engine.step import Penalties, SequenceStart, StepPlan
 
 

@@ -3,8 +3,8 @@
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 
-from quire.engine.errors import Overloaded
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.api.errors import Overloaded
+from quire.engine.sequence import Sequence
 
 RETRY_SECONDS = 1.0
 

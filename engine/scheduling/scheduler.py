@@ -5,15 +5,17 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.config import SchedulerConfig
-from quire.engine.logprobs import PackedLogprobs, TokenLogprobs
-from quire.engine.request import FinishReason
+from quire.engine.logprobs import PackedLogprobs
 from quire.engine.resources.block_pool import BlockPool
 from quire.engine.resources.container import ResourceContainer
 from quire.engine.resources.kv_cache import KVCacheManager
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.slots import SlotManager
+from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.scheduling.admission import Admission
 from quire.engine.scheduling.capacity.registry import capacity_policy
 from quire.engine.scheduling.chunk_budget import ChunkBudget
@@ -21,9 +23,8 @@ from quire.engine.scheduling.generation import GenerationBatch
 from quire.engine.scheduling.micro_batch import MicroBatchScheduler
 from quire.engine.scheduling.plan import make_plan
 from quire.engine.scheduling.queue import WaitingQueue
-from quire.engine.scheduling.scheduled_step import ScheduledStep
-from quire.engine.scheduling.sequence import Sequence, SequenceState
 from quire.engine.scheduling.statistics import SchedulerStatistics
+from quire.engine.sequence import Sequence, SequenceState
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from quire.engine.errors import StartupError
-from quire.engine.request import Int32Array
+from quire.engine.api.errors import StartupError
+from quire.engine.arrays import Int32Array
 from quire.engine.text.tokenizer import Tokenizer, byte_of
 
 _BYTE_LEVEL = ("ByteLevel",)

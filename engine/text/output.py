@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from quire.engine.request import Int32Array
+from quire.engine.arrays import Int32Array
 from quire.engine.text.detokenizer import Detokenizer
 from quire.engine.text.stop import StopMatcher
 from quire.engine.text.tokenizer import Tokenizer

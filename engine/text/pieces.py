@@ -2,9 +2,8 @@
 
 from collections.abc import AsyncGenerator
 
-from quire.engine.completion import Completion, Usage
+from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.engine.open_request import Finish, OpenRequest
-from quire.engine.request import FinishReason
 from quire.engine.text.output import OutputText
 from quire.engine.text.tokenizer import Tokenizer
 

@@ -19,8 +19,8 @@ from tokenizers.decoders import Decoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import PreTokenizer
 
-from quire.engine.errors import InvalidRequest, StartupError
-from quire.engine.request import Int32Array
+from quire.engine.api.errors import InvalidRequest, StartupError
+from quire.engine.arrays import Int32Array
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")

@@ -2,7 +2,7 @@
 
 import grpc
 
-from quire.clients.channel import CHANNEL_OPTIONS
+from quire.protos.channel import CHANNEL_OPTIONS
 from quire.services.common.server import KEEPALIVE_OPTIONS
 
 

@@ -12,8 +12,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from quire.clients.errors import code_of, retry_delay
-from quire.engine.errors import InvalidRequest, RequestError
+from quire.engine.api.errors import InvalidRequest, RequestError
+from quire.protos.status import code_of, retry_delay
 from quire.services.common.utf8 import find_broken_utf8
 
 

@@ -8,9 +8,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from quire.clients.channel import MESSAGE_OPTIONS
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from quire.engine.garbage import spare_what_is_there
+from quire.protos.channel import MESSAGE_OPTIONS
 from quire.services.common.address import bound_socket
 from quire.services.common.interceptor import RefusalInterceptor
 

@@ -17,8 +17,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from quire.engine.api.errors import StartupError
 from quire.engine.config import mistakes
-from quire.engine.errors import StartupError
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 

@@ -8,12 +8,16 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from quire.clients.convert import cache_from_proto, cache_to_proto
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.limits import ServingLimits
+from quire.engine.api.options import RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs
 from quire.engine.open_request import OpenRequest
-from quire.engine.request import FinishReason, Int32Array, Request, RequestOptions, SamplingParams
+from quire.engine.request import Request
 from quire.engine.step import ExecutorInfo, Penalties, SequenceStart, StepPlan, StepResult
-from quire.engine.validation import ServingLimits
+from quire.protos.convert import cache_from_proto, cache_to_proto
 from quire.v1 import executor_pb2, inference_pb2, logprobs_pb2, scheduler_pb2
 
 _INT32 = np.dtype("<i4")

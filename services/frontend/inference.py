@@ -4,13 +4,16 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Sequence
 
-from quire.engine.completion import Completion
-from quire.engine.errors import InvalidRequest, Unavailable
+from quire.engine.api.completion import Completion
+from quire.engine.api.errors import InvalidRequest, Unavailable
+from quire.engine.api.limits import ServingLimits
+from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.arrays import Int32Array
 from quire.engine.open_request import OpenRequest
-from quire.engine.request import DEFAULT_OPTIONS, Int32Array, RequestOptions, SamplingParams
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
-from quire.engine.validation import ServingLimits, complete, token_array, validate, validate_options
+from quire.engine.validation import complete, token_array, validate, validate_options
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.v1 import scheduler_pb2
 

@@ -10,7 +10,7 @@ import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from quire.engine.errors import Unavailable
+from quire.engine.api.errors import Unavailable
 from quire.engine.model.source import resolve_model
 from quire.engine.text.detokenizer import load_tokenizer
 from quire.services.common.address import Address, OptionalAddress

@@ -8,10 +8,10 @@ from typing import Any
 
 from google.rpc import code_pb2
 
-from quire.clients.convert import completion_to_proto, failure_to_proto
-from quire.engine.errors import InvalidRequest, RequestError
+from quire.engine.api.errors import InvalidRequest, RequestError
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.pieces import Pieces
+from quire.protos.convert import completion_to_proto, failure_to_proto
 from quire.services.frontend.inference import Inference
 from quire.v1 import inference_pb2 as pb
 

@@ -8,11 +8,14 @@ from typing import TypeAlias
 import grpc
 from google.rpc import code_pb2
 
-from quire.clients.errors import RefusedRequest
-from quire.engine.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.engine.api.limits import ServingLimits
+from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.arrays import Int32Array
 from quire.engine.open_request import Finish, OpenRequest
-from quire.engine.request import DEFAULT_OPTIONS, FinishReason, Int32Array, RequestOptions, SamplingParams
-from quire.engine.validation import ServingLimits
+from quire.protos.status import RefusedRequest
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
 from quire.v1 import scheduler_pb2 as pb

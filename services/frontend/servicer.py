@@ -5,12 +5,12 @@ from contextlib import aclosing
 
 import grpc
 
-from quire.clients.convert import cache_from_proto, completion_to_proto, sampling_from_proto
-from quire.engine.completion import join
-from quire.engine.errors import InvalidRequest
+from quire.engine.api.completion import join
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.options import RequestOptions
+from quire.engine.api.version import __version__
 from quire.engine.open_request import OpenRequest
-from quire.engine.request import RequestOptions
-from quire.engine.version import __version__
+from quire.protos.convert import cache_from_proto, completion_to_proto, sampling_from_proto
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.multiplex import Multiplex
 from quire.v1 import inference_pb2 as pb

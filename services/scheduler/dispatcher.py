@@ -5,13 +5,13 @@ import itertools
 import logging
 from dataclasses import asdict
 
-from quire.engine.errors import InvalidRequest, RequestError, Unavailable
+from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
 from quire.engine.request import Request
 from quire.engine.scheduling.scheduler import StepOutput
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 from quire.engine.validation import validate
+from quire.services.scheduler.attached_executor import Pool
 from quire.services.scheduler.frontend_stream import FrontendStream
-from quire.services.scheduler.pool import Pool
 from quire.v1 import scheduler_pb2 as pb
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import grpc
 
-from quire.engine.errors import StaleEpoch, Unavailable
+from quire.engine.api.errors import StaleEpoch, Unavailable
 from quire.engine.loop import StepRunner
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.services.common import wire

@@ -3,9 +3,10 @@
 import asyncio
 from array import array
 
-from quire.engine.errors import RequestError
-from quire.engine.logprobs import TokenLogprobs, pack
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.api.errors import RequestError
+from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.logprobs import pack
+from quire.engine.sequence import Sequence
 from quire.services.common import wire
 from quire.services.common.interceptor import to_status
 from quire.v1 import scheduler_pb2 as pb

@@ -8,8 +8,8 @@ import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
+from quire.engine.api.errors import LedgerUnreachable, StaleEpoch, StartupError
 from quire.engine.config import SchedulerConfig
-from quire.engine.errors import LedgerUnreachable, StaleEpoch, StartupError
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
 from quire.engine.resources.ledger.redis import RedisLedger

@@ -5,17 +5,17 @@ import logging
 from contextlib import suppress
 from functools import partial
 
+from quire.engine.api.errors import LedgerUnreachable, Unavailable
 from quire.engine.config import SchedulerConfig
-from quire.engine.errors import LedgerUnreachable, Unavailable
 from quire.engine.loop import StepLoop
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.trace import NO_TRACE, Trace
+from quire.services.scheduler.attached_executor import Pool
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.executor_link import ExecutorLink
-from quire.services.scheduler.pool import Pool
 
 logger = logging.getLogger(__name__)
 

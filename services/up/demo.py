@@ -6,11 +6,13 @@ import sys
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from quire.clients.async_client import AsyncClient
-from quire.engine.request import SamplingParams
+from quire.engine.api.sampling import SamplingParams
+from quire.protos.convert import generate_request
+from quire.services.common.channel import open_channel
 from quire.services.common.signals import unless_signalled
 from quire.services.up.settings import UpSettings
 from quire.services.up.stack import Stack
+from quire.v1 import inference_pb2_grpc
 
 
 class Settings(UpSettings):
@@ -57,9 +59,10 @@ async def _show(stack: Stack, settings: Settings) -> bool:
     print("starting redis, executor, scheduler and frontend ...", file=sys.stderr, flush=True)
     await stack.start()
     params = SamplingParams(temperature=0.7, top_p=0.9, seed=4, max_tokens=settings.max_tokens)
-    async with AsyncClient(stack.frontend) as client:
+    request = generate_request(settings.prompt, params, "demo")
+    async with open_channel(stack.frontend) as channel:
         print(settings.prompt, end="", flush=True)
-        async for piece in client.generate_stream(settings.prompt, params):
+        async for piece in inference_pb2_grpc.InferenceServiceStub(channel).GenerateStream(request):
             print(piece.text, end="", flush=True)
         print()
     return True

@@ -4,7 +4,7 @@ import importlib.util
 import shutil
 from pathlib import Path
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 
 def redis_binary() -> str:

@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from quire.services.common.channel import open_channel
 from quire.services.common.settings import to_flags
 from quire.services.up.process import Child

@@ -18,14 +18,14 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from quire.engine.api.errors import StartupError
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.errors import StartupError
 from quire.engine.llm import LLM
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.slots import Slots
-from quire.engine.request import SamplingParams
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.registry import kernel_suite
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.llm import LLM
-from quire.engine.request import SamplingParams
 from support.models import VOCAB_SIZE, write_wide_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from quire.engine.completion import join
+from quire.engine.api.completion import join
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.llm import LLM
-from quire.engine.request import SamplingParams
 from quire.kernels.logprobs import logprobs as reference
 from support.device_time import microseconds
 

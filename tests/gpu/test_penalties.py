@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.llm import LLM
 from quire.engine.model.slots import Slots
-from quire.engine.request import SamplingParams
 from quire.engine.step import Penalties, SequenceStart, StepPlan
 from quire.kernels.penalties import penalize as reference
 from support.device_time import microseconds

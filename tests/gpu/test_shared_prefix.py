@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.llm import LLM
-from quire.engine.request import SamplingParams
 from quire.kernels.cuda import decode_choice
 from support.models import VOCAB_SIZE, write_wide_model
 

@@ -11,10 +11,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from quire.clients.async_client import AsyncClient
-from quire.engine.completion import Completion, join
-from quire.engine.errors import Overloaded, QuireError
-from quire.engine.request import FinishReason, SamplingParams
-from quire.engine.version import __version__
+from quire.engine.api.completion import Completion, FinishReason, join
+from quire.engine.api.errors import Overloaded, QuireError
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.version import __version__
 from support.stacks import RunningStack, another_frontend
 
 PROMPT = "def mean(values):\n"

@@ -11,8 +11,8 @@ import pytest
 from google.protobuf.message import Message
 
 from quire.clients.async_client import AsyncClient
-from quire.engine.errors import InvalidRequest
-from quire.engine.request import SamplingParams
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.sampling import SamplingParams
 from quire.v1 import inference_pb2 as pb
 from support.stacks import RunningStack
 

@@ -11,9 +11,10 @@ from functools import partial
 import pytest
 
 from quire.clients.async_client import AsyncClient
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import Unavailable
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.errors import Unavailable
-from quire.engine.request import FinishReason, SamplingParams
 from support.prompts import random_prompts
 from support.redis_server import RedisServer, redis_server
 from support.stacks import RunningStack, launch

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from quire.clients.async_client import AsyncClient
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.request import SamplingParams
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.services.scheduler.fleet import Fleet
 from quire.services.scheduler.supervisor import Supervisor

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from quire.clients.async_client import AsyncClient
-from quire.engine.completion import Completion
+from quire.engine.api.completion import Completion, FinishReason
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.request import FinishReason, SamplingParams
 from quire.engine.text.tokenizer import Tokenizer
 from support.models import FAMILIES, VOCAB_SIZE, load_reference, reference_greedy, write_model
 from support.prompts import random_prompts

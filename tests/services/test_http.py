@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from quire.clients.async_client import AsyncClient
-from quire.engine.request import SamplingParams
+from quire.engine.api.sampling import SamplingParams
 from support.stacks import RunningStack
 
 PROMPT = "def mean(values):\n"

@@ -11,10 +11,10 @@ from google.protobuf.empty_pb2 import Empty
 from google.rpc import code_pb2
 
 from quire.clients.async_client import AsyncClient
-from quire.clients.convert import generate_request
-from quire.engine.completion import Completion, join
-from quire.engine.errors import InvalidRequest, Overloaded, QuireError, Unavailable
-from quire.engine.request import FinishReason, SamplingParams
+from quire.engine.api.completion import Completion, FinishReason, join
+from quire.engine.api.errors import InvalidRequest, Overloaded, QuireError, Unavailable
+from quire.engine.api.sampling import SamplingParams
+from quire.protos.convert import generate_request
 from quire.services.up.stack import LOOPBACK, free_port
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc

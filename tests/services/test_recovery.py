@@ -9,8 +9,9 @@ import pytest
 from redis.asyncio import Redis
 
 from quire.clients.async_client import AsyncClient
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.request import FinishReason, SamplingParams
 from support.prompts import random_prompts
 from support.stacks import RunningStack, launch
 

@@ -17,8 +17,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quire.clients.async_client import AsyncClient
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.request import SamplingParams
 from quire.services.up.process import LONGEST_LINE, Child
 from quire.services.up.stack import LOOPBACK, free_port, is_serving
 from quire.v1 import inference_pb2 as pb

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from quire.clients.client import Client
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.llm import LLM
-from quire.engine.request import SamplingParams
 from quire.services.cli import main
 from support.stacks import RunningStack
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from quire.clients.async_client import AsyncClient
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.request import SamplingParams
 from support.stacks import launch
 
 PARAMS = SamplingParams(temperature=0, max_tokens=120, ignore_eos=True)

@@ -5,7 +5,7 @@ import random
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 
-from quire.engine.errors import LedgerLost, StaleEpoch
+from quire.engine.api.errors import LedgerLost, StaleEpoch
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger

@@ -6,14 +6,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import LedgerLost, Overloaded
+from quire.engine.api.options import CacheParams, RequestOptions
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
-from quire.engine.errors import LedgerLost, Overloaded
-from quire.engine.request import CacheParams, FinishReason, Request, RequestOptions, SamplingParams
+from quire.engine.request import Request
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity
 from quire.engine.scheduling.scheduler import Scheduler
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo, StepPlan
 from support.simulated_executor import EOS, SimulatedExecutor, executor_info, next_token
 

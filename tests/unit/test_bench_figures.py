@@ -14,7 +14,7 @@ from quire.clients.bench.report.page import write_report
 from quire.clients.bench.slo import parse_objectives
 from quire.clients.bench.summary import Summary, spread, summarize
 from quire.clients.bench.target.sse import events
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 
 async def summary(*slo: str) -> Summary:

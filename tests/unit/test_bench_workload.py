@@ -9,7 +9,7 @@ from quire.clients.bench.workload.arrivals import arrivals
 from quire.clients.bench.workload.lengths import parse_lengths
 from quire.clients.bench.workload.synthetic import Synthetic, synthetic_sessions
 from quire.clients.bench.workload.traces import read_trace, trace_sessions
-from quire.engine.errors import InvalidRequest, StartupError
+from quire.engine.api.errors import InvalidRequest, StartupError
 
 
 def rng(seed: int = 7) -> np.random.Generator:

@@ -25,10 +25,11 @@ from pydantic_settings import CliApp
 from quire.clients import generate
 from quire.clients.async_client import AsyncClient
 from quire.clients.client import Client
-from quire.clients.errors import RefusedRequest
 from quire.clients.generate import Settings
-from quire.engine.errors import InvalidRequest, Overloaded, QuireError, Unavailable
-from quire.engine.request import FinishReason, SamplingParams
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import InvalidRequest, Overloaded, QuireError, Unavailable
+from quire.engine.api.sampling import SamplingParams
+from quire.protos.status import RefusedRequest
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 

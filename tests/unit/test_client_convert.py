@@ -4,7 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from quire.clients.convert import (
+from quire.engine.api.completion import Completion, FinishReason, Usage
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.api.sampling import SamplingParams
+from quire.protos.convert import (
     completion_from_proto,
     detokenize_request,
     generate_request,
@@ -13,10 +17,6 @@ from quire.clients.convert import (
     sampling_to_proto,
     tokenize_request,
 )
-from quire.engine.completion import Completion, Usage
-from quire.engine.errors import InvalidRequest
-from quire.engine.logprobs import TokenLogprobs
-from quire.engine.request import FinishReason, SamplingParams
 from quire.v1 import inference_pb2 as pb
 
 FULL = SamplingParams(

@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 from google.rpc import code_pb2
 
+from quire.engine.api.errors import InvalidRequest, Unavailable
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
-from quire.engine.errors import InvalidRequest, Unavailable
 from quire.engine.loop import StepLoop
-from quire.engine.request import Request, SamplingParams
+from quire.engine.request import Request
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
+from quire.services.scheduler.attached_executor import Pool
 from quire.services.scheduler.dispatcher import MAX_FAULTS, Dispatcher
 from quire.services.scheduler.executor_link import ExecutorLink
 from quire.services.scheduler.frontend_stream import FrontendStream
-from quire.services.scheduler.pool import Pool
 from support.simulated_executor import SimulatedExecutor, executor_info
 
 

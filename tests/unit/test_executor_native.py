@@ -18,8 +18,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
-from quire.engine.errors import StartupError
 from quire.engine.executor import Executor
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.native.compiler import supported_levels

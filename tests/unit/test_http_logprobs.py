@@ -8,8 +8,8 @@ import pytest
 import tokenizers
 from tokenizers import decoders, models
 
-from quire.engine.completion import Completion
-from quire.engine.logprobs import TokenLogprobs
+from quire.engine.api.completion import Completion
+from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.text.tokenizer import Tokenizer
 from quire.services.frontend.http.logprobs import ChoiceLogprobs
 from support.tokenizers import byte_tokenizer

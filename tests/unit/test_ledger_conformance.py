@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quire.engine.errors import LedgerConflict, LedgerLost, StaleEpoch
-from quire.engine.request import DEFAULT_RETENTION_PRIORITY
+from quire.engine.api.errors import LedgerConflict, LedgerLost, StaleEpoch
+from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.memory import MemoryLedger

@@ -15,7 +15,7 @@ from redis import Redis, ResponseError
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelManagedSSLConnection
 
-from quire.engine.errors import LedgerLost, LedgerUnreachable
+from quire.engine.api.errors import LedgerLost, LedgerUnreachable
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.connection import close, connect, redacted
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from quire.engine.errors import LedgerConflict, StaleEpoch
+from quire.engine.api.errors import LedgerConflict, StaleEpoch
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.memory import MemoryLedger

@@ -14,10 +14,11 @@ import pytest
 import tokenizers
 from tokenizers import decoders
 
+from quire.engine.api.errors import InvalidRequest, RequestError, StartupError, Unavailable
+from quire.engine.api.options import CacheParams, RequestOptions, Retention
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
-from quire.engine.errors import InvalidRequest, RequestError, StartupError, Unavailable
 from quire.engine.llm import LLM
-from quire.engine.request import CacheParams, RequestOptions, Retention, SamplingParams
 from quire.engine.scheduling.scheduler import Scheduler
 from support.models import write_model
 

@@ -9,14 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.engine.completion import Completion, join
+from quire.engine.api.completion import Completion, FinishReason, join
+from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.executor import Executor
 from quire.engine.llm import LLM
-from quire.engine.logprobs import TokenLogprobs, pack
+from quire.engine.logprobs import pack
 from quire.engine.open_request import Finish, OpenRequest
-from quire.engine.request import FinishReason, SamplingParams
 from quire.engine.step import Penalties, SequenceStart, StepPlan, StepResult
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer

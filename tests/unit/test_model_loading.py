@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.errors import StartupError
 from quire.engine.executor import Executor
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.loader import load_weights

@@ -11,10 +11,11 @@ import pytest
 from google.protobuf.empty_pb2 import Empty
 from google.rpc import code_pb2
 
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import Overloaded
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
-from quire.engine.errors import Overloaded
 from quire.engine.open_request import Finish, OpenRequest
-from quire.engine.request import FinishReason, SamplingParams
 from quire.engine.text.tokenizer import Tokenizer
 from quire.services.frontend import multiplex
 from quire.services.frontend.multiplex import Multiplex

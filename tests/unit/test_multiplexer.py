@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from quire.clients.multiplexer import Multiplexer
-from quire.engine.errors import Unavailable
+from quire.engine.api.errors import Unavailable
 from quire.v1 import inference_pb2 as pb
 
 

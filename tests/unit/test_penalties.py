@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.llm import LLM
 from quire.engine.model.slots import Slots
-from quire.engine.request import SamplingParams
+from quire.engine.scheduled_step import ContextChunk, ScheduledStep
 from quire.engine.scheduling.plan import make_plan
-from quire.engine.scheduling.scheduled_step import ContextChunk, ScheduledStep
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 from quire.engine.step import Penalties, SequenceStart, StepPlan
 from quire.services.common import wire
 from support.models import load_reference

@@ -8,8 +8,8 @@ import pytest
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.model.penalties import counts_bytes
-from quire.engine.rehearsal import rehearsal
 from quire.engine.step import SequenceStart, StepPlan, StepResult
+from quire.engine.warmup import rehearsal
 from support.operations import Operations
 
 NUM_SLOTS, VOCAB_SIZE = 4, 2048

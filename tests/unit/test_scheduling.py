@@ -7,15 +7,15 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
+from quire.engine.api.errors import Overloaded, StartupError
+from quire.engine.api.options import CacheParams, Retention
 from quire.engine.config import SchedulerConfig
-from quire.engine.errors import Overloaded, StartupError
-from quire.engine.request import CacheParams, Retention
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.scheduling.capacity import registry
 from quire.engine.scheduling.capacity.guaranteed_no_evict import GuaranteedNoEvict
 from quire.engine.scheduling.chunk_budget import ChunkBudget
 from quire.engine.scheduling.queue import WaitingQueue
-from quire.engine.scheduling.sequence import SequenceState
+from quire.engine.sequence import SequenceState
 from support.rig import Rig, new_sequence
 from support.simulated_executor import executor_info
 

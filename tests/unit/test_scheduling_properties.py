@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
+from quire.engine.api.options import CacheParams, Retention
 from quire.engine.config import SchedulerConfig
-from quire.engine.request import CacheParams, Retention
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.redis import RedisLedger

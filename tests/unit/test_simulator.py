@@ -13,8 +13,8 @@ from simulator.simulation import Simulation, num_to_completion, peak_demand
 from simulator.trace import Slack, drawn, parse_slack, recorded
 
 from quire.clients.bench.workload.lengths import LogNormal
+from quire.engine.api.errors import StartupError
 from quire.engine.config import SchedulerConfig
-from quire.engine.errors import StartupError
 
 CONFIG = SchedulerConfig(max_batch_size=32, max_waiting_requests=200, max_waiting_tokens=10**9)
 AT_ONCE = float("inf")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from quire.engine.text.detokenizer import Detokenizer
 from quire.engine.text.tokenizer import Tokenizer
 

@@ -13,7 +13,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
-from quire.engine.errors import InvalidRequest, StartupError
+from quire.engine.api.errors import InvalidRequest, StartupError
 from quire.engine.text.tokenizer import Tokenizer
 
 CORPUS = [

@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from quire.engine.errors import InvalidRequest
-from quire.engine.request import SamplingParams
-from quire.engine.validation import ServingLimits, complete, token_array, validate
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.limits import ServingLimits
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.validation import complete, token_array, validate
 
 LIMITS = ServingLimits(vocab_size=100, max_model_len=64, num_blocks=1000, block_size=16)
 

@@ -4,7 +4,7 @@ import importlib
 
 from quire.clients.bench.target.base import Target
 from quire.clients.bench.target.grpc import GrpcTarget
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 
 def open_target(

@@ -8,12 +8,13 @@ import grpc
 from quire.clients.bench.record import Record
 from quire.clients.bench.target.base import Exchange, ServerInfo
 from quire.clients.bench.workload.session import Prompt
-from quire.clients.channel import CHANNEL_OPTIONS
-from quire.clients.convert import generate_request
-from quire.clients.errors import code_name, translated
+from quire.clients.errors import translated
 from quire.clients.multiplexer import Multiplexer
-from quire.engine.errors import QuireError
-from quire.engine.request import SamplingParams
+from quire.engine.api.errors import QuireError
+from quire.engine.api.sampling import SamplingParams
+from quire.protos.channel import CHANNEL_OPTIONS
+from quire.protos.convert import generate_request
+from quire.protos.status import code_name
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 

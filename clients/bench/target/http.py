@@ -10,7 +10,7 @@ from quire.clients.bench.record import Record
 from quire.clients.bench.target.base import Exchange, ServerInfo
 from quire.clients.bench.target.sse import events
 from quire.clients.bench.workload.session import Prompt
-from quire.engine.errors import Unavailable
+from quire.engine.api.errors import Unavailable
 
 _HEADERS = {"Content-Type": "application/json"}
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engine.errors import InvalidRequest
+from quire.engine.api.errors import InvalidRequest
 
 _LIMIT = "must be a number, uniform:LOW:HIGH or lognormal:MEDIAN:SIGMA, with lengths of at least 1"
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from quire.clients.bench.workload.session import Prompt, Session, Turn
 from quire.clients.bench.workload.synthetic import random_ids
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 
 TraceFormat = Literal["jsonl", "azure", "mooncake"]
 MOONCAKE_BLOCK = 512

@@ -3,7 +3,7 @@
 from copy import deepcopy
 from dataclasses import dataclass
 
-from quire.engine.errors import LedgerLost, StaleEpoch
+from quire.engine.api.errors import LedgerLost, StaleEpoch
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from quire.engine.errors import LedgerConflict
-from quire.engine.request import DEFAULT_RETENTION_PRIORITY
+from quire.engine.api.errors import LedgerConflict
+from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.rank import make_rank, tick_of
 

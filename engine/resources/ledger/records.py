@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 
-from quire.engine.errors import LedgerError
+from quire.engine.api.errors import LedgerError
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 
 PARTS = ("meta", "blocks", "index", "cached", "expires")

@@ -18,8 +18,8 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
-from quire.engine.errors import LedgerConflict, LedgerError, LedgerLost, LedgerUnreachable, StaleEpoch
-from quire.engine.request import DEFAULT_RETENTION_PRIORITY
+from quire.engine.api.errors import LedgerConflict, LedgerError, LedgerLost, LedgerUnreachable, StaleEpoch
+from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.connection import close, connect
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState

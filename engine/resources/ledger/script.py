@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
-from quire.engine.errors import LedgerError
+from quire.engine.api.errors import LedgerError
 
 
 class Script:

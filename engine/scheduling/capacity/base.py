@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from quire.engine.resources.kv_cache import KVCacheManager
 from quire.engine.scheduling.generation import GenerationBatch
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 
 
 class CapacityScheduler(ABC):

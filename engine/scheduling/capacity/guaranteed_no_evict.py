@@ -1,7 +1,7 @@
 """GUARANTEED_NO_EVICT: what starts, finishes."""
 
 from quire.engine.scheduling.capacity.base import CapacityScheduler
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 
 
 class GuaranteedNoEvict(CapacityScheduler):

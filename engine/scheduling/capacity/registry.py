@@ -2,7 +2,7 @@
 
 from importlib.metadata import entry_points
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from quire.engine.scheduling.capacity.base import CapacityScheduler
 from quire.engine.scheduling.capacity.guaranteed_no_evict import GuaranteedNoEvict
 from quire.engine.scheduling.capacity.max_utilization import MaxUtilization

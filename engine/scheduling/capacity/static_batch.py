@@ -3,7 +3,7 @@
 from quire.engine.resources.kv_cache import KVCacheManager
 from quire.engine.scheduling.capacity.guaranteed_no_evict import GuaranteedNoEvict
 from quire.engine.scheduling.generation import GenerationBatch
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 
 
 class StaticBatch(GuaranteedNoEvict):

@@ -4,7 +4,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from quire.engine.errors import RequestError
+from quire.engine.api.errors import RequestError
 from quire.services.frontend.http.completions import Completions
 from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_route
 from quire.services.frontend.http.models import Models

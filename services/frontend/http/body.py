@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 
-from quire.engine.errors import InvalidRequest
+from quire.engine.api.errors import InvalidRequest
 from quire.services.frontend.http.errors import BodyTooLarge
 
 # A million token ids as JSON are about seven megabytes.

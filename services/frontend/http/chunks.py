@@ -5,8 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from quire.engine.completion import Completion, Usage
-from quire.engine.request import FinishReason
+from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.services.frontend.http.errors import Refusal
 from quire.services.frontend.http.logprobs import ChoiceLogprobs
 

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from quire.engine.errors import InvalidRequest
-from quire.engine.request import SamplingParams
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.sampling import SamplingParams
 from quire.services.frontend.http.body import Body
 
 # More are better sent as requests of their own.

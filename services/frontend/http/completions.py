@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from quire.engine.completion import Completion, Usage, join
-from quire.engine.errors import RequestError
+from quire.engine.api.completion import Completion, Usage, join
+from quire.engine.api.errors import RequestError
 from quire.engine.open_request import OpenRequest
 from quire.services.frontend.http.body import read_body
 from quire.services.frontend.http.chunks import DONE, CompletionChunks, error_event

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from quire.engine.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
 
 INVALID = "invalid_request_error"
 # The protocol groups what OpenAI's API has side by side.

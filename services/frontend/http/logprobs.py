@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from quire.engine.completion import Completion
-from quire.engine.logprobs import TokenLogprobs
+from quire.engine.api.completion import Completion
+from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.text.detokenizer import Detokenizer
 from quire.engine.text.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-from quire.engine.errors import StartupError
+from quire.engine.api.errors import StartupError
 from quire.services.common.address import bound_socket
 
 logger = logging.getLogger(__name__)

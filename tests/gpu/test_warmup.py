@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.llm import LLM
-from quire.engine.request import SamplingParams
 from quire.kernels.cuda import decode_choice
 from support.models import write_wide_model
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from quire.engine.api.limits import ServingLimits
 from quire.engine.loop import StepLoop
 from quire.engine.scheduling.scheduler import Scheduler
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo
-from quire.engine.validation import ServingLimits
 
 # What a running sequence weighs against context tokens: its share of every step to come.
 TOKENS_PER_RUNNING = 16

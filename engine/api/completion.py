@@ -2,9 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
-from quire.engine.logprobs import TokenLogprobs
-from quire.engine.request import FinishReason
+from quire.engine.api.logprobs import TokenLogprobs
+
+
+class FinishReason(IntEnum):
+    """Why a sequence ended; values equal those of the protocol."""
+
+    STOP = 1
+    LENGTH = 2
+    ABORTED = 3
 
 
 @dataclass(frozen=True, slots=True)

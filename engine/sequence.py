@@ -3,7 +3,8 @@
 from array import array
 from enum import Enum, auto
 
-from quire.engine.request import FinishReason, Request
+from quire.engine.api.completion import FinishReason
+from quire.engine.request import Request
 
 
 class SequenceState(Enum):

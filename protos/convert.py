@@ -3,18 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from quire.clients.errors import code_of, retry_delay
-from quire.engine.completion import Completion, Usage
-from quire.engine.errors import InvalidRequest, RequestError
-from quire.engine.logprobs import TokenLogprobs
-from quire.engine.request import (
-    DEFAULT_OPTIONS,
-    CacheParams,
-    FinishReason,
-    RequestOptions,
-    Retention,
-    SamplingParams,
-)
+from quire.engine.api.completion import Completion, FinishReason, Usage
+from quire.engine.api.errors import InvalidRequest, RequestError
+from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.api.options import DEFAULT_OPTIONS, CacheParams, RequestOptions, Retention
+from quire.engine.api.sampling import SamplingParams
+from quire.protos.status import code_of, retry_delay
 from quire.v1 import inference_pb2 as pb
 
 Response = TypeVar("Response", pb.GenerateResponse, pb.GenerateStreamResponse)

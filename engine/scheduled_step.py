@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from quire.engine.request import Int32Array
-from quire.engine.scheduling.sequence import Sequence
+from quire.engine.arrays import Int32Array
+from quire.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,33 @@
+"""What a request may ask for: the bounds of each parameter, and those that model and pool set."""
+
+from dataclasses import dataclass
+
+MAX_TEMPERATURE = 100
+MAX_PENALTY = 2
+MAX_REPETITION_PENALTY = 10
+MAX_LOGPROBS = 20
+MAX_TOP_K = 2**31 - 1
+MAX_SEED = 2**64 - 1
+MAX_STOPS = 16
+MAX_STOP_BYTES = 256
+MAX_STOP_TOKENS = 64
+MAX_PRIORITY = 100
+MAX_SALT_BYTES = 128
+MAX_RETENTIONS = 16
+MAX_RETENTION_PRIORITY = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ServingLimits:
+    """What the model and the largest KV pool can take.
+
+    Attributes:
+        vocab_size: token ids are below this.
+        max_model_len: tokens of prompt and generation together.
+        num_blocks, block_size: the pool, in blocks and in tokens per block.
+    """
+
+    vocab_size: int
+    max_model_len: int
+    num_blocks: int
+    block_size: int
