@@ -89,7 +89,7 @@ class AttentionKernels:
     Attributes:
         name: what messages call it.
         device_type, dtypes: of queries; left out: any.
-        head_dims: sizes of a head.
+        head_dims: sizes of a head; None: any.
         block_size_step: every block size is a multiple of it.
     """
 
@@ -97,7 +97,7 @@ class AttentionKernels:
     capabilities: frozenset[Capability]
     device_type: str | None = None
     dtypes: tuple[torch.dtype, ...] = ()
-    head_dims: range | tuple[int, ...] = range(1, 1 << 16)
+    head_dims: range | tuple[int, ...] | None = None
     block_size_step: int = 1
 
     def unsupported_reason(self, spec: AttentionSpec) -> str | None:
@@ -112,7 +112,7 @@ class AttentionKernels:
             return f"needs a cache of the compute type, {spec.dtype}, got {spec.kv_dtype}"
         if spec.block_size % self.block_size_step:
             return f"needs a block size that {self.block_size_step} divides, got {spec.block_size}"
-        if spec.head_dim not in self.head_dims:
+        if self.head_dims is not None and spec.head_dim not in self.head_dims:
             return f"needs heads of {sizes_in_words(self.head_dims)}, got {spec.head_dim}"
         return None
 
@@ -154,11 +154,10 @@ class Backend:
 
 def _asked(spec: AttentionSpec) -> dict[Capability, object]:
     """The capabilities that a spec asks for, each with the value that asks for it."""
-    is_fp8 = spec.kv_dtype == torch.float8_e4m3fn != spec.dtype
     asked = {
         Capability.SLIDING_WINDOW: spec.sliding_window,
         Capability.LOGITS_SOFT_CAP: spec.logits_soft_cap,
-        Capability.FP8_KV_CACHE: spec.kv_dtype if is_fp8 else None,
+        Capability.FP8_KV_CACHE: spec.kv_dtype if spec.kv_dtype == torch.float8_e4m3fn else None,
     }
     return {capability: value for capability, value in asked.items() if value is not None}
 

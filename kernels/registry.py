@@ -13,7 +13,8 @@ from quire.kernels.backend import Backend, SuiteOptions
 from quire.kernels.cuda import backend as cuda
 from quire.kernels.native import backend as native
 from quire.kernels.processor import available_cores
-from quire.kernels.suite import TORCH_SUITE, KernelSuite
+from quire.kernels.reference import TORCH_SUITE
+from quire.kernels.suite import KernelSuite
 
 logger = logging.getLogger(__name__)
 

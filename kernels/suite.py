@@ -7,26 +7,20 @@ import torch
 from torch import Tensor
 
 from quire.kernels.attention import AttentionBackend, AttentionSpec
-from quire.kernels.attention_reference import TorchAttention
 from quire.kernels.decoder_blocks import BlockFuser
-from quire.kernels.gated_linear import gated
-from quire.kernels.kv_copy import kv_copy
-from quire.kernels.linear import LinearMaker, TorchLinear
-from quire.kernels.logprobs import logprobs
-from quire.kernels.penalties import PenaltyRows, penalize
-from quire.kernels.rms_norm import add_rms_norm, rms_norm
-from quire.kernels.sampling import SamplingRows, sample
-from quire.kernels.take_rows import take_rows
+from quire.kernels.linear import LinearMaker
+from quire.kernels.penalties import PenaltyRows
+from quire.kernels.sampling import SamplingRows
 
 
 @dataclass(frozen=True, slots=True)
 class KernelSuite:
-    """The operations of one backend; each operation's package documents its arguments.
+    """The operations of one backend; each operation's module documents its arguments.
 
     Attributes:
-        name: what the log calls it.
+        name: of the `Backend` that made it.
         zeros: (shape, dtype, device) -> memory for keys and values, as the kernels read it best.
-        attention: (spec) -> the fastest backend of attention here that can do what the spec asks.
+        attention: (spec) -> its attention, for specs that its `Backend` declares to compute.
         linear: (weight, bias, out_dtype) -> a linear layer.
         gated_linear: alike, the first half of a gated network.
         take_rows: (matrix, rows) -> matrix[rows].
@@ -52,21 +46,3 @@ class KernelSuite:
     sample: Callable[[Tensor, SamplingRows], Tensor]
     logprobs: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
     fuse_blocks: BlockFuser
-
-
-TORCH_SUITE = KernelSuite(
-    name="torch",
-    zeros=lambda shape, dtype, device: torch.zeros(*shape, dtype=dtype, device=device),
-    attention=TorchAttention,
-    linear=TorchLinear,
-    gated_linear=gated(TorchLinear),
-    take_rows=take_rows,
-    rms_norm=rms_norm,
-    add_rms_norm=add_rms_norm,
-    kv_copy=kv_copy,
-    penalize=penalize,
-    sample=sample,
-    logprobs=logprobs,
-    fuse_blocks=lambda shape, blocks: None,
-)
-"""The references: any device, any dtype."""

@@ -38,7 +38,7 @@ def _needs(needs: Requirements) -> str:
     version = ".".join(map(str, needs.compute_capability or ()))
     parts = (
         {"cpu": "a CPU", "cuda": "an NVIDIA GPU", None: ""}[needs.device_type],
-        f"of compute capability {version}" if version else "",
+        f"of compute capability {version} or later" if version else "",
         f"with {', '.join(sorted(needs.instruction_sets))}" if needs.instruction_sets else "",
         _types(needs.dtypes) if needs.dtypes else "",
         f"{' and '.join(needs.packages)} (extra `{needs.extra}`)" if needs.packages else "",
@@ -47,10 +47,9 @@ def _needs(needs: Requirements) -> str:
 
 
 def _sizes(kernels: AttentionKernels) -> tuple[str, str, str]:
-    is_any = kernels.head_dims == AttentionKernels("", frozenset()).head_dims
     return (
         _types(kernels.dtypes) if kernels.dtypes else "any",
-        "any" if is_any else sizes_in_words(kernels.head_dims),
+        "any" if kernels.head_dims is None else sizes_in_words(kernels.head_dims),
         "any" if kernels.block_size_step == 1 else f"multiples of {kernels.block_size_step}",
     )
 

@@ -8,6 +8,7 @@ import torch
 from quire.kernels.backend import AttentionKernels, Backend, Capability, Requirements, SuiteOptions
 from quire.kernels.suite import KernelSuite
 
+FLASHINFER_HEAD_DIMS: Final = (64, 128, 256)
 _DTYPES: Final = (torch.float16, torch.bfloat16)
 
 FLASHINFER: Final = AttentionKernels(
@@ -22,7 +23,7 @@ FLASHINFER: Final = AttentionKernels(
     ),
     device_type="cuda",
     dtypes=_DTYPES,
-    head_dims=(64, 128, 256),
+    head_dims=FLASHINFER_HEAD_DIMS,
 )
 
 TRITON: Final = AttentionKernels(

@@ -3,7 +3,7 @@
 from typing import Final
 
 from quire.kernels.attention import AttentionSpec, PagedBatch
-from quire.kernels.cuda.backend import FLASHINFER, TRITON
+from quire.kernels.cuda.backend import FLASHINFER_HEAD_DIMS, TRITON
 from quire.kernels.cuda.shared_prefixes import SharedPrefix, shared_prefixes
 
 # From so many rows times key heads on, our own kernel is the fastest: on an H200 it took 66 µs in place of 78 for 64
@@ -24,7 +24,7 @@ class DecodeChoice:
 
     def __init__(self, spec: AttentionSpec) -> None:
         self._spec = spec
-        self.is_known = spec.head_dim in FLASHINFER.head_dims
+        self.is_known = spec.head_dim in FLASHINFER_HEAD_DIMS
         self.is_plain = TRITON.unsupported_reason(spec) is None
 
     def is_ours(self, num_rows: int) -> bool:

@@ -11,7 +11,8 @@ from quire.kernels.cuda.rms_norm import add_rms_norm, rms_norm
 from quire.kernels.cuda.sampling import sample
 from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.linear import LinearMaker
-from quire.kernels.suite import TORCH_SUITE, KernelSuite
+from quire.kernels.reference import TORCH_SUITE
+from quire.kernels.suite import KernelSuite
 
 
 def cuda_suite(int8: bool = False) -> KernelSuite:

@@ -24,7 +24,8 @@ from quire.kernels.native.penalties import NativePenalize
 from quire.kernels.native.rms_norm import NativeRmsNorm
 from quire.kernels.native.sampling import NativeSample
 from quire.kernels.native.take_rows import NativeTakeRows
-from quire.kernels.suite import TORCH_SUITE, KernelSuite
+from quire.kernels.reference import TORCH_SUITE
+from quire.kernels.suite import KernelSuite
 
 logger = logging.getLogger(__name__)
 

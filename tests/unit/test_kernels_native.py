@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import stat
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.linear import TorchLinear
 from quire.kernels.native import backend as native_backend
 from quire.kernels.native.backend import native_suite
-from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, find_compiler, supported_levels
+from quire.kernels.native.compiler import CSRC, LEVELS, CompileError, compiled_library, find_compiler, supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.linear import NativeLinear
 from quire.kernels.native.rms_norm import NativeRmsNorm
@@ -191,6 +192,24 @@ def test_two_that_compile_at_once_compile_once(tmp_path: Path, monkeypatch: pyte
     links = [call for call in (tmp_path / "calls").read_text().splitlines() if "-shared" in call]
     assert len(links) == 1
     assert compiled_library("avx512", cache) != found[0]
+
+
+def test_a_library_serves_until_a_source_or_a_header_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sources = tmp_path / "csrc"
+    shutil.copytree(CSRC, sources)
+    monkeypatch.setattr("quire.kernels.native.compiler.CSRC", sources)
+    find_output = 'while [ "$1" != -o ]; do [ "$1" ] || exit 0; shift; done'
+    monkeypatch.setenv("CXX", str(write_compiler(tmp_path, f'{find_output}; : > "$2"')))
+    found = compiled_library("avx2", tmp_path)
+    assert compiled_library("avx2", tmp_path) == found
+    others = [found]
+    for name in ("rms_norm.cpp", "attention.h", "common/simd.h", "common/pool.cpp"):
+        with (sources / name).open("a") as changed:
+            changed.write("// changed")
+        others.append(compiled_library("avx2", tmp_path))
+    (sources / "rms_norm.cpp").rename(sources / "norm.cpp")
+    others.append(compiled_library("avx2", tmp_path))
+    assert len(set(others)) == len(others)
 
 
 def test_without_a_compiler_the_reference_computes(

@@ -16,8 +16,8 @@ from quire.kernels.attention import AttentionSpec
 from quire.kernels.attention_reference import TorchAttention
 from quire.kernels.backend import Capability, Requirements, SuiteOptions
 from quire.kernels.native.attention import NativeAttention
+from quire.kernels.reference import TORCH_SUITE
 from quire.kernels.registry import BACKENDS, CHOICES, attention_backend, kernel_suite
-from quire.kernels.suite import TORCH_SUITE
 
 ROOT = Path(__file__).parents[2]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
