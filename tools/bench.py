@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Every table of docs/performance.md about the CPU: steps, services against `LLM`, and four loads over HTTP.
+"""The CPU tables of docs/performance.md: steps, services against `LLM`, and four loads over HTTP.
 
 tools/bench.py FOLDER [--peer URL] [--model DIR] [--rounds N] [FLAG OF quire up]...
 
