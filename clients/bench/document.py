@@ -1,17 +1,17 @@
 """A benchmark's result as JSON: what was run, where, and the figures of each load."""
 
-import json
 import os
 import platform
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from quire.clients.bench.mistake import first_mistake
 from quire.engine.api.errors import StartupError
 from quire.engine.api.version import __version__
-
-FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Run:
         summary: `Summary.to_json()`, or the figures of an offline run.
     """
 
-    load: dict[str, Any]
+    load: Annotated[dict[str, int | float | str], Field(min_length=1)]
     summary: dict[str, Any]
 
     @property
@@ -31,6 +31,45 @@ class Run:
         """Such as "concurrency 4"."""
         key, value = next(iter(self.load.items()))
         return f"{key.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else f"{key} {value}"
+
+    def figure(self, *path: str) -> float | None:
+        """A number of the summary, such as that at ("ttft_ms", "p50"); None if it has none there."""
+        found: Any = self.summary
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        return float(found) if isinstance(found, float) or (isinstance(found, int) and abs(found) < 2**63) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """All that is recorded of a benchmark.
+
+    Attributes:
+        when: start of the benchmark, in UTC.
+        quire: version of Quire that measured.
+        machine: where it measured; the server may run elsewhere.
+        model: name of the model, as the server gives it.
+        settings: all settings of the command.
+    """
+
+    format: Literal[1]
+    when: str
+    quire: str
+    python: str
+    machine: str
+    model: str
+    settings: dict[str, Any]
+    runs: list[Run]
+
+
+_DOCUMENT = TypeAdapter(Document)
+
+
+def make_document(settings: dict[str, Any], model: str, runs: list[Run], started: float) -> Document:
+    """The result of a benchmark on this machine that began at `started`, in seconds of `time.time()`."""
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))
+    machine = f"{platform.machine()}, {os.cpu_count()} CPUs"
+    return Document(1, when, __version__, platform.python_version(), machine, model, settings, runs)
 
 
 def check_writable(path: Path) -> None:
@@ -43,34 +82,20 @@ def check_writable(path: Path) -> None:
         raise StartupError(f"{path}: cannot be written")
 
 
-def write_document(path: Path, settings: dict[str, Any], model: str, runs: list[Run]) -> None:
+def write_document(path: Path, document: Document) -> None:
     """Writes the result of a benchmark."""
-    document = {
-        "format": FORMAT,
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "quire": __version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "model": model,
-        "settings": settings,
-        "runs": [{"load": run.load, "summary": run.summary} for run in runs],
-    }
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    path.write_bytes(_DOCUMENT.dump_json(document, indent=1) + b"\n")
 
 
-def read_runs(path: Path) -> list[Run]:
-    """The runs of a result.
+def read_document(path: Path) -> Document:
+    """The result in a file.
 
     Raises:
-        StartupError: the file is none.
+        StartupError: the file is none; names what is wrong in it.
     """
     try:
-        document = json.loads(path.read_text())
-        if document["format"] != FORMAT:
-            raise StartupError(f"{path}: format must be {FORMAT}, got {document['format']!r}")
-        runs = [Run(run["load"], run["summary"]) for run in document["runs"]]
-        if not all(run.load for run in runs):
-            raise ValueError("a run has no load")
-        return runs
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StartupError(f"{path}: not a result of quire bench: {error}") from error
+        return _DOCUMENT.validate_json(path.read_bytes())
+    except OSError as error:
+        raise StartupError(f"{path}: not a result of quire bench: {error.strerror}") from error
+    except ValidationError as error:
+        raise StartupError(f"{path}: not a result of quire bench: {first_mistake(error)}") from error

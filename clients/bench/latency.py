@@ -26,6 +26,7 @@ class Settings(OfflineSettings):
 
 def run(settings: Settings) -> int:
     """Returns the exit code."""
+    print(f"seed {settings.seed}")
     seconds: list[float] = []
     with open_llm(settings) as llm:
         vocab_size = settings.vocab_size or llm.tokenizer.vocab_size

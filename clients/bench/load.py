@@ -25,7 +25,7 @@ async def closed_loop(target: Target, sessions: Sequence[Session], concurrency: 
             sent += await _run(target, session, payload, None, on_done)
         return sent
 
-    return _digested(target, await asyncio.gather(*(work() for _ in range(concurrency))))
+    return _digested(target, await asyncio.gather(*(work() for _ in range(min(concurrency, len(sessions))))))
 
 
 async def open_loop(

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,9 @@ import numpy as np
 from pydantic import Field
 from tqdm import tqdm
 
-from quire.clients.bench.compare import ratio_rows
+from quire.clients.bench.compare import comparison
 from quire.clients.bench.cost import CostMeter
-from quire.clients.bench.document import Run, check_writable, read_runs, write_document
+from quire.clients.bench.document import Run, check_writable, make_document, read_document, write_document
 from quire.clients.bench.load import closed_loop, open_loop
 from quire.clients.bench.report.table import aligned, latency_rows, throughput_rows, warnings
 from quire.clients.bench.settings import WorkloadSettings, make_sessions
@@ -32,7 +33,7 @@ class Settings(WorkloadSettings):
     """Load a server: a closed loop by concurrency, an open loop by rate, or a trace at its own times."""
 
     target: str = "grpc://127.0.0.1:8001"
-    """grpc://host:port of a frontend, or http://host:port of any server with OpenAI's /v1/completions."""
+    """[grpc://]host:port of a frontend, or http://host:port of any server with OpenAI's /v1/completions."""
 
     model: str | None = None
     """Name of the model to ask an HTTP server for; default: the first that it lists."""
@@ -43,7 +44,7 @@ class Settings(WorkloadSettings):
     rate: list[float] = Field(default_factory=list)
     """Requests per second of an open loop; several are run one after the other."""
 
-    burstiness: float = Field(1.0, gt=0)
+    burstiness: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Shape of the gamma distributed gaps of an open loop: 1 is Poisson, less comes in bursts."""
 
     max_concurrency: int | None = Field(None, ge=1)
@@ -52,7 +53,7 @@ class Settings(WorkloadSettings):
     warmup: int = Field(8, ge=0)
     """Requests before the first run that are not counted."""
 
-    timeout: float = Field(600.0, gt=0)
+    timeout: float = Field(600.0, gt=0, allow_inf_nan=False)
     """Seconds for one request."""
 
     multiplex: bool = False
@@ -77,28 +78,30 @@ class Settings(WorkloadSettings):
 def run(settings: Settings) -> int:
     """Returns the exit code: 1 if every request failed."""
     # What would be missed only at the end is looked for first.
-    earlier = read_runs(settings.compare) if settings.compare is not None else []
+    earlier = read_document(settings.compare) if settings.compare is not None else None
     if settings.json_file is not None:
         check_writable(settings.json_file)
     page = _report_page(settings.report) if settings.report is not None else None
+    started = time.time()
+    print(f"seed {settings.seed}")
     model, runs = asyncio.run(_run(settings))
     print(aligned(throughput_rows(runs)), aligned(latency_rows(runs)), sep="\n\n")
     for line in warnings(runs):
         print(f"note: {line}")
-    shown = settings.model_dump(mode="json", by_alias=True)
+    document = make_document(settings.model_dump(mode="json", by_alias=True), model, runs, started)
     if settings.json_file is not None:
-        write_document(settings.json_file, shown, model, runs)
+        write_document(settings.json_file, document)
     if settings.report is not None and page is not None:
-        page.write_report(settings.report, shown, model, runs)
-        write_document(settings.report / "result.json", shown, model, runs)
+        page.write_report(settings.report, document)
+        write_document(settings.report / "result.json", document)
         print(f"report: {settings.report / 'report.html'}")
-    if settings.compare is not None:
-        print(f"\nratios to {settings.compare}\n{aligned(ratio_rows(runs, earlier))}")
+    if earlier is not None:
+        print(f"\n{comparison(document, earlier, 'this run', str(settings.compare))}")
     return 0 if any(run.summary["succeeded"] for run in runs) else 1
 
 
 async def _run(settings: Settings) -> tuple[str, list[Run]]:
-    objectives = parse_objectives(settings.slo)
+    objectives, loads = parse_objectives(settings.slo), _loads(settings)
     target = open_target(
         settings.target,
         settings.model,
@@ -114,7 +117,7 @@ async def _run(settings: Settings) -> tuple[str, list[Run]]:
             sessions = make_sessions(settings, vocab_size, 0)[: settings.warmup]
             await closed_loop(target, sessions, len(sessions), lambda: None)
         runs = []
-        for part, load in enumerate(_loads(settings), start=1):
+        for part, load in enumerate(loads, start=1):
             sessions = make_sessions(settings, vocab_size, part)
             num_turns = sum(len(session.turns) for session in sessions)
             with tqdm(total=num_turns, unit="req", desc=Run(load, {}).name, disable=not settings.progress) as bar:
@@ -130,8 +133,8 @@ def _loads(settings: Settings) -> list[dict[str, Any]]:
     if settings.concurrency and settings.rate:
         raise StartupError("--concurrency and --rate: give one of them; --max-concurrency limits an open loop")
     for name, values in (("concurrency", settings.concurrency), ("rate", settings.rate)):
-        if any(value <= 0 for value in values):
-            raise StartupError(f"--{name}: must be above 0, got {values}")
+        if not all(0 < value < float("inf") for value in values):  # which NaN is not
+            raise StartupError(f"--{name}: must be above 0 and finite, got {values}")
     if settings.rate:
         return [{"rate": rate, "burstiness": settings.burstiness} for rate in settings.rate]
     if settings.trace is not None and not settings.concurrency:
@@ -163,4 +166,5 @@ def _report_page(folder: Path) -> Any:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StartupError(f"--report {folder}: {error.strerror}") from error
+    check_writable(folder / "report.html")
     return page

@@ -1,5 +1,6 @@
 """Settings that the benchmarks share: what is sent."""
 
+import secrets
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,12 @@ from quire.engine.api.errors import StartupError
 
 # What a trace brings itself.
 _SHAPES = frozenset({"input_tokens", "output_tokens", "prefix_tokens", "num_prefixes", "num_turns"})
+MAX_SEED = 2**63 - 1
+
+
+def _drawn_seed() -> int:
+    """Short, because people copy it."""
+    return secrets.randbelow(2**31)
 
 
 class WorkloadSettings(ClientSettings):
@@ -47,7 +54,7 @@ class WorkloadSettings(ClientSettings):
     trace_format: Literal["jsonl", "azure", "mooncake"] = "jsonl"
     """How the trace is written."""
 
-    trace_speed: float = Field(1.0, gt=0)
+    trace_speed: float = Field(1.0, gt=0, allow_inf_nan=False)
     """How many times as fast to replay it."""
 
     vocab_size: int | None = Field(None, ge=2)
@@ -56,11 +63,11 @@ class WorkloadSettings(ClientSettings):
     ignore_eos: bool = True
     """Go on past end tokens, so that every answer has its full length."""
 
-    temperature: float = Field(0.0, ge=0)
+    temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
     """0 is greedy."""
 
-    seed: int = Field(0, ge=0)
-    """The same seed gives the same workload."""
+    seed: int = Field(default_factory=_drawn_seed, ge=0, le=MAX_SEED)
+    """The same seed gives the same workload; default: drawn anew, so that no cache knows the prompts, and printed."""
 
 
 def make_sessions(settings: WorkloadSettings, vocab_size: int, part: int) -> list[Session]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from quire.clients.bench.document import Run, check_writable, write_document
+from quire.clients.bench.document import Run, check_writable, make_document, write_document
 from quire.clients.bench.offline import OfflineSettings, open_llm
 from quire.clients.bench.settings import make_sessions
 from quire.clients.bench.workload.session import Session
@@ -28,6 +28,8 @@ def run(settings: Settings) -> int:
     """Returns the exit code."""
     if settings.json_file is not None:
         check_writable(settings.json_file)
+    started = time.time()
+    print(f"seed {settings.seed}")
     with open_llm(settings) as llm:
         vocab_size = settings.vocab_size or llm.tokenizer.vocab_size
         asyncio.run(_generate(llm, settings, make_sessions(settings, vocab_size, 0)[:8]))
@@ -36,12 +38,8 @@ def run(settings: Settings) -> int:
         print(f"{name:<20} {value:.1f}" if isinstance(value, float) else f"{name:<20} {value}")
     if settings.json_file is not None:
         shown = settings.model_dump(mode="json", by_alias=True)
-        write_document(
-            settings.json_file,
-            shown,
-            settings.model or "demo",
-            [Run({"concurrency": settings.concurrency}, summary)],
-        )
+        runs = [Run({"concurrency": settings.concurrency}, summary)]
+        write_document(settings.json_file, make_document(shown, settings.model or "demo", runs, started))
     return 0
 
 

@@ -30,8 +30,7 @@ def test_a_load_is_reported(stack: RunningStack, tmp_path: Path, protocol: str, 
     out, report = tmp_path / "result.json", tmp_path / "report"
     scheme, *options = protocol.split()
     target = f"grpc://{stack.frontend}" if scheme == "grpc" else f"http://{stack.http}"
-    seed = f"--seed={len(protocol + load)}"
-    flags = (f"--target={target}", *options, load, seed, "--slo=ttft:60000", f"--json={out}", f"--report={report}")
+    flags = (f"--target={target}", *options, load, "--slo=ttft:60000", f"--json={out}", f"--report={report}")
     assert main(["bench", "serve", *SHORT, *flags]) == 0
     for run in runs(out):
         summary = run["summary"]
@@ -67,6 +66,8 @@ def test_requests_that_fail_are_counted_by_kind(
         (["--json={folder}/none/x.json"], "{folder}/none/x.json: cannot be written"),
         (["--report={folder}/file"], "--report {folder}/file: File exists"),
         (["--compare={folder}/none.json"], "{folder}/none.json: not a result of quire bench"),
+        (["--rate=2,-1"], "--rate: must be above 0 and finite, got [2.0, -1.0]"),
+        (["--concurrency=0"], "--concurrency: must be above 0 and finite, got [0]"),
         (["--trace={folder}/file", "--num-turns=2"], "--trace: it says what is sent; leave out --num-turns"),
     ],
 )
@@ -78,6 +79,25 @@ def test_mistakes_are_told_before_anything_is_sent(
     assert main(["bench", "serve", f"--target=grpc://{stack.frontend}", *given]) == 1
     assert message.format(folder=tmp_path) in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_two_runs_have_prompts_of_their_own(
+    stack: RunningStack, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless they are given one seed, which is said where they are compared."""
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    command = ("bench", "serve", *SHORT, f"--target={stack.frontend}", "--concurrency=2")
+    assert main([*command, f"--json={first}"]) == 0
+    seed = json.loads(first.read_text())["settings"]["seed"]
+    assert f"seed {seed}\n" in capsys.readouterr().out
+    assert main([*command, f"--json={second}", f"--compare={first}"]) == 0
+    assert json.loads(second.read_text())["settings"]["seed"] != seed
+    assert runs(second)[0]["summary"]["cached_tokens"] == 0
+    assert "warning" not in capsys.readouterr().out
+    assert main([*command, f"--json={second}", f"--seed={seed}"]) == 0
+    assert runs(second)[0]["summary"]["cached_tokens"] > 0
+    assert main(["bench", "compare", str(second), str(first)]) == 0
+    assert f"warning: both sent the same prompts to {stack.frontend}" in capsys.readouterr().out
 
 
 def test_throughput_in_process(tmp_path: Path) -> None:

@@ -1,20 +1,28 @@
 """From records to figures, ratios and pages."""
 
 import json
+import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from quire.clients.bench.compare import ratio_rows
+from quire.clients.bench.compare import comparison, doubts, ratio_rows
 from quire.clients.bench.cost import CostMeter
-from quire.clients.bench.document import Run, read_runs, write_document
+from quire.clients.bench.document import Document, Run, make_document, read_document, write_document
 from quire.clients.bench.record import Record
+from quire.clients.bench.report.curves import draw
 from quire.clients.bench.report.page import write_report
 from quire.clients.bench.slo import parse_objectives
 from quire.clients.bench.summary import Summary, spread, summarize
 from quire.clients.bench.target.sse import events
 from quire.engine.api.errors import StartupError
+from quire.engine.api.version import __version__
+
+
+def document(runs: list[Run], **settings: object) -> Document:
+    return make_document({"target": "host:1", **settings}, "m", runs, started=0.0)
 
 
 async def summary(*slo: str) -> Summary:
@@ -79,32 +87,101 @@ def test_an_objective_that_is_none(text: str) -> None:
 
 async def test_ratios_of_two_results(tmp_path: Path) -> None:
     figures = (await summary()).to_json()
-    write_document(tmp_path / "a.json", {}, "m", [Run({"concurrency": 4}, figures), Run({"concurrency": 8}, figures)])
+    write_document(tmp_path / "a.json", document([Run({"concurrency": 4}, figures), Run({"concurrency": 8}, figures)]))
     faster = figures | {"output_tokens_per_s": figures["output_tokens_per_s"] * 2}
-    runs = read_runs(tmp_path / "a.json")
+    runs = read_document(tmp_path / "a.json").runs
     head, row = ratio_rows([Run({"concurrency": 4}, faster)], runs)
     found = dict(zip(head, row, strict=True))
-    assert (found["load"], found["out tok/s"], found["TTFT p50"]) == ("concurrency 4", "2.000", "1.000")
+    assert (found["A / B"], found["out tok/s"], found["TTFT p50"]) == ("concurrency 4", "2.000", "1.000")
 
 
-def test_a_file_that_is_no_result(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text(json.dumps({"format": 9, "runs": []}))
-    with pytest.raises(StartupError, match="format must be 1, got 9"):
-        read_runs(tmp_path / "x.json")
-    (tmp_path / "x.json").write_text(json.dumps({"format": 1, "runs": [{"load": {}, "summary": {}}]}))
-    with pytest.raises(StartupError, match="a run has no load"):
-        read_runs(tmp_path / "x.json")
+def test_what_is_compared_is_said() -> None:
+    a, b = (document([Run({"concurrency": count}, {"requests_per_s": 2.0})], seed=count) for count in (4, 4))
+    text = comparison(a, b, "one.json", "two.json").splitlines()
+    assert text[0].startswith("A  one.json: m at host:1, 1970-01-01T00:00:00Z, quire ")
+    assert text[1].startswith("B  two.json: m at host:1, ")
+    assert text[3].startswith("A / B")
+    assert text[4].split()[:3] == ["concurrency", "4", "1.000"]
+
+
+def test_what_makes_a_comparison_worthless() -> None:
+    run = [Run({"concurrency": 4}, {})]
+    first = document(run, seed=5, input_tokens="10")
+    assert doubts(first, document(run, seed=6, input_tokens="10")) == []
+    (cache,) = doubts(first, document(run, seed=5, input_tokens="10"))
+    assert cache.startswith("both sent the same prompts to host:1, so the later run may have found them in its cache")
+    assert doubts(first, document(run, seed=5, input_tokens="10", target="other:1")) == []
+    trace = {"trace": "t.jsonl", "trace_format": "jsonl"}
+    (cache,) = doubts(document(run, seed=5, **trace), document(run, seed=6, **trace))
+    assert cache.endswith("trace t.jsonl")
+    assert doubts(first, document(run, seed=6, input_tokens="11")) == [
+        "different workloads: input_tokens is '10' in A, '11' in B"
+    ]
+    assert doubts(first, document([Run({"rate": 2.0}, {})], seed=6, input_tokens="10")) == [
+        "only in A: concurrency 4",
+        "only in B: rate 2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Invalid JSON"),
+        (b"[]", "Input should be"),
+        (b"\xff\xfe", "Invalid JSON"),
+        (b"[" * 100_000, "Invalid JSON"),
+        (b'{"format": 1}', "when: Field required"),
+        ({"format": 9}, "format: Input should be 1, got 9"),
+        ({"model": "\ud800"}, "Invalid JSON"),
+        ({"settings": 3}, "settings: Input should be an object, got 3"),
+        ({"runs": {}}, "runs: Input should be a valid"),
+        ({"runs": [3]}, "runs.0: Input should be"),
+        ({"runs": [{"load": {}, "summary": {}}]}, "runs.0.load: Dictionary should have at least 1 item"),
+        ({"runs": [{"load": {"rate": []}, "summary": {}}]}, "runs.0.load.rate"),
+        ({"runs": [{"load": {"rate": 2}, "summary": []}]}, "runs.0.summary: Input should be an object"),
+    ],
+)
+def test_a_file_that_is_no_result(tmp_path: Path, content: bytes | dict[str, object], message: str) -> None:
+    path = tmp_path / "x.json"
+    write_document(path, document([]))
+    path.write_bytes(
+        content if isinstance(content, bytes) else json.dumps(json.loads(path.read_text()) | content).encode()
+    )
+    with pytest.raises(StartupError, match=f"not a result of quire bench: .*{message}"):
+        read_document(path)
+
+
+@pytest.mark.parametrize("figure", [None, "fast", [], {"p50": "fast"}, {"p50": None}, {"p50": 10**400}, 3])
+def test_a_figure_that_is_none_has_no_ratio(figure: object) -> None:
+    run = Run({"concurrency": 4}, {"ttft_ms": figure})
+    _, row = ratio_rows([run], [run])
+    assert row[1:] == ["-"] * 8
 
 
 async def test_the_page_needs_no_other_file(tmp_path: Path) -> None:
     figures = (await summary("ttft:200")).to_json()
     runs = [Run({"concurrency": count}, figures) for count in (1, 4)]
-    write_report(tmp_path / "report", {"target": "<b>"}, "m", runs)
+    write_report(tmp_path / "report", document(runs, target="<b>", seed=77, input_tokens="12", output_tokens="34"))
     page = (tmp_path / "report/report.html").read_text()
     assert "<svg" in page
-    assert "&lt;b&gt;" in page
+    for fact in ("&lt;b&gt;", "12 tokens in, 34 out", "77", "1970-01-01T00:00:00Z", __version__, platform.machine()):
+        assert f">{fact}" in page or f" {fact}" in page
     assert "src=" not in page
     assert (tmp_path / "report/curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("speeds", [[5.0], [0.01, 100.0, 100.0], [3.0, 1000.0]])
+async def test_labels_stay_inside_their_axes(speeds: list[float]) -> None:
+    figures = (await summary()).to_json()
+    runs = [Run({"rate": 99.5}, figures | {"output_tokens_per_s": speed}) for speed in speeds]
+    figure = draw(runs)
+    FigureCanvasAgg(figure).draw()
+    for axes in figure.axes:
+        assert [label.get_text() for label in axes.texts] == ["99.5"] * len(speeds)
+        for label in axes.texts:
+            box, outer = label.get_window_extent(), axes.get_window_extent()
+            assert outer.x0 <= box.x0 < box.x1 <= outer.x1
+            assert outer.y0 <= box.y0 < box.y1 <= outer.y1
 
 
 def test_events_that_come_in_fragments() -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from quire.clients.bench.workload.arrivals import arrivals
-from quire.clients.bench.workload.lengths import parse_lengths
+from quire.clients.bench.workload.lengths import MAX_LENGTH, parse_lengths
 from quire.clients.bench.workload.synthetic import Synthetic, synthetic_sessions
-from quire.clients.bench.workload.traces import read_trace, trace_sessions
+from quire.clients.bench.workload.traces import TraceFormat, read_trace, trace_sessions
 from quire.engine.api.errors import InvalidRequest, StartupError
 
 
@@ -24,10 +24,12 @@ def test_lengths_follow_their_distribution() -> None:
     assert np.exp(np.median(logs)) == pytest.approx(200, rel=0.03)
     assert logs.std() == pytest.approx(0.5, rel=0.03)
     assert parse_lengths("lognormal:1:3", "x").sample(rng(), 1000).min() == 1
+    assert parse_lengths("lognormal:1:100", "x").sample(rng(), 1000).max() == MAX_LENGTH
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "-1", "uniform:5:4", "uniform:0:4", "lognormal:0:1", "lognormal:5:nan", "zipf:3"]
+    "text",
+    ["", "0", "-1", "uniform:5:4", "uniform:0:4", "lognormal:0:1", "lognormal:5:nan", "zipf:3", "9" * 5000, "10000001"],
 )
 def test_lengths_that_are_none(text: str) -> None:
     with pytest.raises(InvalidRequest, match=r"^--input-tokens: must be a number, uniform"):
@@ -89,11 +91,55 @@ def test_jsonl_trace(tmp_path: Path) -> None:
     assert read_trace(path, "jsonl", limit=1)[0].at is None
 
 
+JSONL = '{"prompt": "fine", "output_tokens": 1}'
+MOONCAKE = '{"timestamp": 500, "input_length": 11, "output_length": 5, "hash_ids": [1]}'
+AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,374,44"
+
+
 @pytest.mark.parametrize(
-    "line", ["{", '{"prompt": "a"}', '{"input_ids": [], "output_tokens": 2}', '{"prompt": "a", "output_tokens": 0}']
+    ("first", "line"),
+    [
+        *((JSONL, line) for line in ("{", "[]", "3", "null", '"a"', "[" * 100_000, "{}", '{"prompt": "a"}')),
+        (JSONL, '{"input_ids": [], "output_tokens": 2}'),
+        (JSONL, '{"input_ids": "123", "output_tokens": 2}'),
+        (JSONL, '{"input_ids": [1.5], "output_tokens": 2}'),
+        (JSONL, '{"input_ids": [true], "output_tokens": 2}'),
+        (JSONL, '{"input_ids": [-1], "output_tokens": 2}'),
+        (JSONL, '{"input_ids": [4294967296], "output_tokens": 2}'),
+        (JSONL, '{"output_tokens": 2}'),
+        (JSONL, '{"prompt": "", "output_tokens": 2}'),
+        (JSONL, '{"prompt": ["a"], "output_tokens": 2}'),
+        (JSONL, '{"prompt": "\\ud800", "output_tokens": 2}'),
+        (JSONL, '{"prompt": "a", "output_tokens": 0}'),
+        (JSONL, '{"prompt": "a", "output_tokens": 2.5}'),
+        (JSONL, '{"prompt": "a", "output_tokens": 1000000000000}'),
+        (JSONL, '{"prompt": "a", "output_tokens": 1, "timestamp": NaN}'),
+        (JSONL, '{"prompt": "a", "output_tokens": 1, "timestamp": 1e999}'),
+        (JSONL, '{"prompt": "a", "output_tokens": 1, "timestamp": "now"}'),
+        (MOONCAKE, "[]"),
+        (MOONCAKE, '{"timestamp": 500, "input_length": 11, "output_length": 5, "hash_ids": 3}'),
+        (MOONCAKE, '{"timestamp": 500, "input_length": 11, "output_length": 5, "hash_ids": [-1]}'),
+        (MOONCAKE, '{"timestamp": 500, "input_length": 1e15, "output_length": 5}'),
+        (MOONCAKE, '{"timestamp": null, "input_length": 11, "output_length": 5}'),
+        (AZURE, "yesterday,1,1"),
+        (AZURE, "2023-11-16 18:17:03,1"),
+        (AZURE, "2023-11-16 18:17:03,-1,1"),
+        (AZURE, "2023-11-16 18:17:03,99999999999999999999,1"),
+    ],
 )
-def test_a_broken_trace_names_the_request(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "trace.jsonl"
-    path.write_text('{"prompt": "fine", "output_tokens": 1}\n' + line + "\n")
-    with pytest.raises(StartupError, match="request 2 is not in the jsonl format"):
-        read_trace(path, "jsonl")
+def test_a_broken_trace_names_the_request(tmp_path: Path, first: str, line: str) -> None:
+    path = tmp_path / "trace"
+    path.write_text(f"{first}\n{line}\n")
+    trace_format: TraceFormat = {JSONL: "jsonl", MOONCAKE: "mooncake"}.get(first, "azure")
+    with pytest.raises(StartupError, match=f"request 2 is not in the {trace_format} format: ") as caught:
+        read_trace(path, trace_format)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("trace_format", ["jsonl", "azure", "mooncake"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\n", b"", b"\n\n", b"a" * 200_000])
+def test_a_file_that_is_no_trace(tmp_path: Path, content: bytes, trace_format: TraceFormat) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(content + b"\n" + content)
+    with pytest.raises(StartupError, match=f"^{path}: "):
+        read_trace(path, trace_format)

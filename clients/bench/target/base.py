@@ -6,6 +6,9 @@ from typing import Protocol
 from quire.clients.bench.record import Record
 from quire.clients.bench.workload.session import Prompt
 
+# For the first question. One that listens and says nothing must not cost the time of a whole request.
+INFO_SECONDS = 30.0
+
 
 @dataclass(slots=True)
 class Exchange:
@@ -31,7 +34,7 @@ class Target(Protocol):
     """A server at the other end of a connection."""
 
     async def info(self) -> ServerInfo:
-        """Asks what is served; raises `Unavailable` if nobody answers."""
+        """Asks what is served; raises `QuireError` if nobody answers, or not what such a server does."""
 
     def encode(self, prompt: Prompt, output_tokens: int) -> bytes:
         """The request for exactly `output_tokens` tokens, unless end tokens count."""

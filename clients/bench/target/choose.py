@@ -1,25 +1,28 @@
 """From `--target` to a connection."""
 
 import importlib
+from urllib.parse import urlsplit
 
 from quire.clients.bench.target.base import Target
 from quire.clients.bench.target.grpc import GrpcTarget
 from quire.engine.api.errors import StartupError
 
+_ALLOWED = "must be host:port or grpc://host:port of a frontend, or http://host[:port] or https://host[:port]"
+
 
 def open_target(
     url: str, model: str | None, ignore_eos: bool, temperature: float, timeout: float, multiplex: bool
 ) -> Target:
-    """A connection to grpc://host:port or http://host:port; call it inside the event loop that uses it.
+    """A connection to [grpc://]host:port or http://host:port; call it inside the event loop that uses it.
 
     Raises:
         StartupError: it is neither, or cannot multiplex, or HTTP needs a package that is not installed.
     """
-    scheme, _, address = url.partition("://")
-    if scheme == "grpc":
-        return GrpcTarget(address.rstrip("/"), ignore_eos, temperature, timeout, multiplex)
-    if scheme not in ("http", "https"):
-        raise StartupError(f"--target {url}: must be grpc://host:port or http://host:port")
+    scheme, has_scheme, address = url.rpartition("://")
+    if scheme == "grpc" or not has_scheme:
+        return GrpcTarget(_host_and_port(url, address), ignore_eos, temperature, timeout, multiplex)
+    if scheme not in ("http", "https") or not _is_host(address):
+        raise StartupError(f"--target {url}: {_ALLOWED}")
     if multiplex:
         raise StartupError(f"--multiplex: needs a target grpc://host:port, got {url}")
     try:
@@ -28,3 +31,19 @@ def open_target(
         raise StartupError(f"--target {url}: needs aiohttp; pip install 'quire[bench]'") from error
     target: Target = module.HttpTarget(url, model, ignore_eos, temperature, timeout)
     return target
+
+
+def _host_and_port(url: str, address: str) -> str:
+    found = address.rstrip("/")
+    if "/" in found or not _is_host(found) or urlsplit(f"//{found}").port is None:
+        raise StartupError(f"--target {url}: {_ALLOWED}")
+    return found
+
+
+def _is_host(address: str) -> bool:
+    """Whether it begins with a host and, if any, a port that can be."""
+    try:
+        parts = urlsplit(f"//{address}")
+        return bool(parts.hostname) and parts.port != 0 and not any(map(str.isspace, address))
+    except ValueError:  # the port, or the brackets of an IPv6 address
+        return False

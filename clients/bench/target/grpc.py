@@ -4,9 +4,10 @@ import time
 from collections.abc import AsyncIterator
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from quire.clients.bench.record import Record
-from quire.clients.bench.target.base import Exchange, ServerInfo
+from quire.clients.bench.target.base import INFO_SECONDS, Exchange, ServerInfo
 from quire.clients.bench.workload.session import Prompt
 from quire.clients.errors import translated
 from quire.clients.multiplexer import Multiplexer
@@ -46,7 +47,7 @@ class GrpcTarget:
 
     async def info(self) -> ServerInfo:
         with translated():
-            model = await self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout)
+            model = await self._stub.GetModel(pb.GetModelRequest(), timeout=min(self._timeout, INFO_SECONDS))
         return ServerInfo(model.name, model.vocab_size, model.max_model_len)
 
     def encode(self, prompt: Prompt, output_tokens: int) -> bytes:
@@ -76,15 +77,21 @@ class GrpcTarget:
     def digest(self, exchange: Exchange) -> Record:
         arrivals: list[float] = []
         token_ids: list[int] = []
-        usage = pb.Usage()
-        for moment, part in exchange.parts:
-            message = pb.GenerateStreamResponse.FromString(part)
-            if message.token_ids:
-                arrivals.append(moment)
-                token_ids.extend(message.token_ids)
-            if message.HasField("finish"):
-                usage = message.finish.usage
-        error = exchange.error or (None if arrivals else "no tokens")
+        usage: pb.Usage | None = None
+        error, detail = exchange.error, exchange.detail
+        try:
+            for moment, part in exchange.parts:
+                message = pb.GenerateStreamResponse.FromString(part)
+                if message.token_ids:
+                    arrivals.append(moment)
+                    token_ids.extend(message.token_ids)
+                if message.HasField("finish"):
+                    usage = message.finish.usage
+        except DecodeError as fault:
+            error, detail = error or "broken stream", detail or str(fault)
+        if error is None and (usage is None or not arrivals):
+            error = "no tokens" if not arrivals else "no finish"
+        usage = usage or pb.Usage()
         return Record(
             sent=exchange.sent,
             ended=exchange.ended,
@@ -93,7 +100,7 @@ class GrpcTarget:
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=usage.cached_tokens,
             error=error,
-            detail=exchange.detail,
+            detail=detail,
             token_ids=tuple(token_ids),
         )
 

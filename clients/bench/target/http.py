@@ -2,17 +2,42 @@
 
 import json
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import aiohttp
+from pydantic import BaseModel, Field, ValidationError
 
+from quire.clients.bench.mistake import first_mistake
 from quire.clients.bench.record import Record
-from quire.clients.bench.target.base import Exchange, ServerInfo
+from quire.clients.bench.target.base import INFO_SECONDS, Exchange, ServerInfo
 from quire.clients.bench.target.sse import events
 from quire.clients.bench.workload.session import Prompt
 from quire.engine.api.errors import Unavailable
 
 _HEADERS = {"Content-Type": "application/json"}
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class _Card(BaseModel):
+    """A model in the list. Servers say different things of it."""
+
+    id: str
+    vocab_size: Annotated[int, Field(ge=2, lt=2**31)] | None = None
+    max_model_len: _Count | None = None
+
+
+class _Models(BaseModel):
+    data: list[_Card]
+
+
+class _PromptDetails(BaseModel):
+    cached_tokens: _Count | None = None
+
+
+class _Usage(BaseModel):
+    prompt_tokens: _Count | None = None
+    completion_tokens: _Count | None = None
+    prompt_tokens_details: _PromptDetails | None = None
 
 
 class HttpTarget:
@@ -29,6 +54,7 @@ class HttpTarget:
     def __init__(self, url: str, model: str | None, ignore_eos: bool, temperature: float, timeout: float) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         self._model = model
+        self._timeout = timeout
         self._options = {"temperature": temperature, "stream": True, "stream_options": {"include_usage": True}}
         if ignore_eos:
             self._options["ignore_eos"] = True
@@ -39,18 +65,23 @@ class HttpTarget:
         )
 
     async def info(self) -> ServerInfo:
+        url = f"{self._url}/v1/models"
+        limit = aiohttp.ClientTimeout(min(self._timeout, INFO_SECONDS))
         try:
-            async with self._session.get(f"{self._url}/v1/models") as response:
+            async with self._session.get(url, timeout=limit) as response:
                 response.raise_for_status()
-                cards = (await response.json())["data"]
-        except (aiohttp.ClientError, TimeoutError, KeyError, ValueError) as error:
-            raise Unavailable(f"{self._url}/v1/models: {error!r}") from error
-        named = [card for card in cards if self._model in (None, card["id"])]
+                cards = _Models.model_validate_json(await response.read()).data
+        except ValidationError as error:
+            raise Unavailable(f"{url}: no list of models: {first_mistake(error)}") from error
+        except TimeoutError as error:
+            raise Unavailable(f"{url}: no answer within {limit.total:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unavailable(f"{url}: {error or type(error).__name__}") from error
+        named = [card for card in cards if self._model in (None, card.id)]
         if not named:
-            raise Unavailable(f"--model {self._model}: {self._url} serves {[card['id'] for card in cards]}")
-        card = named[0]
-        self._model = card["id"]
-        return ServerInfo(card["id"], card.get("vocab_size"), card.get("max_model_len"))
+            raise Unavailable(f"--model {self._model}: {self._url} serves {[card.id for card in cards]}")
+        self._model = named[0].id
+        return ServerInfo(named[0].id, named[0].vocab_size, named[0].max_model_len)
 
     def encode(self, prompt: Prompt, output_tokens: int) -> bytes:
         body: dict[str, Any] = {"model": self._model, "prompt": prompt, "max_tokens": output_tokens}
@@ -63,20 +94,20 @@ class HttpTarget:
             async with self._session.post(url, data=payload, headers=_HEADERS) as response:
                 if response.status != 200:
                     exchange.error = f"HTTP {response.status}"
-                    exchange.detail = (await response.text())[:500]
+                    exchange.detail = (await response.read())[:500].decode(errors="replace")
                 else:
                     async for part in response.content.iter_any():
                         exchange.parts.append((time.perf_counter(), part))
         except TimeoutError:
             exchange.error = "timeout"
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             exchange.error, exchange.detail = type(error).__name__, str(error)
         exchange.ended = time.perf_counter()
         return exchange
 
     def digest(self, exchange: Exchange) -> Record:
         arrivals: list[float] = []
-        usage: dict[str, Any] = {}
+        usage = _Usage()
         error, detail = exchange.error, exchange.detail
         try:
             for moment, event in events(exchange.parts):
@@ -84,22 +115,25 @@ class HttpTarget:
                     continue
                 if "error" in event:
                     error, detail = "error in the stream", str(event["error"])
-                usage = event.get("usage") or usage
+                if event.get("usage") is not None:
+                    usage = _Usage.model_validate(event["usage"], strict=True)
                 if event.get("choices"):
                     arrivals.append(moment)
-        except (ValueError, AttributeError) as fault:
+        except ValidationError as fault:
+            error, detail = error or "broken stream", detail or f"usage: {first_mistake(fault)}"
+        except (ValueError, TypeError, AttributeError, RecursionError) as fault:
             error, detail = error or "broken stream", detail or repr(fault)
-        count = usage.get("completion_tokens", len(arrivals))
+        count = len(arrivals) if usage.completion_tokens is None else usage.completion_tokens
         # Some servers close with an event that brings no token.
-        del arrivals[max(count, 0) :]
-        details = usage.get("prompt_tokens_details") or {}
+        del arrivals[count:]
+        cached = usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens
         return Record(
             sent=exchange.sent,
             ended=exchange.ended,
             arrivals=tuple(arrivals),
             output_tokens=count,
-            prompt_tokens=usage.get("prompt_tokens") or 0,
-            cached_tokens=details.get("cached_tokens") or 0,
+            prompt_tokens=usage.prompt_tokens or 0,
+            cached_tokens=cached or 0,
             error=error or (None if arrivals else "no tokens"),
             detail=detail,
         )

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from quire.engine.api.errors import InvalidRequest
 
-_LIMIT = "must be a number, uniform:LOW:HIGH or lognormal:MEDIAN:SIGMA, with lengths of at least 1"
+MAX_LENGTH = 10_000_000
+_LIMIT = f"must be a number, uniform:LOW:HIGH or lognormal:MEDIAN:SIGMA, with lengths of 1 to {MAX_LENGTH}"
 
 
 class Lengths(Protocol):
     """A distribution of lengths in tokens."""
 
     def sample(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-        """`count` lengths of at least 1, shape (count,)."""
+        """`count` lengths of 1 to `MAX_LENGTH`, shape (count,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class LogNormal:
 
     def sample(self, rng: np.random.Generator, count: int) -> NDArray[np.int64]:
         drawn = np.rint(rng.lognormal(np.log(self.median), self.sigma, count))
-        return np.maximum(drawn, 1).astype(np.int64)
+        return np.clip(drawn, 1, MAX_LENGTH).astype(np.int64)
 
 
 def parse_lengths(text: str, field: str) -> Lengths:
@@ -57,17 +58,21 @@ def parse_lengths(text: str, field: str) -> Lengths:
         InvalidRequest: it is none; `field` is named.
     """
     match text.split(":"):
-        case [length] if length.isdecimal() and int(length) > 0:
+        case [length] if _is_length(length):
             return Fixed(int(length))
-        case ["uniform", low, high] if low.isdecimal() and high.isdecimal() and 1 <= int(low) <= int(high):
+        case ["uniform", low, high] if _is_length(low) and _is_length(high) and int(low) <= int(high):
             return Uniform(int(low), int(high))
-        case ["lognormal", median, sigma] if _at_least(median, 1) and _at_least(sigma, 0):
+        case ["lognormal", median, sigma] if _is_between(median, 1, MAX_LENGTH) and _is_between(sigma, 0, 100):
             return LogNormal(float(median), float(sigma))
     raise InvalidRequest(field, text, _LIMIT)
 
 
-def _at_least(text: str, least: float) -> bool:
+def _is_length(text: str) -> bool:
+    return text.isdecimal() and len(text) <= len(str(MAX_LENGTH)) and 1 <= int(text) <= MAX_LENGTH
+
+
+def _is_between(text: str, least: float, most: float) -> bool:
     try:
-        return least <= float(text) < float("inf")
+        return least <= float(text) <= most
     except ValueError:
         return False

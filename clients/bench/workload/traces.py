@@ -9,21 +9,25 @@ Lengths without contents get random token ids.
 """
 
 import csv
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from quire.clients.bench.mistake import first_mistake
+from quire.clients.bench.workload.lengths import MAX_LENGTH
 from quire.clients.bench.workload.session import Prompt, Session, Turn
 from quire.clients.bench.workload.synthetic import random_ids
 from quire.engine.api.errors import StartupError
 
 TraceFormat = Literal["jsonl", "azure", "mooncake"]
 MOONCAKE_BLOCK = 512
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+HashId = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,14 @@ def read_trace(path: Path, trace_format: TraceFormat, limit: int | None = None) 
                     break
                 try:
                     entries.append(_PARSERS[trace_format](row))
-                except (ValueError, KeyError, TypeError) as error:
+                except ValidationError as error:
                     raise StartupError(
-                        f"{path}: request {number} is not in the {trace_format} format: {error!r}"
+                        f"{path}: request {number} is not in the {trace_format} format: {first_mistake(error)}"
                     ) from error
     except OSError as error:
         raise StartupError(f"{path}: {error.strerror}") from error
+    except (ValueError, csv.Error) as error:
+        raise StartupError(f"{path}: is not text in the {trace_format} format: {error}") from error
     if not entries:
         raise StartupError(f"{path}: the trace is empty")
     return _from_zero(entries)
@@ -103,36 +109,54 @@ def _from_zero(entries: list[TraceEntry]) -> list[TraceEntry]:
     )
 
 
-def _positive(value: Any) -> int:
-    number = int(value)
-    if number < 1:
-        raise ValueError(f"lengths must be at least 1, got {number}")
-    return number
+class _Row(BaseModel):
+    """What a format says of a request; further fields are left alone."""
+
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class _JsonlRow(_Row):
+    timestamp: float | None = None
+    output_tokens: int = Field(ge=1, le=MAX_LENGTH)
+    prompt: str | None = Field(None, min_length=1)
+    input_ids: tuple[TokenId, ...] | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _has_a_prompt(self) -> Self:
+        if (self.prompt is None) == (self.input_ids is None):
+            raise ValueError("must have prompt or input_ids")
+        return self
+
+
+class _AzureRow(_Row):
+    moment: datetime = Field(alias="TIMESTAMP")
+    input_tokens: int = Field(alias="ContextTokens", ge=1, le=MAX_LENGTH)
+    output_tokens: int = Field(alias="GeneratedTokens", ge=0, le=MAX_LENGTH)
+
+
+class _MooncakeRow(_Row):
+    timestamp: float
+    input_length: int = Field(ge=1, le=MAX_LENGTH)
+    output_length: int = Field(ge=0, le=MAX_LENGTH)
+    hash_ids: tuple[HashId, ...] = ()
 
 
 def _jsonl(line: str) -> TraceEntry:
-    row = json.loads(line)
-    at = None if row.get("timestamp") is None else float(row["timestamp"])
-    output = _positive(row["output_tokens"])
-    if isinstance(text := row.get("prompt"), str):
-        return TraceEntry(at, 0, output, text)
-    ids = tuple(map(int, row["input_ids"]))
-    return TraceEntry(at, _positive(len(ids)), output, ids)
+    row = _JsonlRow.model_validate_json(line, strict=True)
+    prompt = row.prompt if row.prompt is not None else row.input_ids
+    return TraceEntry(row.timestamp, len(row.input_ids or ()), row.output_tokens, prompt)
 
 
-def _azure(row: dict[str, str]) -> TraceEntry:
-    moment = datetime.fromisoformat(row["TIMESTAMP"])
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _azure(fields: dict[str, str]) -> TraceEntry:
+    row = _AzureRow.model_validate(fields)
+    moment = row.moment if row.moment.tzinfo else row.moment.replace(tzinfo=UTC)
     # A few requests of the public traces generated nothing that was counted.
-    output = max(1, int(row["GeneratedTokens"]))
-    return TraceEntry(moment.timestamp(), _positive(row["ContextTokens"]), output)
+    return TraceEntry(moment.timestamp(), row.input_tokens, max(1, row.output_tokens))
 
 
 def _mooncake(line: str) -> TraceEntry:
-    row = json.loads(line)
-    names = tuple(map(int, row.get("hash_ids", ())))
-    output = max(1, int(row["output_length"]))
-    return TraceEntry(float(row["timestamp"]) / 1000, _positive(row["input_length"]), output, None, names)
+    row = _MooncakeRow.model_validate_json(line, strict=True)
+    return TraceEntry(row.timestamp / 1000, row.input_length, max(1, row.output_length), None, row.hash_ids)
 
 
 _PARSERS: dict[TraceFormat, Callable[[Any], TraceEntry]] = {
