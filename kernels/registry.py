@@ -48,7 +48,7 @@ def kernel_suite(
         return _load(BACKENDS[name], options)
     refusals: list[str] = []
     for backend in BACKENDS.values():
-        # A backend for another kind of device was never meant: nobody wants to read so.
+        # Backends for other kinds of devices are passed over without a word in the log.
         if backend.needs.device_type in (None, device.type):
             try:
                 suite = _load(backend, options)

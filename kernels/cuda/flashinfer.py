@@ -27,7 +27,7 @@ class FlashInferWrappers:
     def __init__(self, spec: AttentionSpec, is_known: bool) -> None:
         """
         Args:
-            is_known: whether FlashInfer has kernels for the spec; if not, no wrapper will run, and none needs room.
+            is_known: whether FlashInfer has kernels for the spec; if not, no wrapper runs, and no workspace is needed.
         """
         self._workspace = torch.empty(WORKSPACE_BYTES * is_known, dtype=torch.uint8, device=spec.device)
         self._indices = torch.empty(INDEX_BYTES, dtype=torch.uint8, device=spec.device)
