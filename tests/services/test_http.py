@@ -171,6 +171,9 @@ async def test_models_health_and_detokenize(http: aiohttp.ClientSession) -> None
         ('{"prompt": "a", "stop": [1]}', 400, "stop"),
         ('{"prompt": "a", "seed": -1}', 400, "seed"),
         ('{"prompt": "a", "bogus": 1}', 400, "bogus"),
+        ('{"prompt": "a", "add_special_tokens": false}', 400, "add_special_tokens"),
+        ('{"prompt": "a", "bogus": []}', 400, "bogus"),
+        ('{"prompt": "a", "stream": true, "stream_options": {"bogus": false}}', 400, "stream_options.bogus"),
         ('{"prompt": "a", "stream_options": {"include_usage": true}}', 400, "stream_options"),
         ('{"prompt": [1, -5]}', 400, "prompt[1]"),
         ('{"prompt": [1, true]}', 400, "prompt"),
@@ -187,6 +190,22 @@ async def test_refusals(http: aiohttp.ClientSession, body: str, status: int, par
     assert error["type"] == "invalid_request_error"
     assert error["param"] == param
     assert error["message"].startswith(f"{param}: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/tokenize", {"prompt": "a", "bogus": False}), ("/detokenize", {"tokens": [1], "bogus": 0})],
+)
+async def test_unknown_fields_of_other_bodies(http: aiohttp.ClientSession, path: str, body: dict[str, Any]) -> None:
+    async with http.post(path, json=body) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "bogus"
+
+
+async def test_an_unknown_field_that_is_null_asks_for_nothing(http: aiohttp.ClientSession) -> None:
+    options = {"include_usage": True, "bogus": None}
+    events = await stream(http, **SAMPLED, bogus=None, stream_options=options)
+    assert events[-1]["usage"]["completion_tokens"] == 40
 
 
 async def test_a_body_that_is_too_large(http: aiohttp.ClientSession) -> None:

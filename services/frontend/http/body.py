@@ -15,8 +15,8 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 class Body(BaseModel):
     """Base of all bodies. Types are taken as they are: "5" is no number.
 
-    A field that is not known is refused, unless it asks for nothing (null or false): better no answer than one
-    to another question.
+    A field that is not known is refused by its name, at every level: better no answer than one to another question.
+    Null asks for nothing, here as in fields that are known.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
@@ -36,10 +36,17 @@ async def read_body(request: Request, kind: type[BodyT]) -> BodyT:
         body = kind.model_validate_json(await _read(request))
     except ValidationError as error:
         raise _invalid(error) from error
-    for name, value in (body.__pydantic_extra__ or {}).items():
-        if value is not None and value is not False:
-            raise InvalidRequest(name, value, "there is no such field here; leave it out")
+    _refuse_unknown(body)
     return body
+
+
+def _refuse_unknown(body: Body, path: str = "") -> None:
+    for name, value in (body.__pydantic_extra__ or {}).items():
+        if value is not None:
+            raise InvalidRequest(path + name, value, "there is no such field here; leave it out")
+    for name in type(body).model_fields:
+        if isinstance(part := getattr(body, name), Body):
+            _refuse_unknown(part, f"{path}{name}.")
 
 
 async def _read(request: Request) -> bytes:
