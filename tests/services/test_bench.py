@@ -92,10 +92,11 @@ def test_two_runs_have_prompts_of_their_own(
     assert f"seed {seed}\n" in capsys.readouterr().out
     assert main([*command, f"--json={second}", f"--compare={first}"]) == 0
     assert json.loads(second.read_text())["settings"]["seed"] != seed
-    assert runs(second)[0]["summary"]["cached_tokens"] == 0
+    # Random prompts may begin alike.
+    assert runs(second)[0]["summary"]["cached_tokens"] < 6 * 5
     assert "warning" not in capsys.readouterr().out
     assert main([*command, f"--json={second}", f"--seed={seed}"]) == 0
-    assert runs(second)[0]["summary"]["cached_tokens"] > 0
+    assert runs(second)[0]["summary"]["cached_tokens"] >= 6 * 16
     assert main(["bench", "compare", str(second), str(first)]) == 0
     assert f"warning: both sent the same prompts to {stack.frontend}" in capsys.readouterr().out
 
