@@ -43,12 +43,13 @@ test-compose: $(STAMP) ## tests that need docker compose
 test-chaos: $(STAMP) ## tests that kill services while requests run
 	$(PYTEST) -m chaos
 
-lint: $(STAMP) ## ruff, formatting of Python and C++, mypy and import contracts
+lint: $(STAMP) ## ruff, formatting of Python and C++, mypy, import contracts and protos
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/buf lint
 
 format: $(STAMP) ## format Python and C++, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
