@@ -1,5 +1,6 @@
 """Turns the engine's errors into gRPC statuses, and payloads that do not parse into INVALID_ARGUMENT."""
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
@@ -84,6 +85,10 @@ def _refusing_coroutine(behavior: Callable[..., Awaitable[Any]]) -> Callable[...
             return await behavior(request, context)
         except RequestError as error:
             await _refuse(context, error)
+        except asyncio.CancelledError:
+            # Of a call that is over already, as at the end of a service, gRPC would log it as an error.
+            if not context.done():
+                raise
 
     return call
 
@@ -98,6 +103,9 @@ def _refusing_generator(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
                     yield response
         except RequestError as error:
             await _refuse(context, error)
+        except asyncio.CancelledError:
+            if not context.done():
+                raise
 
     return call
 

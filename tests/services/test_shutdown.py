@@ -245,3 +245,21 @@ async def test_each_service_stops_alone(own_stack: RunningStack, service: str) -
     await asyncio.to_thread(own_stack.start, service)
     await asyncio.to_thread(own_stack.until_serving)
     await own_stack.assert_settled()
+
+
+async def test_watching_the_health_of_a_frontend_that_ends() -> None:
+    place = f"{LOOPBACK}:{free_port()}"
+    flags = [f"--listen={place}", "--http-listen=", f"--scheduler={LOOPBACK}:{free_port()}", "--drain-seconds=0"]
+    command = [sys.executable, "-m", "quire.services.cli", "frontend", *flags, "--log-level=error"]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    async with grpc.aio.insecure_channel(place) as channel:
+        await asyncio.wait_for(channel.channel_ready(), STARTUP_SECONDS)
+        stub = health_pb2_grpc.HealthStub(channel)
+        # Two of one name, and one of a name that is not known.
+        calls = [stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", "", "unknown")]
+        for call in calls:
+            await call.read()
+        process.terminate()
+        _, errors = await asyncio.wait_for(process.communicate(), PROMPT_SECONDS)
+        assert [await call.code() for call in calls] == [grpc.StatusCode.UNAVAILABLE] * len(calls)
+    assert (process.returncode, errors) == (0, b"")
