@@ -22,6 +22,7 @@ from quire.engine.model.source import resolve_model
 from quire.engine.model.staging import download
 from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.warmup import rehearsal
 from quire.kernels.registry import kernel_suite
 from quire.kernels.suite import KernelSuite
@@ -90,6 +91,7 @@ class Executor:
             eos_token_ids=checkpoint.eos_token_ids,
             step_tokens=_STEP_TOKENS[self._engine.device.type],
             itl_ms=_ITL_MS[self._engine.device.type],
+            tokenizer_fingerprint=tokenizer_fingerprint(checkpoint.folder),
         )
         if self._engine.device.type == "cuda":
             # What the first request that wants it would have compiled, all others would wait for. In the last slot, so

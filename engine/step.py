@@ -112,6 +112,7 @@ class ExecutorInfo:
         eos_token_ids: tokens that end a sequence unless it ignores them.
         step_tokens: tokens of a step that keep its device busy and do not hold up who generates for long.
         itl_ms: inter-token latency to aim at while little context waits; 0: no aim.
+        tokenizer_fingerprint: as of `engine.text.fingerprint`; "": its folder has no tokenizer.
         committed: the highest `committed` of the plans that it has run: a ledger of before is not to be believed.
     """
 
@@ -125,4 +126,5 @@ class ExecutorInfo:
     eos_token_ids: tuple[int, ...]
     step_tokens: int = 2048
     itl_ms: int = 0
+    tokenizer_fingerprint: str = ""
     committed: int = 0

@@ -115,6 +115,7 @@ def info_to_proto(info: ExecutorInfo) -> executor_pb2.ExecutorInfo:
         eos_token_ids=info.eos_token_ids,
         step_tokens=info.step_tokens,
         itl_ms=info.itl_ms,
+        tokenizer_fingerprint=info.tokenizer_fingerprint,
         committed=info.committed,
     )
 
@@ -131,6 +132,7 @@ def info_from_proto(info: executor_pb2.ExecutorInfo) -> ExecutorInfo:
         eos_token_ids=tuple(info.eos_token_ids),
         step_tokens=info.step_tokens,
         itl_ms=info.itl_ms,
+        tokenizer_fingerprint=info.tokenizer_fingerprint,
         committed=info.committed,
     )
 

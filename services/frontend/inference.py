@@ -46,9 +46,9 @@ class Inference:
         self._draining = asyncio.Event()
 
     @property
-    def is_ready(self) -> bool:
-        """Whether a request could be computed now."""
-        return self._link.state.num_executors > 0 and not self._draining.is_set()
+    def unavailable_reason(self) -> str | None:
+        """Why no request is taken now; None if they are."""
+        return "this frontend is shutting down" if self._draining.is_set() else self._link.unavailable_reason
 
     @property
     def state(self) -> scheduler_pb2.ServingState:

@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from quire.engine.api.errors import Unavailable
 from quire.engine.model.source import resolve_model
 from quire.engine.text.detokenizer import load_tokenizer
+from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.services.common.address import Address, OptionalAddress
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import ProcessSettings
@@ -64,7 +65,8 @@ def run(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> None:
     folder = resolve_model(settings.model, weights=False)
-    link = SchedulerLink(settings.scheduler, f"{socket.gethostname()}/{os.getpid()}", settings.max_requests)
+    own_name = f"{socket.gethostname()}/{os.getpid()}"
+    link = SchedulerLink(settings.scheduler, own_name, settings.max_requests, tokenizer_fingerprint(folder))
     name = settings.served_model_name or _model_name(settings.model, folder)
     inference = Inference(name, load_tokenizer(folder), link, settings.stream_interval)
     servicer = InferenceServicer(inference)
@@ -95,7 +97,7 @@ def _model_name(model: str | None, folder: Path) -> str:
 
 
 async def _watch(link: SchedulerLink, health: Health) -> None:
-    """SERVING as long as the scheduler can compute."""
+    """SERVING as long as the scheduler can compute what this frontend's clients mean."""
     while True:
-        await health.set(link.state.num_executors > 0)
+        await health.set(link.unavailable_reason is None)
         await link.state_changed()

@@ -37,12 +37,14 @@ class SchedulerLink:
         address: the scheduler's "host:port".
         name: this frontend's, for the scheduler's log.
         max_requests: open at once; more are refused.
+        tokenizer_fingerprint: this frontend's; with that of another model nothing is served.
     """
 
-    def __init__(self, address: str, name: str, max_requests: int) -> None:
+    def __init__(self, address: str, name: str, max_requests: int, tokenizer_fingerprint: str) -> None:
         self._address = address
         self._name = name
         self._max_requests = max_requests
+        self._tokenizer_fingerprint = tokenizer_fingerprint
         self._requests: dict[int, OpenRequest] = {}
         self._by_id: dict[str, OpenRequest] = {}
         self._next_handle = 0
@@ -61,6 +63,16 @@ class SchedulerLink:
         return self._state
 
     @property
+    def unavailable_reason(self) -> str | None:
+        """Why nothing can be served now; None if requests can be."""
+        if not self._state.num_executors:
+            return "no executor is attached"
+        theirs = self._state.tokenizer_fingerprint
+        if theirs and theirs != self._tokenizer_fingerprint:
+            return "this frontend's tokenizer is not that of the executors' model; --model must name the same model"
+        return None
+
+    @property
     def num_requests(self) -> int:
         return len(self._requests)
 
@@ -68,10 +80,10 @@ class SchedulerLink:
         """What a request may ask for now.
 
         Raises:
-            Unavailable: nothing can be computed now.
+            Unavailable: nothing can be served now.
         """
-        if not self._state.num_executors:
-            raise Unavailable("no executor is attached")
+        if reason := self.unavailable_reason:
+            raise Unavailable(reason)
         return wire.limits_from_proto(self._state)
 
     async def state_changed(self) -> None:
@@ -179,7 +191,7 @@ class SchedulerLink:
 
     def _open(self) -> None:
         """Submits what is open from before, once per stream."""
-        if self._state.num_executors and not self._is_open:
+        if self.unavailable_reason is None and not self._is_open:
             self._is_open = True
             for request in self._requests.values():
                 self._enqueue(request, resumed=True)
@@ -193,6 +205,8 @@ class SchedulerLink:
         if state != self._state:
             self._state = state
             self._state_changed.set()
+            if state.num_executors and (reason := self.unavailable_reason):
+                logger.error("scheduler %s: %s", self._address, reason)
 
     def _receive(self, output: pb.StepOutput) -> None:
         for handle, cached in _pairs(output.started_handles, output.cached_tokens):

@@ -9,6 +9,7 @@ from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
 from quire.engine.request import Request
 from quire.engine.scheduling.scheduler import StepOutput
 from quire.engine.sequence import Sequence
+from quire.engine.step import ExecutorInfo
 from quire.engine.validation import validate
 from quire.services.scheduler.attached_executor import Pool
 from quire.services.scheduler.frontend_stream import FrontendStream
@@ -117,16 +118,19 @@ class Dispatcher:
         for stream in self._streams.values():
             stream.end_step()
 
-    def admit(self, name: str, fingerprint: str) -> None:
-        """Raises `Unavailable` if an executor computes otherwise than those that are attached.
+    def admit(self, name: str, info: ExecutorInfo) -> None:
+        """Raises `Unavailable` if an executor computes otherwise than those that are attached, or for other texts.
 
         A sequence could not move to it.
         """
         for other in self._pools.values():
-            if other.info.fingerprint != fingerprint:
+            if other.info.fingerprint != info.fingerprint:
                 raise Unavailable(
                     f"executor {name} is left out: its weights or types are not those of executor {other.name}"
                 )
+            tokenizers = {other.info.tokenizer_fingerprint, info.tokenizer_fingerprint} - {""}
+            if len(tokenizers) > 1:
+                raise Unavailable(f"executor {name} is left out: its tokenizer is not that of executor {other.name}")
 
     def attach(self, pool: Pool) -> None:
         """An executor is ready; sequences without one go there.
@@ -134,7 +138,7 @@ class Dispatcher:
         Raises:
             Unavailable: as of `admit`.
         """
-        self.admit(pool.name, pool.info.fingerprint)
+        self.admit(pool.name, pool.info)
         self._pools[pool.name] = pool
         orphans, self._orphans = self._orphans, []
         self._rehome(orphans)
@@ -230,4 +234,5 @@ class Dispatcher:
             num_blocks=info.num_blocks,
             block_size=info.block_size,
             eos_token_ids=info.eos_token_ids,
+            tokenizer_fingerprint=max(pool.info.tokenizer_fingerprint for pool in self._open_pools()),
         )

@@ -80,7 +80,7 @@ class Supervisor:
 
     async def _drive(self, link: ExecutorLink) -> None:
         info = await link.attach(self._epoch)
-        self._dispatcher.admit(self._address, info.fingerprint)
+        self._dispatcher.admit(self._address, info)
         identity = PoolIdentity(self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
         scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
         self._identity = identity

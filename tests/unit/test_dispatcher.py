@@ -166,3 +166,17 @@ async def test_a_request_goes_on_only_where_it_fits() -> None:
     again = await make_pool(dispatcher, "large", 64)
     dispatcher.attach(again)
     assert again.scheduler.num_waiting == 1
+
+
+async def test_executors_of_other_tokenizers_are_left_out() -> None:
+    dispatcher, stream, pool = await one_pool()
+    with_tokenizer = replace(pool.info, tokenizer_fingerprint="a")
+    # Without one it takes part in what others decide.
+    dispatcher.admit("second", with_tokenizer)
+    second = await make_pool(dispatcher, "second")
+    second.info = with_tokenizer
+    dispatcher.attach(second)
+    state = next(message.state for message in await stream.next() if message.HasField("state"))
+    assert state.tokenizer_fingerprint == "a"
+    with pytest.raises(Unavailable, match="its tokenizer is not that of executor second"):
+        dispatcher.admit("third", replace(pool.info, tokenizer_fingerprint="b"))

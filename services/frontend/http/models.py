@@ -29,8 +29,8 @@ class Models:
 
     async def health(self, request: Request) -> JSONResponse:
         """GET /health: 200 exactly while tokens can be made."""
-        if not self._inference.is_ready:
-            raise Unavailable("nothing can be computed now")
+        if reason := self._inference.unavailable_reason:
+            raise Unavailable(reason)
         return JSONResponse({"status": "ok"})
 
     def _card(self) -> dict[str, Any]:
