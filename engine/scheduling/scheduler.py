@@ -118,6 +118,16 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def queue_room(self) -> int:
+        """Requests that may still be queued."""
+        return self._waiting.room
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds in which all that wait will have started."""
+        return self._waiting.retry_after
+
+    @property
     def num_running(self) -> int:
         """Sequences with a slot, those about to be freed included."""
         return self._slots.num_used
@@ -279,7 +289,7 @@ class Scheduler:
             starts.append(sequence)
             room -= sequence.num_context_left
         for sequence in starts:
-            self._waiting.remove(sequence)
+            self._waiting.start(sequence)
             sequence.was_started = True
         self._context.extend(starts)
         return starts

@@ -63,6 +63,17 @@ class Inference:
         """What a request may ask for now; raises `Unavailable` while nothing can be computed."""
         return self._link.limits()
 
+    def admit(self) -> None:
+        """Refuses what need not be looked at: called before a request is read, where its API allows that.
+
+        Raises:
+            Unavailable: nothing can be computed now, or this frontend is shutting down.
+            Overloaded: too many requests are open, here or at the scheduler.
+        """
+        if reason := self.unavailable_reason:
+            raise Unavailable(reason)
+        self._link.check_room()
+
     def drain(self) -> None:
         """Takes no more requests; those that run go on."""
         self._draining.set()
@@ -81,7 +92,7 @@ class Inference:
         options: RequestOptions = DEFAULT_OPTIONS,
         whole: bool = False,
     ) -> OpenRequest:
-        """Checks a request and opens it; `follow` it, or `close` it.
+        """Checks a request and opens it; `follow` it, and `close` it when its caller has the end.
 
         Args:
             whole: its pieces will be joined, so that one will do.
@@ -91,8 +102,7 @@ class Inference:
         Raises:
             RequestError: it is refused.
         """
-        if self._draining.is_set():
-            raise Unavailable("this frontend is shutting down")
+        self.admit()
         if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
             raise InvalidRequest("request_id", request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
         limits = self._link.limits()
@@ -107,7 +117,7 @@ class Inference:
         return opened
 
     async def follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
-        """Its answer in pieces; however the iteration ends, the request is closed.
+        """Its answer in pieces; however the iteration ends, nothing more is computed. `close` it then.
 
         Raises:
             RequestError: it failed.
@@ -116,10 +126,10 @@ class Inference:
             async for piece in Pieces(request, self.tokenizer).follow():
                 yield piece
         finally:
-            self._link.close(request)
+            self._link.withdraw(request)
 
     def close(self, request: OpenRequest) -> None:
-        """Gives a request up that nobody follows; harmless if it is over."""
+        """Its call has ended, by itself or not: until then it counts as open; harmless if repeated."""
         self._link.close(request)
 
     def abort(self, request_id: str) -> bool:

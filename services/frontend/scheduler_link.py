@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -14,6 +15,7 @@ from quire.engine.api.limits import ServingLimits
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
+from quire.engine.drain_rate import DrainRate
 from quire.engine.open_request import Finish, OpenRequest
 from quire.protos.status import RefusedRequest
 from quire.services.common import wire
@@ -46,6 +48,12 @@ class SchedulerLink:
         self._max_requests = max_requests
         self._tokenizer_fingerprint = tokenizer_fingerprint
         self._requests: dict[int, OpenRequest] = {}
+        # With those that have ended at the scheduler, whose clients have not read the end.
+        self._calls: set[OpenRequest] = set()
+        self._rate = DrainRate(time.monotonic)
+        # What the scheduler's queues may still take, less what was submitted since it said so; None: not said yet.
+        self._room: int | None = None
+        self._retry_after = 0.0
         self._by_id: dict[str, OpenRequest] = {}
         self._next_handle = 0
         self._state = pb.ServingState()
@@ -74,7 +82,16 @@ class SchedulerLink:
 
     @property
     def num_requests(self) -> int:
-        return len(self._requests)
+        """Requests whose calls have not ended."""
+        return len(self._calls)
+
+    def check_room(self) -> None:
+        """Raises `Overloaded` if a request would be refused now, here or by the scheduler."""
+        if len(self._calls) >= self._max_requests:
+            message = f"{self._max_requests} requests are open on this frontend, the most it takes"
+            raise Overloaded(message, self._rate.seconds_for(len(self._calls)))
+        if self._room is not None and self._room <= 0:
+            raise Overloaded("the scheduler's queues are full", self._retry_after)
 
     def limits(self) -> ServingLimits:
         """What a request may ask for now.
@@ -99,14 +116,13 @@ class SchedulerLink:
         options: RequestOptions = DEFAULT_OPTIONS,
         interval: int = 1,
     ) -> OpenRequest:
-        """Opens a validated request; `close` it when it is over or no longer wanted.
+        """Opens a validated request; `close` it when its call has ended, it is over or not.
 
         Raises:
             Overloaded: too many are open.
             InvalidRequest: one of this id is open.
         """
-        if len(self._requests) >= self._max_requests:
-            raise Overloaded(f"{self._max_requests} requests are open on this frontend, the most it takes", 1.0)
+        self.check_room()
         if request_id in self._by_id:
             raise InvalidRequest("request_id", request_id, "must not be that of a running request")
         while self._next_handle in self._requests:
@@ -114,6 +130,11 @@ class SchedulerLink:
         request = OpenRequest(self._next_handle, request_id, prompt, params, options, interval)
         self._next_handle = (self._next_handle + 1) % 2**31
         self._requests[request.handle] = self._by_id[request_id] = request
+        if not self._calls:
+            self._rate.begin()
+        self._calls.add(request)
+        if self._room is not None:
+            self._room -= 1
         self._enqueue(request)
         return request
 
@@ -124,11 +145,24 @@ class SchedulerLink:
     def abort(self, request: OpenRequest) -> None:
         """Ends a request with ABORTED, as its caller will see."""
         request.end(Finish(FinishReason.ABORTED))
-        self.close(request)
+        self.withdraw(request)
 
     def close(self, request: OpenRequest) -> None:
-        """Forgets a request, and tells the scheduler unless that has ended it; harmless if closed already."""
-        if self._forget(request.handle) is not None and self._is_open:
+        """Its call has ended, so that another may take its place; harmless if repeated."""
+        if request in self._calls:
+            self._calls.remove(request)
+            self._rate.depart()
+            self.withdraw(request)
+
+    def withdraw(self, request: OpenRequest) -> None:
+        """Nothing more is wanted of it: tells the scheduler unless that has ended it; harmless if repeated."""
+        if self._requests.get(request.handle) is not request:
+            return
+        self._forget(request.handle)
+        if self._room is not None and request.cached_tokens is None:
+            # It has not left the queue by starting, so that no message need come which says so.
+            self._room += 1
+        if self._is_open:
             self._cancels.append(request.handle)
             self._outgoing.set()
 
@@ -160,6 +194,7 @@ class SchedulerLink:
                 finally:
                     call.cancel()
                     self._is_open = False
+                    self._room = None
                     self._set_state(pb.ServingState())
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -172,8 +207,11 @@ class SchedulerLink:
                 if response.HasField("state"):
                     self._set_state(response.state)
                     self._open()
-                else:
+                elif response.HasField("output"):
                     self._receive(response.output)
+                if response.HasField("queue"):
+                    self._room = response.queue.room
+                    self._retry_after = response.queue.retry_ms / 1000
         finally:
             writer.cancel()
             with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -246,5 +284,5 @@ def _error(failed: pb.SequenceFailed) -> RequestError:
     if failed.code == code_pb2.INVALID_ARGUMENT:
         return RefusedRequest(failed.message)
     if failed.code == code_pb2.RESOURCE_EXHAUSTED:
-        return Overloaded(failed.message, 1.0)
+        return Overloaded(failed.message, failed.retry_ms / 1000)
     return Unavailable(failed.message) if failed.retryable else RequestError(failed.message)

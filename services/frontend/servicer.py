@@ -33,7 +33,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
     ) -> pb.GenerateResponse:
         opened = await self._submit(request, whole=True)
-        answer = join([piece async for piece in self._inference.follow(opened)])
+        try:
+            answer = join([piece async for piece in self._inference.follow(opened)])
+        finally:
+            self._inference.close(opened)
         return completion_to_proto(answer, pb.GenerateResponse)
 
     async def GenerateStream(
@@ -42,9 +45,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateStreamResponse],
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
         opened = await self._submit(request)
-        async with aclosing(self._inference.follow(opened)) as pieces:
-            async for piece in pieces:
-                yield completion_to_proto(piece, pb.GenerateStreamResponse)
+        try:
+            async with aclosing(self._inference.follow(opened)) as pieces:
+                async for piece in pieces:
+                    yield completion_to_proto(piece, pb.GenerateStreamResponse)
+        finally:
+            self._inference.close(opened)
 
     async def GenerateMany(
         self,

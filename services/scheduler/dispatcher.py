@@ -56,7 +56,7 @@ class Dispatcher:
 
     def connect(self) -> FrontendStream:
         """A new frontend's stream; what can be served is its first news."""
-        stream = FrontendStream(next(self._clients))
+        stream = FrontendStream(next(self._clients), self._queue)
         self._streams[stream.client] = stream
         stream.set_state(self._state())
         return stream
@@ -84,6 +84,8 @@ class Dispatcher:
         except RequestError as error:
             stream.fail(request.handle, error)
             return
+        finally:
+            self._tell_room()
         stream.sequences[request.handle] = sequence
         self._homes[sequence] = pool
         pool.loop.wake()
@@ -99,6 +101,7 @@ class Dispatcher:
             return
         pool.scheduler.cancel(sequence)
         pool.loop.wake()
+        self._tell_room()
 
     def deliver(self, output: StepOutput) -> None:
         """Sends what a step brought to the frontends that asked for it."""
@@ -117,6 +120,7 @@ class Dispatcher:
                 stream.finish(sequence)
         for stream in self._streams.values():
             stream.end_step()
+        self._tell_room()
 
     def admit(self, name: str, info: ExecutorInfo) -> None:
         """Raises `Unavailable` if an executor computes otherwise than those that are attached, or for other texts.
@@ -219,6 +223,18 @@ class Dispatcher:
         self._changed.set()
         for stream in self._streams.values():
             stream.set_state(self._state())
+
+    def _tell_room(self) -> None:
+        room = self._room()
+        for stream in self._streams.values():
+            stream.set_room(room)
+
+    def _room(self) -> int:
+        return sum(pool.scheduler.queue_room for pool in self._open_pools())
+
+    def _queue(self) -> pb.QueueState:
+        retry_after = max((pool.scheduler.retry_after for pool in self._open_pools()), default=0)
+        return pb.QueueState(room=min(self._room(), 2**32 - 1), retry_ms=int(1000 * retry_after))
 
     def _state(self) -> pb.ServingState:
         largest = max(self._open_pools(), key=lambda pool: pool.info.num_blocks, default=None)

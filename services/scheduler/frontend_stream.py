@@ -2,16 +2,20 @@
 
 import asyncio
 from array import array
+from collections.abc import Callable
 
 from quire.engine.api.errors import RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.logprobs import pack
 from quire.engine.sequence import Sequence
+from quire.protos.status import retry_delay
 from quire.services.common import wire
 from quire.services.common.interceptor import to_status
 from quire.v1 import scheduler_pb2 as pb
 
 _ENDLESS = 1 << 30
+# What is left of a queue, or was taken of it, that a frontend without messages is told at once.
+_NOTABLE_SHARE = 1 / 16
 
 
 class FrontendStream:
@@ -19,13 +23,19 @@ class FrontendStream:
 
     It is bounded by what its open requests may still generate.
 
+    Args:
+        queue: how full the queues are now; every message says so.
+
     Attributes:
         client: index of the frontend among all that ever connected.
         sequences: handle → open sequence.
     """
 
-    def __init__(self, client: int) -> None:
+    def __init__(self, client: int, queue: Callable[[], pb.QueueState]) -> None:
         self.client = client
+        self._queue = queue
+        self._room_told = 0
+        self._room_changed = False
         self.sequences: dict[int, Sequence] = {}
         self._state: pb.ServingState | None = None
         self._handles, self._token_ids = array("i"), array("i")
@@ -41,6 +51,13 @@ class FrontendStream:
         """What can be served has changed."""
         self._state = state
         self._news.set()
+
+    def set_room(self, room: int) -> None:
+        """So many requests may still be queued; told at once if that is news, else with the next message."""
+        is_flipped = (room == 0) != (self._room_told == 0)
+        if is_flipped or abs(room - self._room_told) > _NOTABLE_SHARE * max(room, self._room_told):
+            self._room_changed = True
+            self._news.set()
 
     def start(self, sequence: Sequence) -> None:
         """Its first token comes with the same step, and waits for no other."""
@@ -81,7 +98,13 @@ class FrontendStream:
         self.sequences.pop(handle, None)
         status = to_status(error)
         self._failed.append(
-            pb.SequenceFailed(handle=handle, code=status.code, message=status.message, retryable=error.retryable)
+            pb.SequenceFailed(
+                handle=handle,
+                code=status.code,
+                message=status.message,
+                retryable=error.retryable,
+                retry_ms=int(1000 * (retry_delay(error) or 0)),
+            )
         )
         self._news.set()
 
@@ -96,6 +119,12 @@ class FrontendStream:
             self._state = None
         if self._handles or self._finished or self._failed:
             messages.append(pb.ConnectResponse(output=self._take_output()))
+        if self._room_changed and not messages:
+            messages.append(pb.ConnectResponse())
+        if messages:
+            queue = self._queue()
+            messages[-1].queue.CopyFrom(queue)
+            self._room_told, self._room_changed = queue.room, False
         return messages
 
     def _take_output(self) -> pb.StepOutput:

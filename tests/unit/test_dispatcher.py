@@ -22,9 +22,9 @@ from quire.services.scheduler.frontend_stream import FrontendStream
 from support.simulated_executor import SimulatedExecutor, executor_info
 
 
-async def make_pool(dispatcher: Dispatcher, name: str, num_blocks: int = 64) -> Pool:
+async def make_pool(dispatcher: Dispatcher, name: str, num_blocks: int = 64, max_waiting_requests: int = 64) -> Pool:
     info = executor_info(num_blocks=num_blocks)
-    scheduler = Scheduler(SchedulerConfig(), info, PoolState(info.num_blocks))
+    scheduler = Scheduler(SchedulerConfig(max_waiting_requests=max_waiting_requests), info, PoolState(info.num_blocks))
     identity = PoolIdentity(name, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
     link = ExecutorLink("127.0.0.1:1")
     loop = StepLoop(scheduler, MemoryLedger(), identity, 1, link, dispatcher.deliver)
@@ -180,3 +180,22 @@ async def test_executors_of_other_tokenizers_are_left_out() -> None:
     assert state.tokenizer_fingerprint == "a"
     with pytest.raises(Unavailable, match="its tokenizer is not that of executor second"):
         dispatcher.admit("third", replace(pool.info, tokenizer_fingerprint="b"))
+
+
+async def test_frontends_are_told_what_the_queues_take() -> None:
+    dispatcher = Dispatcher(epoch=1)
+    stream, other = dispatcher.connect(), dispatcher.connect()
+    dispatcher.attach(await make_pool(dispatcher, "first", max_waiting_requests=2))
+    rooms = [[message.queue.room for message in await each.next()] for each in (stream, other)]
+    assert rooms == [[2], [2]]
+    for handle in range(3):
+        dispatcher.submit(stream, request(handle, stream.client, [1, 2, 3]))
+    (message,) = await stream.next()
+    assert [(each.handle, each.code) for each in message.output.failed] == [(2, code_pb2.RESOURCE_EXHAUSTED)]
+    assert message.output.failed[0].retry_ms == message.queue.retry_ms >= 1000
+    assert message.queue.room == 0
+    # Whom nothing is sent to learns it at once, and that there is room again.
+    assert [each.queue.room for each in await other.next()] == [0]
+    dispatcher.cancel(stream, 0)
+    for each in (stream, other):
+        assert [message.queue.room for message in await each.next()] == [1]

@@ -31,6 +31,7 @@ class Completions:
 
     async def create(self, request: Request) -> ASGIApp:
         """POST /v1/completions."""
+        self._inference.admit()
         body = await read_body(request, CompletionBody)
         check_model(body.model, self._inference)
         includes_usage = body.includes_usage

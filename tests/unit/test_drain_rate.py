@@ -1,0 +1,39 @@
+"""The pace at which a queue is worked off."""
+
+from quire.engine.drain_rate import MAX_SECONDS, MIN_SECONDS, DrainRate
+
+
+class Clock:
+    """Shows what it is set to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_pace_is_that_of_departures_while_somebody_waits() -> None:
+    clock = Clock()
+    rate = DrainRate(clock)
+    assert rate.seconds_for(1000) == MIN_SECONDS
+    for _ in range(3):
+        clock.now += 3600
+        rate.begin()
+        # Four together every two seconds.
+        for _ in range(10):
+            clock.now += 2
+            for _ in range(4):
+                rate.depart()
+    assert 0.4 < rate.seconds_for(1000) / 1000 < 0.6
+    assert (rate.seconds_for(0), rate.seconds_for(10**6)) == (MIN_SECONDS, MAX_SECONDS)
+
+
+def test_the_pace_follows_a_change() -> None:
+    clock = Clock()
+    rate = DrainRate(clock)
+    for seconds, num in ((0.01, 1000), (1.0, 300)):
+        for _ in range(num):
+            clock.now += seconds
+            rate.depart()
+    assert 95 < rate.seconds_for(100) <= 100
