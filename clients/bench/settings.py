@@ -20,7 +20,7 @@ _SHAPES = frozenset({"input_tokens", "output_tokens", "prefix_tokens", "num_pref
 MAX_SEED = 2**63 - 1
 
 
-def _drawn_seed() -> int:
+def drawn_at_random() -> int:
     """Short, because people copy it."""
     return secrets.randbelow(2**31)
 
@@ -66,7 +66,7 @@ class WorkloadSettings(ClientSettings):
     temperature: float = Field(0.0, ge=0, allow_inf_nan=False)
     """0 is greedy."""
 
-    seed: int = Field(default_factory=_drawn_seed, ge=0, le=MAX_SEED)
+    seed: int = Field(default_factory=drawn_at_random, ge=0, le=MAX_SEED)
     """The same seed gives the same workload; default: drawn anew, so that no cache knows the prompts, and printed."""
 
 

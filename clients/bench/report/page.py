@@ -41,6 +41,7 @@ def _facts(document: Document) -> list[list[str]]:
     else:
         lengths = f"as in {given['trace']}"
     return [
+        ["model", document.model],
         ["target", str(given.get("target"))],
         ["lengths", lengths],
         ["seed", str(given.get("seed"))],
