@@ -3,13 +3,14 @@
 BIN := .venv/bin
 STAMP := .venv/.stamp
 GPU_STAMP := .venv/.stamp-gpu
+DOCS_STAMP := .venv/.stamp-docs
 PROTOS := $(shell find protos -name '*.proto')
 CPP := $(shell find kernels benchmarks tests -name '*.cpp' -o -name '*.h')
 PYTEST := $(BIN)/python -m pytest
 SURFACE := $(addprefix tests/services/test_,api.py http.py bad_input.py greedy.py determinism.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-long test-gpu test-compose test-chaos lint format bench bench-gpu simulate clean
+.PHONY: help demo setup test test-long test-gpu test-compose test-chaos lint format bench bench-gpu simulate docs reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +65,17 @@ bench-gpu: $(GPU_STAMP) ## measure the executor on an NVIDIA GPU
 
 simulate: $(STAMP) ## judge scheduling policies in virtual time
 	$(BIN)/python benchmarks/simulate.py
+
+$(DOCS_STAMP): $(STAMP)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+docs: reference $(DOCS_STAMP) ## build the site in build/site; a dead link or a page outside the navigation fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+reference: $(STAMP) ## write the pages that come from settings and protos; tests compare them
+	$(BIN)/python tools/settings_reference.py docs/reference/settings.md
+	$(BIN)/python tools/grpc_reference.py docs/reference
 
 clean: ## remove .venv, stubs, builds and caches
 	rm -rf .venv .editable build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,5 +1,6 @@
-"""Every example runs as it is written, against running services."""
+"""Every example runs as it is written, against running services: programs and those of the documents."""
 
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 
 from support.stacks import RunningStack
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+DOCUMENTS = ("README.md", "docs/quick_start.md", "docs/clients.md")
 # A line that each must print.
 WANTED = {
     "in_process": "",
@@ -34,3 +37,12 @@ def test_an_example(
     printed = capsys.readouterr().out
     assert any(line.startswith(WANTED[name]) for line in printed.splitlines())
     assert len(printed) > 20
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_examples_of_a_document(stack: RunningStack, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    examples = re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.DOTALL | re.MULTILINE)
+    assert examples
+    for example in examples:
+        exec(compile(example.replace("127.0.0.1:8001", stack.frontend), name, "exec"), {})
+        assert len(capsys.readouterr().out) > 20
