@@ -111,7 +111,7 @@ class Stepper:
         self._engine = ModelEngine(config, checkpoint, suite)
         self._decoder = Decoder(suite)
         self._slots = Slots(
-            num_slots=config.num_slots,
+            num_slots=config.max_batch_size,
             max_model_len=self._engine.max_model_len,
             block_size=config.block_size,
             num_blocks=self._engine.num_blocks,
@@ -226,7 +226,7 @@ def main() -> None:
     workloads = [Workload(int(batch), args.context, False) for batch in args.batches.split(",")]
     for workload in [*workloads, Workload(1, CONTEXT_STEP, True)]:
         sized = config.model_copy(
-            update={"num_blocks": workload.batch * workload.blocks(args.repeats), "num_slots": workload.batch}
+            update={"num_blocks": workload.batch * workload.blocks(args.repeats), "max_batch_size": workload.batch}
         )
         whole = workload.steps(Stepper(sized, checkpoint, suite), args.repeats)
         steps = beside_ceilings(whole, machine, args.repeats)

@@ -188,7 +188,7 @@ class Runner:
 def step_rows(model: Path, ceilings: Ceilings, quick: bool) -> None:
     sizes = Sizes(read_checkpoint(model).config)
     began = time.perf_counter()
-    executor = Executor(ExecutorConfig(model=str(model), dtype="bfloat16", num_blocks=18_500, num_slots=256))
+    executor = Executor(ExecutorConfig(model=str(model), dtype="bfloat16", num_blocks=18_500, max_batch_size=256))
     print(f"executor ready in {time.perf_counter() - began:.1f} s", flush=True)
     runner = Runner(executor)
     print("\n| step | ms | bound, ms | of it | GPU computes |\n|---|---|---|---|---|")
@@ -211,8 +211,8 @@ def step_rows(model: Path, ceilings: Ceilings, quick: bool) -> None:
 
 def end_to_end(model: Path, ceilings: Ceilings, quick: bool) -> None:
     sizes = Sizes(read_checkpoint(model).config)
-    scheduler = SchedulerConfig(max_waiting_requests=4096, max_batch_size=1024)
-    sizes_of_pool = {"num_slots": 1024, "max_model_len": 4096, "kv_memory_fraction": 0.85}
+    scheduler = SchedulerConfig(max_waiting_requests=4096)
+    sizes_of_pool = {"max_batch_size": 1024, "max_model_len": 4096, "kv_memory_fraction": 0.85}
     with LLM(str(model), dtype="bfloat16", scheduler=scheduler, **sizes_of_pool) as llm:
         print(
             "\n| in/out | requests | seconds | output tokens/s | compute bound, s | of it |\n|---|---|---|---|---|---|"

@@ -65,7 +65,7 @@ def main() -> None:
     with neighbours(args.neighbours) as let_run:
         for workload in [*workloads, Workload(1, CONTEXT_STEP, True)]:
             repeats = 2 * TURN * args.turns
-            sizes = {"num_blocks": workload.batch * workload.blocks(repeats), "num_slots": workload.batch}
+            sizes = {"num_blocks": workload.batch * workload.blocks(repeats), "max_batch_size": workload.batch}
             step = workload.steps(Stepper(config.model_copy(update=sizes), checkpoint, suite), repeats)
             found: dict[bool, list[float]] = {False: [], True: []}
             for turn in range(2 * args.turns):

@@ -59,7 +59,7 @@ def cpu(samples: list[float]) -> Iterator[None]:
 
 
 def make_scheduler(num_sequences: int, num_steps: int, info: ExecutorInfo, ledger_state: object) -> Scheduler:
-    config = SchedulerConfig(max_num_tokens=max(4096, num_sequences), max_batch_size=num_sequences)
+    config = SchedulerConfig(max_num_tokens=max(4096, num_sequences))
     scheduler = Scheduler(config, info, ledger_state)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
     empty = np.empty(0, np.int32)

@@ -61,12 +61,11 @@ def main() -> None:
     jobs = jobs_of(args)
     step_time = StepTime(**{name: getattr(args, name) for name in vars(StepTime())})
     base = SchedulerConfig(
-        max_batch_size=args.batch,
         max_num_tokens=args.step_tokens,
         max_waiting_requests=len(jobs),
         max_waiting_tokens=sum(len(job.prompt) for job in jobs) + 1,
     )
-    demand = peak_demand(jobs, base, step_time)
+    demand = peak_demand(jobs, base, step_time, args.batch)
     longest = max(map(num_to_completion, jobs))
     print(f"{len(jobs)} requests, {sum(job.output_len for job in jobs):,} output tokens; peak demand {demand:,} blocks")
     print(HEADER)
@@ -80,7 +79,7 @@ def main() -> None:
                 )
                 # Whatever the factor, every request must be able to run alone.
                 num_blocks = max(int(demand / factor), longest)
-                outcome = Simulation(jobs, config, num_blocks, step_time, args.check).run()
+                outcome = Simulation(jobs, config, num_blocks, step_time, args.batch, args.check).run()
                 outcomes[name, factor] = outcome
                 print(outcome.row(factor, name), flush=True)
     if not args.no_plot:

@@ -62,8 +62,8 @@ class ExecutorConfig(EngineConfig):
     kv_memory_fraction: float = Field(0.9, gt=0, le=1)
     """Share of a GPU's memory that weights, a step and the KV pool may take together."""
 
-    num_slots: int = Field(256, ge=1, le=4096)
-    """Sequences that can be started at once."""
+    max_batch_size: int = Field(256, ge=1, le=4096)
+    """Sequences that run at once; at most as many as a step has tokens."""
 
     max_model_len: int | None = Field(None, ge=2)
     """Tokens of prompt and generation together; default: the model's own limit."""
@@ -75,9 +75,6 @@ class SchedulerConfig(EngineConfig):
     max_num_tokens: int | None = Field(None, ge=1)
     """Token budget of one step, context and generation together; default: what the executor suggests, 512 on a CPU and
     8192 on a GPU."""
-
-    max_batch_size: int = Field(256, ge=1, le=4096)
-    """Sequences started at once; at most max_num_tokens."""
 
     capacity_policy: str = "GUARANTEED_NO_EVICT"
     """Who may hold KV blocks: GUARANTEED_NO_EVICT, MAX_UTILIZATION, STATIC_BATCH, or a plug-in's name."""

@@ -23,7 +23,7 @@ from quire.engine.model.staging import download
 from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.engine.text.fingerprint import tokenizer_fingerprint
-from quire.engine.warmup import rehearsal
+from quire.engine.warmup import warmup_plans
 from quire.kernels.registry import kernel_suite
 from quire.kernels.suite import KernelSuite
 
@@ -73,7 +73,7 @@ class Executor:
         self._engine = _engine(config, checkpoint, kernels)
         self._decoder = Decoder(kernels)
         self._slots = Slots(
-            num_slots=config.num_slots,
+            num_slots=config.max_batch_size,
             max_model_len=self._engine.max_model_len,
             block_size=config.block_size,
             num_blocks=self._engine.num_blocks,
@@ -87,7 +87,7 @@ class Executor:
             max_model_len=self._engine.max_model_len,
             num_blocks=self._engine.num_blocks,
             block_size=config.block_size,
-            num_slots=config.num_slots,
+            max_batch_size=config.max_batch_size,
             eos_token_ids=checkpoint.eos_token_ids,
             step_tokens=_STEP_TOKENS[self._engine.device.type],
             itl_ms=_ITL_MS[self._engine.device.type],
@@ -96,7 +96,7 @@ class Executor:
         if self._engine.device.type == "cuda":
             # What the first request that wants it would have compiled, all others would wait for. In the last slot, so
             # that the counts of penalised ones have the size that the pool leaves room for.
-            for plan in rehearsal(config.num_slots - 1):
+            for plan in warmup_plans(config.max_batch_size - 1):
                 self.execute(plan)
             self.reset()
 
@@ -144,8 +144,8 @@ def _engine(config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
         raise StartupError(
             f"model {checkpoint.folder}: does not fit on {device}, where {free:.2f} of {total:.2f} GiB are free; a "
-            f"lower kv_memory_fraction (now {config.kv_memory_fraction}) or num_slots (now {config.num_slots}) leaves "
-            f"more to weights, steps and graphs: {error}"
+            f"lower kv_memory_fraction (now {config.kv_memory_fraction}) or max_batch_size (now "
+            f"{config.max_batch_size}) leaves more to weights, steps and graphs: {error}"
         ) from error
 
 

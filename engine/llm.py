@@ -18,7 +18,7 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.config import ExecutorConfig, SchedulerConfig, mistakes
 from quire.engine.executor import Executor
-from quire.engine.garbage import spare_what_is_there
+from quire.engine.garbage import freeze_gc
 from quire.engine.local_engine import LocalEngine
 from quire.engine.model.source import resolve_model
 from quire.engine.open_request import OpenRequest
@@ -32,7 +32,7 @@ _AT_ONCE: Final = 256
 T = TypeVar("T")
 Prompt = str | Sequence[int]
 # What comes of a stream: a piece, the error that ended it, or None at the end.
-_News = Completion | Exception | None
+_Update = Completion | Exception | None
 DEFAULTS = SamplingParams()
 
 
@@ -63,7 +63,7 @@ class LLM:
         self._thread = threading.Thread(target=self._loop.run_forever, name="quire-llm", daemon=True)
         self._thread.start()
         self._engine = self._call(_engine(executor, scheduler or SchedulerConfig()))
-        spare_what_is_there()
+        freeze_gc()
 
     def __enter__(self) -> Self:
         return self
@@ -105,10 +105,10 @@ class LLM:
         self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
     ) -> Generator[Completion, None, None]:
         """The answer in pieces, as it is made; closing the iterator ends the request."""
-        news: queue.SimpleQueue[_News] = queue.SimpleQueue()
-        running = self._start(self._tell(prompt, params, options, news.put))
+        updates: queue.SimpleQueue[_Update] = queue.SimpleQueue()
+        running = self._start(self._follow_into(prompt, params, options, updates.put))
         try:
-            while (piece := _piece(news.get())) is not None:
+            while (piece := _piece(updates.get())) is not None:
                 yield piece
         finally:
             running.cancel()
@@ -123,14 +123,14 @@ class LLM:
         self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
     ) -> AsyncGenerator[Completion, None]:
         """The answer in pieces, as it is made; closing the iterator ends the request. For any event loop."""
-        loop, news = asyncio.get_running_loop(), asyncio.Queue[_News]()
+        loop, updates = asyncio.get_running_loop(), asyncio.Queue[_Update]()
 
-        def tell(what: _News) -> None:
-            loop.call_soon_threadsafe(news.put_nowait, what)
+        def put(what: _Update) -> None:
+            loop.call_soon_threadsafe(updates.put_nowait, what)
 
-        running = self._start(self._tell(prompt, params, options, tell))
+        running = self._start(self._follow_into(prompt, params, options, put))
         try:
-            while (piece := _piece(await news.get())) is not None:
+            while (piece := _piece(await updates.get())) is not None:
                 yield piece
         finally:
             running.cancel()
@@ -171,17 +171,17 @@ class LLM:
         finally:
             self._engine.close(request)
 
-    async def _tell(
-        self, prompt: Prompt, params: SamplingParams, options: RequestOptions, tell: Callable[[_News], None]
+    async def _follow_into(
+        self, prompt: Prompt, params: SamplingParams, options: RequestOptions, put: Callable[[_Update], None]
     ) -> None:
         """Every piece, then None, or the error that ended it."""
         try:
             async for piece in self._follow(self._engine.submit(self._tokens(prompt), params, options)):
-                tell(piece)
+                put(piece)
         except Exception as error:
-            tell(error)
+            put(error)
         else:
-            tell(None)
+            put(None)
 
     async def _complete(self, prompt: Prompt, params: SamplingParams, options: RequestOptions) -> Completion:
         return await self._join(self._engine.submit(self._tokens(prompt), params, options))
@@ -233,7 +233,7 @@ async def _statistics(engine: LocalEngine) -> SchedulerStatistics:
     return engine.statistics
 
 
-def _piece(news: _News) -> Completion | None:
-    if isinstance(news, Exception):
-        raise news
-    return news
+def _piece(updates: _Update) -> Completion | None:
+    if isinstance(updates, Exception):
+        raise updates
+    return updates

@@ -19,7 +19,7 @@ from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.sequence import Sequence
-from quire.engine.validation import complete, validate, validate_options
+from quire.engine.validation import fill_defaults, validate, validate_options
 
 _EPOCH = 1
 
@@ -53,7 +53,7 @@ class LocalEngine:
         """
         if self._task.done():
             raise RequestError("the engine has stopped")
-        params = complete(params, len(prompt), self.limits)
+        params = fill_defaults(params, len(prompt), self.limits)
         validate(prompt, params, self.limits)
         validate_options(options)
         self._num_requests += 1

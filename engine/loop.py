@@ -70,19 +70,19 @@ class StepLoop:
         self._deliver = deliver
         self._trace = trace
         self._work = asyncio.Event()
-        self._is_closing = False
+        self._is_draining = False
 
     def wake(self) -> None:
         """Says that a request came or ended."""
         self._work.set()
 
-    def finish(self) -> None:
+    def drain(self) -> None:
         """Makes `run` return once nothing waits or runs any more."""
-        self._is_closing = True
+        self._is_draining = True
         self.wake()
 
     async def run(self) -> None:
-        """Runs until cancelled, or until nothing is left after `finish`.
+        """Runs until cancelled, or until nothing is left after `drain`.
 
         Raises:
             Unavailable: the executor is gone.
@@ -93,10 +93,10 @@ class StepLoop:
             plan = await self._next()
             in_flight = self._scheduler.num_in_flight
             if in_flight == MAX_STEPS_IN_FLIGHT or (in_flight and plan is None):
-                await self._finish()
+                await self._receive()
             elif not in_flight:
                 await self._commit()
-                if self._is_closing and not self._scheduler.num_waiting and not self._scheduler.num_running:
+                if self._is_draining and not self._scheduler.num_waiting and not self._scheduler.num_running:
                     return
                 await self._work.wait()
 
@@ -112,7 +112,7 @@ class StepLoop:
                 await self._runner.send(plan)
         return plan
 
-    async def _finish(self) -> None:
+    async def _receive(self) -> None:
         """Takes in the oldest result."""
         number = self._scheduler.num_steps - self._scheduler.num_in_flight + 1
         with self._trace.span("wait", number):

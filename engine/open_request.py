@@ -59,8 +59,8 @@ class OpenRequest:
         # Of the tokens that come, in their order, until they are taken; empty unless they are wanted.
         self._logprobs: list[TokenLogprobs] = []
         self._only_end = False
-        self._news = asyncio.Event()
-        self._on_news: Callable[[], None] = self._news.set
+        self._updated = asyncio.Event()
+        self._on_update: Callable[[], None] = self._updated.set
 
     @property
     def is_over(self) -> bool:
@@ -70,17 +70,17 @@ class OpenRequest:
     def push(self, token_id: int) -> None:
         self.generated.append(token_id)
         if not self._only_end:
-            self._on_news()
+            self._on_update()
 
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
         """Of a token that comes before the next call of `take`."""
         self._logprobs.append(logprobs)
 
     def expect_end(self) -> None:
-        """From now on only the end is news, unless a stop string must be found in time."""
+        """From now on only the end is an update, unless a stop string must be found in time."""
         self._only_end = not self.params.stop
         if self._only_end and not self.is_over:
-            self._news.clear()
+            self._updated.clear()
 
     def end(self, outcome: Finish | RequestError) -> None:
         """The terminal message; the first one counts."""
@@ -90,18 +90,18 @@ class OpenRequest:
             self.finish = outcome
         else:
             self._error = outcome
-        self._on_news()
+        self._on_update()
 
-    def tell(self, on_news: Callable[[], None]) -> None:
+    def notify(self, on_update: Callable[[], None]) -> None:
         """Calls it whenever something comes to take, at once if something has; `wait` is for those who do not."""
-        self._on_news = on_news
-        if self._news.is_set():
-            on_news()
+        self._on_update = on_update
+        if self._updated.is_set():
+            on_update()
 
     async def wait(self) -> None:
         """Returns when there is something to take that was not there at the last call."""
-        await self._news.wait()
-        self._news.clear()
+        await self._updated.wait()
+        self._updated.clear()
 
     def take(self) -> list[int]:
         """Tokens since the last call.

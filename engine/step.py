@@ -30,7 +30,7 @@ class SequenceStart:
     """A sequence that takes a slot.
 
     Attributes:
-        slot: index of the slot, below the executor's `num_slots`; whatever it held is gone.
+        slot: index of the slot, below the executor's `max_batch_size`; whatever it held is gone.
         token_ids: everything known, shape (num_tokens,): the prompt and what was generated before.
         num_computed: how many leading tokens have their KV in `block_table` already; below num_tokens.
         block_table: block ids, shape (num_blocks,); position p lives in block_table[p // block_size].
@@ -108,7 +108,7 @@ class ExecutorInfo:
         vocab_size: token ids are below this.
         max_model_len: tokens of prompt and generation together.
         num_blocks, block_size: the KV pool, in blocks and in tokens per block.
-        num_slots: sequences that can be started at once.
+        max_batch_size: sequences that can run at once.
         eos_token_ids: tokens that end a sequence unless it ignores them.
         step_tokens: tokens of a step that keep its device busy and do not hold up who generates for long.
         itl_ms: inter-token latency to aim at while little context waits; 0: no aim.
@@ -122,7 +122,7 @@ class ExecutorInfo:
     max_model_len: int
     num_blocks: int
     block_size: int
-    num_slots: int
+    max_batch_size: int
     eos_token_ids: tuple[int, ...]
     step_tokens: int = 2048
     itl_ms: int = 0

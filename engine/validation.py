@@ -112,7 +112,7 @@ _RULES = (
 )
 
 
-def complete(params: SamplingParams, num_prompt: int, limits: ServingLimits) -> SamplingParams:
+def fill_defaults(params: SamplingParams, num_prompt: int, limits: ServingLimits) -> SamplingParams:
     """Fills `max_tokens` and `seed` where unset; a prompt that leaves no room is left to `validate`."""
     max_tokens, seed = params.max_tokens, params.seed
     if max_tokens is None:
@@ -239,7 +239,7 @@ def _check_stops(params: SamplingParams, limits: ServingLimits) -> None:
 
 
 def _check_room(num_prompt: int, params: SamplingParams, limits: ServingLimits) -> None:
-    max_tokens = complete(params, num_prompt, limits).max_tokens
+    max_tokens = fill_defaults(params, num_prompt, limits).max_tokens
     assert max_tokens is not None
     room = limits.max_model_len - num_prompt
     if max_tokens > room:

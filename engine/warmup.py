@@ -8,7 +8,7 @@ import numpy as np
 from quire.engine.step import Penalties, SequenceStart, StepPlan
 
 
-def rehearsal(slot: int) -> Iterator[StepPlan]:
+def warmup_plans(slot: int) -> Iterator[StepPlan]:
     """One sequence that draws, then one that also filters, is penalised and wants log-probabilities.
 
     Each computes one token in the first block of the pool, which must be empty.

@@ -28,19 +28,25 @@ class Simulation:
         config: of the scheduler; its bounds on what waits must admit every job.
         num_blocks: of the pool.
         step_time: of the executor.
+        max_batch_size: of the executor.
         check: apply every transaction to books of their own and compare, as a ledger would.
     """
 
     def __init__(
-        self, jobs: List[Job], config: SchedulerConfig, num_blocks: int, step_time: StepTime, check: bool = False
+        self,
+        jobs: List[Job],
+        config: SchedulerConfig,
+        num_blocks: int,
+        step_time: StepTime,
+        max_batch_size: int,
+        check: bool = False,
     ) -> None:
-        num_slots = config.max_batch_size
-        info = ExecutorInfo("1", "model", VOCAB_SIZE, 2**31 - 1, num_blocks, BLOCK_SIZE, num_slots, (EOS,))
+        info = ExecutorInfo("1", "model", VOCAB_SIZE, 2**31 - 1, num_blocks, BLOCK_SIZE, max_batch_size, (EOS,))
         self._now = 0.0
         self._jobs = jobs
         self._coming = deque(sorted(range(len(jobs)), key=lambda number: jobs[number].arrival_us))
         self._scheduler = Scheduler(config, info, PoolState(num_blocks), clock=lambda: self._now / 1e6)
-        self._executor = ImaginedExecutor(step_time, jobs, num_slots)
+        self._executor = ImaginedExecutor(step_time, jobs, max_batch_size)
         self._in_flight: deque[tuple[float, StepResult]] = deque()
         self._books = PoolState(num_blocks) if check else None
         self._last_us: dict[int, float] = {}  # job → time of its newest token
@@ -115,8 +121,8 @@ def num_to_completion(job: Job) -> int:
     return -(-(len(job.prompt) + job.max_tokens - 1) // BLOCK_SIZE)
 
 
-def peak_demand(jobs: List[Job], config: SchedulerConfig, step_time: StepTime) -> int:
+def peak_demand(jobs: List[Job], config: SchedulerConfig, step_time: StepTime, max_batch_size: int) -> int:
     """The most blocks that the jobs hold at once where the pool sets no bound: what over-subscription is told of."""
-    most = sorted(map(num_to_completion, jobs))[-config.max_batch_size :]
+    most = sorted(map(num_to_completion, jobs))[-max_batch_size:]
     unbounded = config.model_copy(update={"capacity_policy": "GUARANTEED_NO_EVICT"})
-    return Simulation(jobs, unbounded, sum(most), step_time).run().peak_blocks
+    return Simulation(jobs, unbounded, sum(most), step_time, max_batch_size).run().peak_blocks

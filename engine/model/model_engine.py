@@ -109,7 +109,7 @@ class ModelEngine:
                 attention.plan(paged)
             torch.cuda.reset_peak_memory_stats(self.device)
             ids = torch.zeros(num_tokens, dtype=torch.int64, device=self.device)
-            logits = transformer.forward(ids, ids[: self._config.num_slots])
+            logits = transformer.forward(ids, ids[: self._config.max_batch_size])
             # Of rows that are penalised and want log-probabilities, those of before are kept.
             logits.clone()
             torch.cuda.synchronize(self.device)
@@ -118,7 +118,7 @@ class ModelEngine:
                 f"weights and a step of {num_tokens} tokens do not fit on {self.device}: {error}"
             ) from error
         peak = torch.cuda.max_memory_allocated(self.device) - num_blocks * per_block
-        peak += counts_bytes(self._config.num_slots, self._model.vocab_size)
+        peak += counts_bytes(self._config.max_batch_size, self._model.vocab_size)
         del transformer, logits
         torch.cuda.empty_cache()
         return size_from_memory(self._config, per_block, peak, self.device)
@@ -132,7 +132,7 @@ class ModelEngine:
         return StepGraphs(
             self._transformer,
             captured,
-            max_rows=self._config.num_slots,
+            max_rows=self._config.max_batch_size,
             max_blocks=-(-self.max_model_len // self._config.block_size),
             block_size=self._config.block_size,
             spare_block=self.num_blocks,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from quire.engine.resources.base import ResourceManager
 from quire.engine.resources.block_pool import BlockPool, unix_ms
 from quire.engine.resources.prefix import chain_root, extend_chain
-from quire.engine.resources.retention import keeps
+from quire.engine.resources.retention import block_retention
 from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.sequence import Sequence
 
@@ -136,7 +136,9 @@ class KVCacheManager(ResourceManager):
         if not sequence.blocks:
             return
         self._num_promised -= max(0, sequence.num_reserved - len(sequence.blocks))
-        held = keeps(sequence.request.options.cache.retention, len(sequence.blocks), self._block_size, unix_ms())
+        held = block_retention(
+            sequence.request.options.cache.retention, len(sequence.blocks), self._block_size, unix_ms()
+        )
         # Tail first, so that eviction takes the leaves of the prefix tree before their parents.
         self._pool.release(sequence.holder, zip(reversed(sequence.blocks), reversed(held), strict=True))
         sequence.blocks = []

@@ -6,7 +6,7 @@ from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY, Retention
 from quire.engine.resources.block_pool import KEEP, Keep
 
 
-def keeps(ranges: Sequence[Retention], num_blocks: int, block_size: int, now: int) -> list[Keep]:
+def block_retention(ranges: Sequence[Retention], num_blocks: int, block_size: int, now: int) -> list[Keep]:
     """What holds for each block of a sequence when it is released.
 
     A block has the highest priority among the ranges that it overlaps, and at least that of every block behind

@@ -74,10 +74,10 @@ class Scheduler:
         self._in_flight: deque[ScheduledStep] = deque()
         self._retiring: deque[tuple[int, Sequence]] = deque()
         self._context: list[Sequence] = []
-        self._generation = GenerationBatch(info.num_slots, info.block_size)
+        self._generation = GenerationBatch(info.max_batch_size, info.block_size)
         self._kv = KVCacheManager(BlockPool(state), info.block_size, info.fingerprint)
         max_num_tokens = config.max_num_tokens or info.step_tokens
-        self._slots = SlotManager(min(info.num_slots, config.max_batch_size, max_num_tokens))
+        self._slots = SlotManager(min(info.max_batch_size, max_num_tokens))
         self._resources = ResourceContainer((self._slots, self._kv))
         self._capacity = capacity_policy(config.capacity_policy)(self._kv, self._generation)
         self._micro_batch = MicroBatchScheduler(

@@ -16,7 +16,7 @@ from torch import Tensor
 from quire.kernels.attention import AttentionSpec, PagedBatch
 from quire.kernels.cuda.attention_context import TritonContext
 from quire.kernels.cuda.attention_decode import TritonDecode
-from quire.kernels.cuda.attention_shared import SharedDecode, plan_tasks, rehearse
+from quire.kernels.cuda.attention_shared import SharedDecode, plan_tasks, warm_up
 from quire.kernels.cuda.decode_choice import DecodeChoice
 from quire.kernels.cuda.flashinfer import FlashInferWrappers
 from quire.kernels.cuda.rope_append import rope_append
@@ -38,7 +38,7 @@ class CudaAttention:
         self._places: tuple[Tensor, Tensor] | None = None
         self._planned = torch.cuda.Event()  # type: ignore[no-untyped-call]
         if self._choice.is_plain:
-            rehearse(spec)
+            warm_up(spec)
 
     def plan(self, batch: PagedBatch) -> None:
         longer = np.flatnonzero(np.diff(batch.qo_indptr) > 1)

@@ -145,7 +145,7 @@ class SharedDecode:
         self._decode.run(q, layer_kv, out, parts)
 
 
-def rehearse(spec: AttentionSpec) -> None:
+def warm_up(spec: AttentionSpec) -> None:
     """Decode two rows that share a block, so that the first ones in earnest do not wait for a compiler."""
     pool = torch.zeros(3, 2, spec.block_size, spec.num_kv_heads, spec.head_dim, dtype=spec.dtype, device=spec.device)
     q = torch.zeros(2, spec.num_qo_heads, spec.head_dim, dtype=spec.dtype, device=spec.device)

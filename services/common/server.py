@@ -9,7 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from quire.engine.api.errors import StartupError
-from quire.engine.garbage import spare_what_is_there
+from quire.engine.garbage import freeze_gc
 from quire.protos.channel import MESSAGE_OPTIONS
 from quire.services.common.address import bound_socket
 from quire.services.common.interceptor import RefusalInterceptor
@@ -81,7 +81,7 @@ async def serving(
     await health.set(False)
     await server.start()
     logger.info("listening on %s:%d", listen.rpartition(":")[0], port)
-    spare_what_is_there()
+    freeze_gc()
     try:
         yield health
     finally:

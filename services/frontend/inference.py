@@ -13,7 +13,7 @@ from quire.engine.arrays import Int32Array
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
-from quire.engine.validation import complete, token_array, validate, validate_options
+from quire.engine.validation import fill_defaults, token_array, validate, validate_options
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.v1 import scheduler_pb2
 
@@ -107,7 +107,7 @@ class Inference:
             raise InvalidRequest("request_id", request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
         limits = self._link.limits()
         token_ids = await self.encode(prompt) if isinstance(prompt, str) else token_array(prompt, limits, field)
-        params = complete(params, len(token_ids), limits)
+        params = fill_defaults(params, len(token_ids), limits)
         validate(token_ids, params, limits, field=field)
         validate_options(options)
         interval = WHOLE_INTERVAL if whole and not params.stop else self._stream_interval

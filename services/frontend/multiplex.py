@@ -42,7 +42,7 @@ class Multiplex:
         # Those of the open ones that have something to take, in this order.
         self._ready: dict[int, None] = {}
         self._failures: list[pb.GenerateManyPart] = []
-        self._news, self._room = asyncio.Event(), asyncio.Event()
+        self._updated, self._room = asyncio.Event(), asyncio.Event()
 
     async def run(
         self, requests: AsyncIterator[pb.GenerateManyRequest]
@@ -55,11 +55,11 @@ class Multiplex:
         reader = asyncio.create_task(self._read(requests))
         lasts = (reader, asyncio.create_task(self._inference.draining()))
         for last in lasts:
-            last.add_done_callback(lambda _: self._news.set())
+            last.add_done_callback(lambda _: self._updated.set())
         try:
             while self._opening or self._open or not any(last.done() for last in lasts):
-                await self._news.wait()
-                self._news.clear()
+                await self._updated.wait()
+                self._updated.clear()
                 if reader.done():
                     reader.result()
                 while parts := self._take():
@@ -100,7 +100,7 @@ class Multiplex:
         else:
             opened = task.result()
             self._open[number] = opened, Pieces(opened, self._inference.tokenizer)
-            opened.tell(partial(self._tell, number))
+            opened.notify(partial(self._notify, number))
         self._room.set()
 
     def _cancel(self, number: int) -> None:
@@ -110,13 +110,13 @@ class Multiplex:
             self._forget(number)
             self._fail(number, _CANCELLED)
 
-    def _tell(self, number: int) -> None:
+    def _notify(self, number: int) -> None:
         self._ready[number] = None
-        self._news.set()
+        self._updated.set()
 
     def _fail(self, number: int, failure: pb.GenerateFailure) -> None:
         self._failures.append(pb.GenerateManyPart(number=number, failure=failure))
-        self._news.set()
+        self._updated.set()
 
     def _forget(self, number: int) -> None:
         opened, _ = self._open.pop(number)

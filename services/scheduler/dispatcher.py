@@ -55,7 +55,7 @@ class Dispatcher:
         return pb.GetStatisticsResponse(epoch=self._epoch, executors=executors)
 
     def connect(self) -> FrontendStream:
-        """A new frontend's stream; what can be served is its first news."""
+        """A new frontend's stream; what can be served is its first message."""
         stream = FrontendStream(next(self._clients), self._queue)
         self._streams[stream.client] = stream
         stream.set_state(self._state())
@@ -154,7 +154,7 @@ class Dispatcher:
             logger.info("executor %s drains: %d sequences run", pool.name, pool.scheduler.num_running)
             pool.is_draining = True
             self._rehome(pool.scheduler.withdraw())
-            pool.loop.finish()
+            pool.loop.drain()
             self._announce()
 
     def detach(self, pool: Pool, sequences: list[Sequence]) -> None:

@@ -45,19 +45,19 @@ class FrontendStream:
         self._failed: list[pb.SequenceFailed] = []
         # Steps that what is gathered may still wait.
         self._patience = _ENDLESS
-        self._news = asyncio.Event()
+        self._updated = asyncio.Event()
 
     def set_state(self, state: pb.ServingState) -> None:
         """What can be served has changed."""
         self._state = state
-        self._news.set()
+        self._updated.set()
 
     def set_room(self, room: int) -> None:
-        """So many requests may still be queued; told at once if that is news, else with the next message."""
+        """So many requests may still be queued; told at once if that changes something, else with the next message."""
         is_flipped = (room == 0) != (self._room_told == 0)
         if is_flipped or abs(room - self._room_told) > _NOTABLE_SHARE * max(room, self._room_told):
             self._room_changed = True
-            self._news.set()
+            self._updated.set()
 
     def start(self, sequence: Sequence) -> None:
         """Its first token comes with the same step, and waits for no other."""
@@ -78,7 +78,7 @@ class FrontendStream:
         if self._handles:
             self._patience -= 1
             if self._patience <= 0:
-                self._news.set()
+                self._updated.set()
 
     def push_logprobs(self, sequence: Sequence, logprobs: TokenLogprobs) -> None:
         """Of the token that comes with the same step."""
@@ -91,7 +91,7 @@ class FrontendStream:
         handle = sequence.request.handle
         self.sequences.pop(handle, None)
         self._finished.append(wire.finished_to_proto(handle, sequence.finish_reason, sequence.stop_token_id))
-        self._news.set()
+        self._updated.set()
 
     def fail(self, handle: int, error: RequestError) -> None:
         """The terminal message of a request that could not be served."""
@@ -106,12 +106,12 @@ class FrontendStream:
                 retry_ms=int(1000 * (retry_delay(error) or 0)),
             )
         )
-        self._news.set()
+        self._updated.set()
 
     async def next(self) -> list[pb.ConnectResponse]:
         """Everything new since the last call; waits until there is something."""
-        await self._news.wait()
-        self._news.clear()
+        await self._updated.wait()
+        self._updated.clear()
         self._patience = _ENDLESS
         messages = []
         if self._state is not None:

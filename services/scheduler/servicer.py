@@ -29,19 +29,19 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> AsyncIterator[pb.ConnectResponse]:
         stream = self._dispatcher.connect()
         reader = asyncio.create_task(self._read(request_iterator, stream))
-        news = asyncio.create_task(stream.next())
+        updates = asyncio.create_task(stream.next())
         try:
             while True:
-                await asyncio.wait((reader, news), return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait((reader, updates), return_when=asyncio.FIRST_COMPLETED)
                 if reader.done():
                     reader.result()
                     return
-                for message in news.result():
+                for message in updates.result():
                     yield message
-                news = asyncio.create_task(stream.next())
+                updates = asyncio.create_task(stream.next())
         finally:
             reader.cancel()
-            news.cancel()
+            updates.cancel()
             self._dispatcher.disconnect(stream)
             logger.info("frontend %d disconnected", stream.client)
 

@@ -61,15 +61,15 @@ class Child:
         await self._log
         return code
 
-    async def stop(self, patience: float) -> int:
-        """Asks it to end and waits `patience` seconds; kills it if it does not."""
+    async def stop(self, timeout: float) -> int:
+        """Asks it to end and waits `timeout` seconds; kills it if it does not."""
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 return await self.wait()
         except TimeoutError:
-            _say(f"{self.name} does not stop in {patience:g} s; killing it")
+            _say(f"{self.name} does not stop in {timeout:g} s; killing it")
             self.kill()
             return await self.wait()
 

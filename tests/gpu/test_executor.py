@@ -52,7 +52,7 @@ class Driver:
 
     def __init__(self, folder: Path, cuda_graphs: bool) -> None:
         config = ExecutorConfig(
-            model=str(folder), dtype="bfloat16", device="cuda", num_blocks=2 * BLOCKS_PER_SLOT, num_slots=2,
+            model=str(folder), dtype="bfloat16", device="cuda", num_blocks=2 * BLOCKS_PER_SLOT, max_batch_size=2,
             cuda_graphs=cuda_graphs,
         )  # fmt: skip
         checkpoint = read_checkpoint(folder)
@@ -142,7 +142,7 @@ def test_the_demo_model_writes_what_it_writes_on_a_cpu() -> None:
     sampled = SamplingParams(temperature=0.9, top_p=0.9, top_k=40, seed=5, max_tokens=40, ignore_eos=True)
     texts = []
     for device in ("cuda", "cpu"):
-        with LLM(device=device, dtype="float32", num_blocks=200, num_slots=8) as llm:
+        with LLM(device=device, dtype="float32", num_blocks=200, max_batch_size=8) as llm:
             texts.append([each.token_ids for params in (PARAMS, sampled) for each in llm.generate(prompts, params)])
     assert texts[0] == texts[1]
 
@@ -162,7 +162,7 @@ def test_the_pool_takes_what_memory_is_left(tmp_path: Path) -> None:
     MODELS["llama"]().to(torch.bfloat16).save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((DEMO_MODEL / name).read_bytes())
-    with LLM(str(tmp_path), kv_memory_fraction=0.3, num_slots=64) as llm:
+    with LLM(str(tmp_path), kv_memory_fraction=0.3, max_batch_size=64) as llm:
         statistics = llm.statistics()
         _, total = torch.cuda.mem_get_info()
         taken = statistics.num_blocks * 16 * 3 * 2 * 128 * 2

@@ -25,7 +25,7 @@ def test_twice_the_blocks_and_nearly_the_same_tokens(model: Path) -> None:
     params = SamplingParams(temperature=0, max_tokens=MAX_TOKENS, ignore_eos=True)
     blocks, tokens = [], []
     for settings in ({}, {"kv_cache_dtype": "fp8"}, {"kv_cache_dtype": "fp8", "cuda_graphs": False}):
-        with LLM(str(model), device="cuda", kv_memory_mib=64, num_slots=64, **settings) as llm:
+        with LLM(str(model), device="cuda", kv_memory_mib=64, max_batch_size=64, **settings) as llm:
             blocks.append(llm.statistics().num_blocks)
             tokens.append(np.array([answer.token_ids for answer in llm.generate(prompts, params)]))
     assert blocks[1] == blocks[2]

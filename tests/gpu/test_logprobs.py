@@ -56,7 +56,7 @@ def test_the_engine_gives_the_numbers_of_the_cpu() -> None:
     asked = [replace(greedy, logprobs=5), replace(greedy, logprobs=20, repetition_penalty=1.3), greedy]
     found = []
     for device in ("cuda", "cpu"):
-        with LLM(str(DEMO_MODEL), device=device, dtype="float32", num_blocks=200, num_slots=8) as llm:
+        with LLM(str(DEMO_MODEL), device=device, dtype="float32", num_blocks=200, max_batch_size=8) as llm:
             streams = [llm.generate_stream("def fibonacci(n):", params) for params in asked]
             first = [next(stream) for stream in streams]
             found.append([join([piece, *stream]) for piece, stream in zip(first, streams, strict=True)])

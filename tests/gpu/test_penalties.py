@@ -95,7 +95,7 @@ def test_the_engine_gives_the_tokens_of_the_cpu(temperature: float) -> None:
     prompts = [list(range(i + 3, 200, i + 2)) for i in range(8)]
     made = []
     for device in ("cpu", "cuda"):
-        settings = {"dtype": "float32", "num_blocks": 512, "num_slots": 16, "device": device}
+        settings = {"dtype": "float32", "num_blocks": 512, "max_batch_size": 16, "device": device}
         with LLM(str(DEMO_MODEL), **settings) as llm:  # type: ignore[arg-type]
             made.append([answer.token_ids for answer in llm.generate(prompts, params)])
     # Sums of another order can turn a near tie, and everything behind it.

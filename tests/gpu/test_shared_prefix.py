@@ -38,7 +38,7 @@ def test_nearly_the_same_tokens(model: Path, monkeypatch: pytest.MonkeyPatch) ->
     found = []
     for least in (1 << 40, 0):
         monkeypatch.setattr(decode_choice, "_LEAST_SPARED_BYTES", least)
-        with LLM(str(model), device="cuda", kv_memory_mib=256, num_slots=64) as llm:
+        with LLM(str(model), device="cuda", kv_memory_mib=256, max_batch_size=64) as llm:
             llm.generate([prompts[0]], PARAMS)
             found.append(np.array([answer.token_ids for answer in llm.generate(prompts, PARAMS)]))
         if least:

@@ -38,7 +38,7 @@ def test_no_request_waits_for_a_compiler(tmp_path: Path, monkeypatch: pytest.Mon
 
     model = write_wide_model(tmp_path, 1024, VOCAB_SIZE)
     monkeypatch.setattr(decode_choice, "_LEAST_SPARED_BYTES", 0)
-    with LLM(str(model), device="cuda", kv_memory_mib=256, num_slots=NUM_SLOTS, block_size=BLOCK_SIZE) as llm:
+    with LLM(str(model), device="cuda", kv_memory_mib=256, max_batch_size=NUM_SLOTS, block_size=BLOCK_SIZE) as llm:
         monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", hook)
         for params in WISHES:
             # Each slot has one of them.

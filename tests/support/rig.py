@@ -186,7 +186,7 @@ class Rig:
     def restart_executor(self) -> None:
         self._incarnation += 1
         info = self._info
-        self._info = executor_info(info.num_blocks, info.block_size, info.num_slots, str(self._incarnation))
+        self._info = executor_info(info.num_blocks, info.block_size, info.max_batch_size, str(self._incarnation))
         self._executor = SimulatedExecutor(self._info)
         self._plans.clear()
         self._writes.clear()

@@ -105,11 +105,11 @@ async def test_tokens_wait_as_long_as_their_requests_allow(intervals: list[int],
     executor, counts = SimulatedExecutor(pool.info), []
     while (plan := pool.scheduler.schedule()) is not None:
         dispatcher.deliver(pool.scheduler.update(executor.execute(plan)))
-        news = asyncio.ensure_future(stream.next())
+        updates = asyncio.ensure_future(stream.next())
         await asyncio.sleep(0)
-        if news.done():
-            counts += [len(message.output.token_ids) // 4 for message in news.result()]
-        news.cancel()
+        if updates.done():
+            counts += [len(message.output.token_ids) // 4 for message in updates.result()]
+        updates.cancel()
     assert counts == expected
     assert not stream.sequences
 

@@ -89,7 +89,7 @@ def new_executor(folder: Path, **settings: Any) -> Executor:
     defaults: dict[str, Any] = {
         "num_blocks": NUM_BLOCKS,
         "block_size": BLOCK_SIZE,
-        "num_slots": 8,
+        "max_batch_size": 8,
         "device": "cpu",
     }
     return Executor(ExecutorConfig(model=str(folder), **(defaults | settings)))
@@ -292,7 +292,7 @@ def test_info(llama: tuple[Path, Any]) -> None:
     one, two = new_executor(llama[0]).info, new_executor(llama[0], max_model_len=100, num_blocks=7).info
     assert one.incarnation != two.incarnation
     assert one.fingerprint == two.fingerprint
-    assert (one.vocab_size, one.block_size, one.num_slots) == (VOCAB, BLOCK_SIZE, 8)
+    assert (one.vocab_size, one.block_size, one.max_batch_size) == (VOCAB, BLOCK_SIZE, 8)
     assert (one.step_tokens, one.itl_ms) == (512, 100), "what suits a CPU"
     assert (one.max_model_len, two.max_model_len) == (256, 100)
     assert (one.num_blocks, two.num_blocks) == (NUM_BLOCKS, 7)

@@ -65,7 +65,7 @@ def write_model(name: str, folder: Path) -> Any:
 
 
 def new_executor(folder: Path, dtype: str, **settings: Any) -> Executor:
-    places = {"device": "cpu", "kernels": "native", "num_blocks": 4 * BLOCKS_PER_SLOT, "num_slots": 4}
+    places = {"device": "cpu", "kernels": "native", "num_blocks": 4 * BLOCKS_PER_SLOT, "max_batch_size": 4}
     return Executor(ExecutorConfig(model=str(folder), dtype=dtype, **(places | settings)))
 
 

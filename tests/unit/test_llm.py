@@ -33,8 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def llm(folder: Path) -> Iterator[LLM]:
-    scheduler = SchedulerConfig(max_waiting_requests=8, max_batch_size=4)
-    with LLM(str(folder), num_blocks=256, num_slots=4, scheduler=scheduler) as made:
+    scheduler = SchedulerConfig(max_waiting_requests=8)
+    with LLM(str(folder), num_blocks=256, max_batch_size=4, scheduler=scheduler) as made:
         yield made
 
 
@@ -173,7 +173,7 @@ async def test_streams_add_up(llm: LLM) -> None:
 
 
 def test_closing(folder: Path) -> None:
-    llm = LLM(str(folder), num_blocks=128, num_slots=4)
+    llm = LLM(str(folder), num_blocks=128, max_batch_size=4)
     stream = llm.generate_stream([1, 2, 3], LONG)
     next(stream)
     llm.close()
@@ -187,7 +187,7 @@ def test_closing(folder: Path) -> None:
 
 def test_closing_while_others_ask(folder: Path) -> None:
     """Everybody gets an answer or an error; nobody waits for ever."""
-    llm = LLM(str(folder), num_blocks=128, num_slots=4)
+    llm = LLM(str(folder), num_blocks=128, max_batch_size=4)
     ends: list[Exception] = []
     calls = (llm.statistics, lambda: list(llm.generate_stream([1, 2, 3], GREEDY)), lambda: llm.generate([[1, 2]], LONG))
     all_ask = threading.Barrier(2 * len(calls) + 1)
@@ -216,7 +216,7 @@ def test_closing_after_a_fault(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     def fail(self: Scheduler) -> None:
         raise ValueError("boom")
 
-    llm = LLM(str(folder), num_blocks=128, num_slots=4)
+    llm = LLM(str(folder), num_blocks=128, max_batch_size=4)
     monkeypatch.setattr(Scheduler, "schedule", fail)
     with pytest.raises(RequestError, match="the engine has failed: boom"):
         llm.generate([[1, 2]], GREEDY)

@@ -163,7 +163,7 @@ def start(slot: int, **wants: Any) -> SequenceStart:
 
 @pytest.fixture
 def executor() -> Executor:
-    return Executor(ExecutorConfig(dtype="float32", device="cpu", num_threads=1, num_blocks=8, num_slots=4))
+    return Executor(ExecutorConfig(dtype="float32", device="cpu", num_threads=1, num_blocks=8, max_batch_size=4))
 
 
 def test_the_result_has_what_each_row_wants(executor: Executor) -> None:

@@ -16,7 +16,8 @@ from quire.clients.bench.workload.lengths import LogNormal
 from quire.engine.api.errors import StartupError
 from quire.engine.config import SchedulerConfig
 
-CONFIG = SchedulerConfig(max_batch_size=32, max_waiting_requests=200, max_waiting_tokens=10**9)
+CONFIG = SchedulerConfig(max_waiting_requests=200, max_waiting_tokens=10**9)
+MAX_BATCH_SIZE = 32
 AT_ONCE = float("inf")
 
 
@@ -26,7 +27,7 @@ def jobs_of(seed: int, slack: Slack, count: int = 80, rate: float = AT_ONCE) -> 
 
 def run(jobs: list[Job], policy: str, num_blocks: int, check: bool = False) -> Outcome:
     config = CONFIG.model_copy(update={"capacity_policy": policy})
-    return Simulation(jobs, config, num_blocks, StepTime(), check).run()
+    return Simulation(jobs, config, num_blocks, StepTime(), MAX_BATCH_SIZE, check).run()
 
 
 @pytest.fixture(scope="module", params=range(3))
@@ -39,7 +40,7 @@ def seed(request: pytest.FixtureRequest) -> int:
 def test_max_utilization_is_not_slower_with_half_the_pool(seed: int, slack: Slack, least: float) -> None:
     """Where clients know their output lengths, nothing is reserved in vain, and the policies may be even."""
     jobs = jobs_of(seed, slack)
-    num_blocks = max(peak_demand(jobs, CONFIG, StepTime()) // 2, *map(num_to_completion, jobs))
+    num_blocks = max(peak_demand(jobs, CONFIG, StepTime(), MAX_BATCH_SIZE) // 2, *map(num_to_completion, jobs))
     guaranteed = run(jobs, "GUARANTEED_NO_EVICT", num_blocks)
     utilized = run(jobs, "MAX_UTILIZATION", num_blocks)
     assert utilized.tokens_per_second >= least * guaranteed.tokens_per_second
@@ -64,7 +65,7 @@ def test_a_step_takes_what_its_parts_take() -> None:
     """One request alone, which comes after a while: a step for its context, then one for each further token."""
     job = Job(5_000_000.0, np.arange(1, 101, dtype=np.int32), output_len=4, max_tokens=9)
     step_time = StepTime(base_us=1000, context_us=2, row_us=30, kv_us=0.5)
-    outcome = Simulation([job], CONFIG, 10, step_time).run()
+    outcome = Simulation([job], CONFIG, 10, step_time, MAX_BATCH_SIZE).run()
     assert outcome.ttft_us == [1000 + 2 * 100 + 0.5 * 100]
     assert outcome.itl_us == [1030 + 0.5 * num_kv for num_kv in (101, 102, 103)]
     # The end is known a step after it was sampled; the step planned meanwhile counts for nobody.
@@ -75,11 +76,10 @@ def test_static_batches_wait_for_their_last() -> None:
     """Three sequences, two at a time: a static batch leaves the place of the one that ends first empty."""
     prompt = np.arange(1, 11, dtype=np.int32)
     jobs = [Job(0.0, prompt + i, output_len, output_len) for i, output_len in enumerate((100, 10, 50))]
-    config = CONFIG.model_copy(update={"max_batch_size": 2})
     durations = {}
     for policy in ("GUARANTEED_NO_EVICT", "STATIC_BATCH"):
-        chosen = config.model_copy(update={"capacity_policy": policy})
-        durations[policy] = Simulation(jobs, chosen, 100, StepTime(1000, 0, 0, 0)).run().duration_us
+        chosen = CONFIG.model_copy(update={"capacity_policy": policy})
+        durations[policy] = Simulation(jobs, chosen, 100, StepTime(1000, 0, 0, 0), 2).run().duration_us
     assert durations["GUARANTEED_NO_EVICT"] == 100_000
     assert 150_000 <= durations["STATIC_BATCH"] <= 152_000
 
@@ -98,7 +98,7 @@ def test_public_traces(tmp_path: Path) -> None:
     mooncake.write_text("".join(json.dumps(row) + "\n" for row in rows))
     jobs = recorded(mooncake, "mooncake", 10, Slack(1, 1), seed=0, speed=1.0)
     assert (jobs[0].prompt[:512] == jobs[1].prompt[:512]).all()
-    outcome = Simulation(jobs, CONFIG, 200, StepTime(base_us=0, context_us=1, row_us=0, kv_us=0)).run()
+    outcome = Simulation(jobs, CONFIG, 200, StepTime(base_us=0, context_us=1, row_us=0, kv_us=0), MAX_BATCH_SIZE).run()
     assert outcome.ttft_us == [600, 600 - 512], "the shared block was not reused"
 
 

@@ -9,7 +9,7 @@ import pytest
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.limits import ServingLimits
 from quire.engine.api.sampling import SamplingParams
-from quire.engine.validation import complete, token_array, validate
+from quire.engine.validation import fill_defaults, token_array, validate
 
 LIMITS = ServingLimits(vocab_size=100, max_model_len=64, num_blocks=1000, block_size=16)
 
@@ -75,7 +75,7 @@ BAD = [
 @pytest.mark.parametrize("params", GOOD)
 def test_what_fits_is_accepted(params: SamplingParams) -> None:
     validate(prompt(4), params, LIMITS)
-    validate(prompt(4), complete(params, 4, LIMITS), LIMITS)
+    validate(prompt(4), fill_defaults(params, 4, LIMITS), LIMITS)
 
 
 @pytest.mark.parametrize(("name", "value", "message"), BAD)
@@ -97,7 +97,7 @@ def test_what_can_never_be_served_is_refused(name: str, value: object, message: 
     ],
 )
 def test_bad_prompts_are_refused(token_ids: list[int], message: str) -> None:
-    params = complete(SamplingParams(), len(token_ids), LIMITS)
+    params = fill_defaults(SamplingParams(), len(token_ids), LIMITS)
     with pytest.raises(InvalidRequest, match=message):
         validate(np.array(token_ids, dtype=np.int32), params, LIMITS)
 
@@ -108,7 +108,7 @@ def test_the_field_that_a_prompt_came_from_is_named() -> None:
 
 
 def test_the_longest_prompt_leaves_one_token() -> None:
-    assert complete(SamplingParams(), 63, LIMITS).max_tokens == 1
+    assert fill_defaults(SamplingParams(), 63, LIMITS).max_tokens == 1
     validate(prompt(63), SamplingParams(), LIMITS)
 
 
@@ -127,14 +127,14 @@ def test_the_pool_must_hold_the_whole_request() -> None:
 
 def test_complete_fills_only_what_is_unset() -> None:
     wide = replace(LIMITS, max_model_len=1000)
-    assert complete(SamplingParams(), 4, wide).max_tokens == 128
-    assert complete(SamplingParams(), 4, LIMITS).max_tokens == 60
+    assert fill_defaults(SamplingParams(), 4, wide).max_tokens == 128
+    assert fill_defaults(SamplingParams(), 4, LIMITS).max_tokens == 60
     given = SamplingParams(max_tokens=5, seed=0, stop=("x",))
-    assert complete(given, 4, LIMITS) == given
+    assert fill_defaults(given, 4, LIMITS) == given
 
 
 def test_seeds_are_drawn_from_64_bits() -> None:
-    seeds = [complete(SamplingParams(), 4, LIMITS).seed or 0 for _ in range(64)]
+    seeds = [fill_defaults(SamplingParams(), 4, LIMITS).seed or 0 for _ in range(64)]
     assert len(set(seeds)) == 64
     assert max(seeds).bit_length() > 32
     assert all(0 <= seed < 2**64 for seed in seeds)

@@ -9,7 +9,7 @@ from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.model.penalties import counts_bytes
 from quire.engine.step import SequenceStart, StepPlan, StepResult
-from quire.engine.warmup import rehearsal
+from quire.engine.warmup import warmup_plans
 from support.operations import Operations
 
 NUM_SLOTS, VOCAB_SIZE = 4, 2048
@@ -17,7 +17,7 @@ NUM_SLOTS, VOCAB_SIZE = 4, 2048
 
 @pytest.fixture
 def new_executor() -> Callable[[], Executor]:
-    config = ExecutorConfig(dtype="float32", device="cpu", num_threads=1, num_blocks=2, num_slots=NUM_SLOTS)
+    config = ExecutorConfig(dtype="float32", device="cpu", num_threads=1, num_blocks=2, max_batch_size=NUM_SLOTS)
     return lambda: Executor(config)
 
 
@@ -32,7 +32,7 @@ def greedy_step(executor: Executor, slot: int) -> StepResult:
 
 def test_every_wish_is_tried(new_executor: Callable[[], Executor]) -> None:
     executor = new_executor()
-    drawn, every = (executor.execute(plan) for plan in rehearsal(NUM_SLOTS - 1))
+    drawn, every = (executor.execute(plan) for plan in warmup_plans(NUM_SLOTS - 1))
     assert drawn.logprobs is None
     assert every.logprobs is not None
     counts = executor._slots._penalties._counts
@@ -41,7 +41,7 @@ def test_every_wish_is_tried(new_executor: Callable[[], Executor]) -> None:
 
 def test_the_executor_is_as_it_was(new_executor: Callable[[], Executor]) -> None:
     fresh, used = new_executor(), new_executor()
-    for plan in rehearsal(NUM_SLOTS - 1):
+    for plan in warmup_plans(NUM_SLOTS - 1):
         used.execute(plan)
     used.reset()
     names = []
