@@ -19,6 +19,7 @@ from quire.services.common.server import Health, serving
 from quire.services.common.settings import ProcessSettings
 from quire.services.common.signals import until_signal
 from quire.services.frontend.http.app import make_app
+from quire.services.frontend.http.limits import HttpLimits, raise_file_limit
 from quire.services.frontend.http.server import http_serving
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.scheduler_link import SchedulerLink
@@ -53,6 +54,25 @@ class Settings(ProcessSettings):
     """Steps that a stream's tokens may wait to be sent in one message; the first one is sent at once. More spare the
     time that messages take, where those of many streams are more than clients need."""
 
+    http_max_connections: int = Field(8192, ge=1)
+    """HTTP connections open at once, at most as many as files may be open; with more, the one that has waited longest
+    for a request is closed."""
+
+    http_max_header_bytes: int = Field(64 * 1024, ge=1024)
+    """Bytes of an HTTP request's line and header fields; more are refused with 431."""
+
+    http_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
+    """Bytes of an HTTP request's body; more are refused with 413. A million token ids take about seven million."""
+
+    http_header_seconds: float = Field(10.0, gt=0)
+    """How long an HTTP connection may take to send a request's header fields."""
+
+    http_body_seconds: float = Field(60.0, gt=0)
+    """How long an HTTP connection may take to send a request's body."""
+
+    write_seconds: float = Field(60.0, gt=0)
+    """How long a client may leave what is sent to it unread before its call is ended."""
+
     drain_seconds: float = Field(5.0, ge=0)
     """How long running requests may go on after SIGINT or SIGTERM."""
 
@@ -74,7 +94,16 @@ async def _serve(settings: Settings) -> None:
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
 
-    http = http_serving(settings.http_listen, make_app(inference), grace=1) if settings.http_listen else nullcontext()
+    limits = HttpLimits(
+        max_connections=min(settings.http_max_connections, raise_file_limit()),
+        max_header_bytes=settings.http_max_header_bytes,
+        max_body_bytes=settings.http_max_body_bytes,
+        header_seconds=settings.http_header_seconds,
+        body_seconds=settings.http_body_seconds,
+        write_seconds=settings.write_seconds,
+    )
+    app = make_app(inference, limits.max_body_bytes)
+    http = http_serving(settings.http_listen, app, limits, grace=1) if settings.http_listen else nullcontext()
     async with (
         serving(settings.listen, ["quire.v1.InferenceService"], register, grace=1.0) as health,
         http,

@@ -2,20 +2,22 @@
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from quire.engine.api.errors import RequestError
 from quire.services.frontend.http.completions import Completions
+from quire.services.frontend.http.disconnect import leave
 from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_route
 from quire.services.frontend.http.models import Models
 from quire.services.frontend.http.tokens import Tokens
 from quire.services.frontend.inference import Inference
 
 
-def make_app(inference: Inference) -> Starlette:
-    """The API over the frontend's request path."""
+def make_app(inference: Inference, max_body_bytes: int) -> Starlette:
+    """The API over the frontend's request path; bodies of more bytes are refused."""
     completions, models, tokens = Completions(inference), Models(inference), Tokens(inference)
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/completions", completions.create, methods=["POST"]),
             Route("/v1/models", models.list),
@@ -26,8 +28,11 @@ def make_app(inference: Inference) -> Starlette:
             Route("/detokenize", tokens.detokenize, methods=["POST"]),
         ],
         exception_handlers={
+            ClientDisconnect: leave,
             RequestError: refuse,
             HTTPException: refuse_route,
             Exception: refuse_fault,
         },
     )
+    app.state.max_body_bytes = max_body_bytes
+    return app

@@ -8,9 +8,6 @@ from starlette.requests import Request
 from quire.engine.api.errors import InvalidRequest
 from quire.services.frontend.http.errors import BodyTooLarge
 
-# A million token ids as JSON are about seven megabytes.
-MAX_BODY_BYTES = 16 * 1024 * 1024
-
 
 class Body(BaseModel):
     """Base of all bodies. Types are taken as they are: "5" is no number.
@@ -29,7 +26,7 @@ async def read_body(request: Request, kind: type[BodyT]) -> BodyT:
     """Reads and checks a body.
 
     Raises:
-        BodyTooLarge: it has more than `MAX_BODY_BYTES`.
+        BodyTooLarge: it has more bytes than the app takes.
         InvalidRequest: it is not JSON, or a field is not as it must be.
     """
     try:
@@ -50,11 +47,15 @@ def _refuse_unknown(body: Body, path: str = "") -> None:
 
 
 async def _read(request: Request) -> bytes:
+    limit: int = request.app.state.max_body_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise BodyTooLarge(limit)
     parts, size = [], 0
     async for part in request.stream():
         size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise BodyTooLarge(MAX_BODY_BYTES)
+        if size > limit:
+            raise BodyTooLarge(limit)
         parts.append(part)
     return b"".join(parts)
 

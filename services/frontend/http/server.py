@@ -10,17 +10,18 @@ from starlette.types import ASGIApp
 
 from quire.engine.api.errors import StartupError
 from quire.services.common.address import bound_socket
+from quire.services.frontend.http.acceptor import Acceptor
+from quire.services.frontend.http.limits import HttpLimits
 
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
-BACKLOG = 2048
 POLL_SECONDS = 0.01
 
 
 @asynccontextmanager
-async def http_serving(listen: str, app: ASGIApp, grace: int) -> AsyncIterator[None]:
-    """Serves `app` at `listen` ("host:port", port 0 chooses) while the context is open.
+async def http_serving(listen: str, app: ASGIApp, limits: HttpLimits, grace: int) -> AsyncIterator[None]:
+    """Serves `app` at `listen` ("host:port", port 0 chooses) within `limits` while the context is open.
 
     On leaving, requests have `grace` seconds to end before they are cancelled.
 
@@ -34,6 +35,8 @@ async def http_serving(listen: str, app: ASGIApp, grace: int) -> AsyncIterator[N
     config = uvicorn.Config(
         app,
         log_config=None,
+        # It warns of what its peers do.
+        log_level="error",
         access_log=False,
         lifespan="off",
         ws="none",
@@ -41,16 +44,19 @@ async def http_serving(listen: str, app: ASGIApp, grace: int) -> AsyncIterator[N
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=grace,
-        backlog=BACKLOG,
     )
     server = _Server(config)
-    serving = asyncio.create_task(server.serve([listener]))
+    serving = asyncio.create_task(server.serve([]))
+    accepting = asyncio.create_task(Acceptor(listener, limits, server).run())
     try:
         while not server.started and not serving.done():
             await asyncio.sleep(POLL_SECONDS)
         logger.info("listening on http://%s:%d", listen.rpartition(":")[0], listener.getsockname()[1])
         yield
     finally:
+        accepting.cancel()
+        await asyncio.wait((accepting,))
+        listener.close()
         server.should_exit = True
         await serving
 
