@@ -13,13 +13,21 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from quire.engine.api.errors import InvalidRequest, RequestError
+from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
 from quire.protos.status import code_of, retry_delay
 from quire.services.common.utf8 import find_broken_utf8
 
 
 class RefusalInterceptor(grpc.aio.ServerInterceptor):
-    """Every refusal leaves as a status that says why; other exceptions stay gRPC's UNKNOWN and are logged."""
+    """Every refusal leaves as a status that says why; other exceptions stay gRPC's UNKNOWN and are logged.
+
+    Args:
+        write_seconds: how long a client may leave a message of a stream unread; its call then ends. None: as long as
+            it likes.
+    """
+
+    def __init__(self, write_seconds: float | None = None) -> None:
+        self._write_seconds = write_seconds
 
     async def intercept_service(
         self,
@@ -31,14 +39,17 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             return handler
         decode: Any = _tolerant(handler.request_deserializer, _input_type(handler_call_details.method))
         if handler.stream_stream is not None:
-            both: Any = _refusing_generator(_of_sound_messages(handler.stream_stream))
+            both: Any = _refusing_stream(_of_sound_messages(handler.stream_stream), self._write_seconds)
             return grpc.stream_stream_rpc_method_handler(both, decode, handler.response_serializer)
         if handler.unary_unary is not None:
             unary: Any = _refusing_coroutine(handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
         # Ours yield their answers; that of gRPC's health service is awaited and writes them to its context.
         stream: Any = handler.unary_stream
-        stream = _refusing_generator(stream) if inspect.isasyncgenfunction(stream) else _refusing_coroutine(stream)
+        if inspect.isasyncgenfunction(stream):
+            stream = _refusing_stream(stream, self._write_seconds)
+        else:
+            stream = _refusing_coroutine(stream)
         return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)
 
 
@@ -93,14 +104,14 @@ def _refusing_coroutine(behavior: Callable[..., Awaitable[Any]]) -> Callable[...
     return call
 
 
-def _refusing_generator(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
-    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+def _refusing_stream(behavior: Any, write_seconds: float | None) -> Callable[..., Awaitable[None]]:
+    async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         if isinstance(request, RequestError):
             await _refuse(context, request)
         try:
             async with aclosing(behavior(request, context)) as responses:
                 async for response in responses:
-                    yield response
+                    await _write(context, response, write_seconds)
         except RequestError as error:
             await _refuse(context, error)
         except asyncio.CancelledError:
@@ -108,6 +119,19 @@ def _refusing_generator(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
                 raise
 
     return call
+
+
+async def _write(context: grpc.aio.ServicerContext[Any, Any], response: Any, seconds: float | None) -> None:
+    """Waits until the client's window has room for it.
+
+    Raises:
+        Unavailable: it had none for so long. The status stands behind the message.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await context.write(response)
+    except TimeoutError:
+        raise Unavailable(f"the client has left a message unread for {seconds:g} s") from None
 
 
 def _of_sound_messages(behavior: Any) -> Callable[..., AsyncIterator[Any]]:

@@ -58,17 +58,22 @@ class Health:
 
 @asynccontextmanager
 async def serving(
-    listen: str, names: Sequence[str], register: Callable[[grpc.aio.Server], None], grace: float
+    listen: str,
+    names: Sequence[str],
+    register: Callable[[grpc.aio.Server], None],
+    grace: float,
+    write_seconds: float | None = None,
 ) -> AsyncIterator[Health]:
     """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until told otherwise.
 
+    A client that leaves a message unread for `write_seconds` loses its call.
     On leaving, calls have `grace` seconds to end before they are cancelled.
 
     Raises:
         StartupError: the address cannot be listened on.
     """
     health = Health(names)
-    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[RefusalInterceptor()])
+    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[RefusalInterceptor(write_seconds)])
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     reflection.enable_server_reflection(

@@ -105,7 +105,13 @@ async def _serve(settings: Settings) -> None:
     app = make_app(inference, limits.max_body_bytes)
     http = http_serving(settings.http_listen, app, limits, grace=1) if settings.http_listen else nullcontext()
     async with (
-        serving(settings.listen, ["quire.v1.InferenceService"], register, grace=1.0) as health,
+        serving(
+            settings.listen,
+            ["quire.v1.InferenceService"],
+            register,
+            grace=1.0,
+            write_seconds=settings.write_seconds,
+        ) as health,
         http,
         asyncio.TaskGroup() as tasks,
     ):
