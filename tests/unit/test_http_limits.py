@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from quire.engine.api.errors import RequestError
+from quire.engine.api.errors import Overloaded, RequestError
+from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.body import Body, read_body
 from quire.services.frontend.http.disconnect import leave
 from quire.services.frontend.http.errors import refuse
@@ -204,3 +205,19 @@ async def test_who_does_not_read_is_let_go(caplog: pytest.LogCaptureFixture) -> 
         async with asyncio.timeout(SECONDS):
             await server.has_stopped_writing.wait()
         writer.close()
+
+
+async def test_overload_is_refused_before_the_body_is_read() -> None:
+    class Full:
+        def admit(self) -> None:
+            raise Overloaded("full", 35.5)
+
+    server = Server()
+    server.app = make_app(Full(), LIMITS.max_body_bytes)  # type: ignore[arg-type]
+    async with http_serving(server.place, server.app, LIMITS, grace=1), asyncio.timeout(SECONDS):
+        reader, writer = await server.connect()
+        writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        writer.close()
+    assert head.startswith(b"http/1.1 429")
+    assert b"retry-after: 36\r\n" in head
