@@ -83,6 +83,13 @@ def test_every_flag_in_the_documents_exists() -> None:
             assert flag in known, f"{page.name}: --{flag}"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "notes"], ids=lambda page: page.name)
+def test_every_file_that_a_document_names_exists(page: Path) -> None:
+    folders = "benchmarks|clients|engine|kernels|protos|services|tests|tools"
+    for name in re.findall(rf"`((?:{folders})/[a-z0-9_/.*]+\.[a-z]+)`", page.read_text()):
+        assert any(ROOT.glob(name)), name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
