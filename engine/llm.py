@@ -24,6 +24,7 @@ from quire.engine.model.source import resolve_model
 from quire.engine.open_request import OpenRequest
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.detokenizer import load_tokenizer
+from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
 from quire.engine.validation import token_array
 
@@ -57,6 +58,8 @@ class LLM:
         except ValidationError as error:
             raise StartupError("; ".join(f"{each.setting}: {each.reason}" for each in mistakes(error))) from error
         self.tokenizer = load_tokenizer(resolve_model(model))
+        # Prompts that wait lie in this process anyway.
+        self._encoder = TextEncoder(self.tokenizer, max_pending_bytes=None)
         executor = Executor(config)
         self._lock, self._is_closed = threading.Lock(), False
         self._loop = asyncio.new_event_loop()
@@ -83,6 +86,7 @@ class LLM:
         try:
             ending.result()
         finally:
+            self._encoder.close()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
@@ -161,8 +165,11 @@ class LLM:
         finally:
             future.cancel()  # what an interrupt of this thread leaves; nothing otherwise
 
-    def _tokens(self, prompt: Prompt) -> Int32Array:
-        return self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_array(prompt, self._engine.limits)
+    async def _tokens(self, prompt: Prompt) -> Int32Array:
+        limits = self._engine.limits
+        if isinstance(prompt, str):
+            return await self._encoder.encode(prompt, max_model_len=limits.max_model_len)
+        return token_array(prompt, limits)
 
     async def _follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
         try:
@@ -176,7 +183,7 @@ class LLM:
     ) -> None:
         """Every piece, then None, or the error that ended it."""
         try:
-            async for piece in self._follow(self._engine.submit(self._tokens(prompt), params, options)):
+            async for piece in self._follow(self._engine.submit(await self._tokens(prompt), params, options)):
                 put(piece)
         except Exception as error:
             put(error)
@@ -184,7 +191,7 @@ class LLM:
             put(None)
 
     async def _complete(self, prompt: Prompt, params: SamplingParams, options: RequestOptions) -> Completion:
-        return await self._join(self._engine.submit(self._tokens(prompt), params, options))
+        return await self._join(self._engine.submit(await self._tokens(prompt), params, options))
 
     async def _join(self, request: OpenRequest) -> Completion:
         request.expect_end()
@@ -199,7 +206,7 @@ class LLM:
         earlier = iter(answers)
         try:
             for prompt in prompts:
-                opened.append(await self._submit(self._tokens(prompt), params, options, earlier))
+                opened.append(await self._submit(await self._tokens(prompt), params, options, earlier))
                 answers.append(asyncio.create_task(self._join(opened[-1])))
                 if len(answers) % _AT_ONCE == 0:
                     await asyncio.sleep(0)

@@ -138,6 +138,21 @@ def token_array(token_ids: Sequence[int], limits: ServingLimits, field: str = "t
     return wide.astype(np.int32)
 
 
+def check_length(field: str, num_tokens: int, max_model_len: int, given: str | None = None) -> None:
+    """Refuses a prompt behind which not one token would fit.
+
+    Args:
+        num_tokens: the prompt's, or the fewest that it can make.
+        given: what to say instead of this number.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    if num_tokens >= max_model_len:
+        limit = f"must be at most {max_model_len - 1} tokens (the model's context of {max_model_len}, less one)"
+        raise InvalidRequest(field, num_tokens if given is None else given, limit)
+
+
 def validate(prompt: Int32Array, params: SamplingParams, limits: ServingLimits, *, field: str = "token_ids") -> None:
     """Refuses what can never be served.
 
@@ -199,11 +214,7 @@ def _check_kind(field: str, value: object, kind: type) -> None:
 def _check_prompt(prompt: Int32Array, limits: ServingLimits, field: str) -> None:
     if len(prompt) == 0:
         raise InvalidRequest(field, [], "must be at least one token")
-    # At least one token must fit behind it.
-    longest = limits.max_model_len - 1
-    if len(prompt) > longest:
-        limit = f"must be at most {longest} tokens (the model's context of {limits.max_model_len}, less one)"
-        raise InvalidRequest(field, len(prompt), limit)
+    check_length(field, len(prompt), limits.max_model_len)
     _check_ids(field, prompt, limits.vocab_size)
 
 

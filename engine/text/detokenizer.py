@@ -10,13 +10,14 @@ of decoder gets the state that its rule needs, and a token costs the same wherev
 """
 
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from quire.engine.api.errors import StartupError
 from quire.engine.arrays import Int32Array
-from quire.engine.text.tokenizer import Tokenizer, byte_of
+from quire.engine.text.byte_tokens import BYTE_LEVEL, byte_of
+from quire.engine.text.tokenizer import Tokenizer
 
 _BYTE_LEVEL = ("ByteLevel",)
 _PIECES = frozenset({
@@ -108,7 +109,7 @@ class _ByteLevel:
 
     def spell(self, token: str) -> bytes:
         try:
-            return bytes(_BYTE_OF[char] for char in token)
+            return bytes(BYTE_LEVEL[char] for char in token)
         except KeyError:  # a token added as plain text
             return token.encode()
 
@@ -146,17 +147,3 @@ class _Pieces:
             self._at_start = False
             text = self._decoder.decode(tokens)
         return text
-
-
-def _byte_alphabet() -> Iterator[tuple[str, int]]:
-    """GPT-2's spelling of bytes: printable Latin-1 is itself, the rest is U+0100 and on, in order."""
-    shifted = 0x100
-    for byte in range(256):
-        if 0x21 <= byte <= 0x7E or 0xA1 <= byte <= 0xAC or 0xAE <= byte <= 0xFF:
-            yield chr(byte), byte
-        else:
-            yield chr(shifted), byte
-            shifted += 1
-
-
-_BYTE_OF = dict(_byte_alphabet())

@@ -7,7 +7,6 @@ It does add the special tokens that `tokenizer_config.json` names, and builds th
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,15 @@ from tokenizers.pre_tokenizers import PreTokenizer
 
 from quire.engine.api.errors import InvalidRequest, StartupError
 from quire.engine.arrays import Int32Array
+from quire.engine.validation import check_length
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 _LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-# The library reads the two digits as Rust does, which allows a sign in front.
-_BYTE_TOKEN = re.compile(r"<0x([+0-9A-Fa-f][0-9A-Fa-f])>")
+
+
+# Characters from which on a text is tokenized without the interpreter's lock: shorter ones take half a millisecond.
+LONG_TEXT = 2_000
 
 
 class Tokenizer:
@@ -80,17 +82,24 @@ class Tokenizer:
         """Number of tokens with those added to the vocabulary; the model's own table may be larger."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str) -> Int32Array:
+    def encode(self, text: str, *, field: str = "text", max_model_len: int | None = None) -> Int32Array:
         """Token ids of a text, int32, shape (num_tokens,), with the special tokens that the folder asks for.
 
+        The interpreter's lock is released while a long text is tokenized.
+
+        Args:
+            field: the text's name in the API at hand, for refusals.
+            max_model_len: the model's context, in which at least one token must fit behind the text's.
+
         Raises:
-            InvalidRequest: the text holds a lone surrogate, which is no character.
+            InvalidRequest: the text holds a lone surrogate, which is no character, or makes too many tokens.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequest("text", text, "must be Unicode without lone surrogates") from error
-        return np.array(self.backend.encode(text).ids, dtype=np.int32)
+        utf8(text, field)
+        # Only a batch is tokenized without the lock; waking its threads takes longer than a short text.
+        encoding = self.backend.encode(text) if len(text) < LONG_TEXT else self.backend.encode_batch_fast([text])[0]
+        if max_model_len is not None:
+            check_length(field, len(encoding), max_model_len)
+        return np.array(encoding.ids, dtype=np.int32)
 
     def decode(self, token_ids: Sequence[int] | Int32Array) -> str:
         """The text of token ids, without special tokens and ids outside the vocabulary.
@@ -106,10 +115,12 @@ class Tokenizer:
         return None if token in self._special else token
 
 
-def byte_of(token: str) -> int | None:
-    """The byte that it stands for, if it is one of a character that the vocabulary lacks, such as "<0xE4>"."""
-    found = _BYTE_TOKEN.fullmatch(token)
-    return int(found[1], 16) if found else None
+def utf8(text: str, field: str) -> bytes:
+    """Raises `InvalidRequest` if the text holds a lone surrogate."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(field, text, "must be Unicode without lone surrogates") from error
 
 
 def _step_types(step: Decoder | PreTokenizer | None) -> Iterator[str]:

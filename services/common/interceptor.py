@@ -90,16 +90,21 @@ async def _refuse(context: Any, error: RequestError) -> None:
 
 def _refusing_coroutine(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        if isinstance(request, RequestError):
-            await _refuse(context, request)
-        try:
-            return await behavior(request, context)
-        except RequestError as error:
-            await _refuse(context, error)
-        except asyncio.CancelledError:
-            # Of a call that is over already, as at the end of a service, gRPC would log it as an error.
-            if not context.done():
-                raise
+        error = request
+        if not isinstance(request, RequestError):
+            try:
+                return await behavior(request, context)
+            except RequestError as raised:
+                # gRPC keeps the exception by which it ends a call, in a cycle with this frame and its call. The
+                # collector may come late, and a request can be large.
+                error = raised.with_traceback(None)
+            except asyncio.CancelledError:
+                # Of a call that is over already, as at the end of a service, gRPC would log it as an error.
+                if not context.done():
+                    raise
+                return None
+        del request
+        return await _refuse(context, error)
 
     return call
 

@@ -9,11 +9,12 @@ from quire.engine.api.errors import InvalidRequest, Unavailable
 from quire.engine.api.limits import ServingLimits
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.sampling import SamplingParams
-from quire.engine.arrays import Int32Array
 from quire.engine.open_request import OpenRequest
+from quire.engine.text.detokenizer import Detokenizer
+from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
-from quire.engine.text.tokenizer import Tokenizer
-from quire.engine.validation import fill_defaults, token_array, validate, validate_options
+from quire.engine.text.tokenizer import Tokenizer, utf8
+from quire.engine.validation import check_length, fill_defaults, token_array, validate, validate_options
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.v1 import scheduler_pb2
 
@@ -21,8 +22,11 @@ MAX_REQUEST_ID_BYTES = 128
 # Steps that the scheduler may keep the tokens of an answer that is given in one piece: what is lost with it is computed
 # again.
 WHOLE_INTERVAL = 16
-# Shorter texts are tokenized faster than a thread is woken.
-LONG_TEXT = 2_000
+# Of UTF-8: a text that is only tokenized has no context to fit into.
+MAX_TOKENIZE_BYTES = 1024 * 1024
+MAX_DETOKENIZE_IDS = 256 * 1024
+# Token ids that are made text of before others have their turn.
+_IDS_AT_ONCE = 2048
 
 
 class Inference:
@@ -42,6 +46,7 @@ class Inference:
         self.model = model
         self.tokenizer = tokenizer
         self._link = link
+        self._encoder = TextEncoder(tokenizer)
         self._stream_interval = stream_interval
         self._draining = asyncio.Event()
 
@@ -106,7 +111,11 @@ class Inference:
         if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
             raise InvalidRequest("request_id", request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
         limits = self._link.limits()
-        token_ids = await self.encode(prompt) if isinstance(prompt, str) else token_array(prompt, limits, field)
+        if isinstance(prompt, str):
+            token_ids = await self._encoder.encode(prompt, field=field, max_model_len=limits.max_model_len)
+        else:
+            check_length(field, len(prompt), limits.max_model_len)
+            token_ids = token_array(prompt, limits, field)
         params = fill_defaults(params, len(token_ids), limits)
         validate(token_ids, params, limits, field=field)
         validate_options(options)
@@ -139,16 +148,31 @@ class Inference:
             self._link.abort(request)
         return request is not None
 
-    async def encode(self, text: str) -> Int32Array:
-        """Token ids of a text, int32, shape (num_tokens,)."""
-        if len(text) < LONG_TEXT:
-            return self.tokenizer.encode(text)
-        return await asyncio.to_thread(self.tokenizer.encode, text)
-
-    def decode(self, token_ids: Sequence[int], field: str) -> str:
-        """The text of token ids, without special tokens.
+    async def encode(self, text: str, field: str) -> list[int]:
+        """Token ids of a text.
 
         Raises:
-            InvalidRequest: an id is not in the vocabulary; named as the entry of `field`.
+            InvalidRequest: it has more than `MAX_TOKENIZE_BYTES`, or is no Unicode.
+            Overloaded: too many texts wait to be tokenized.
         """
-        return self.tokenizer.decode(token_array(token_ids, self._link.limits(), field))
+        size = len(text) if len(text) > MAX_TOKENIZE_BYTES else len(utf8(text, field))
+        if size > MAX_TOKENIZE_BYTES:
+            raise InvalidRequest(field, size, f"must be at most {MAX_TOKENIZE_BYTES} bytes of UTF-8")
+        token_ids: list[int] = (await self._encoder.encode(text, field=field)).tolist()
+        return token_ids
+
+    async def decode(self, token_ids: Sequence[int], field: str) -> str:
+        """The text of token ids, without special tokens; others have their turn meanwhile.
+
+        Raises:
+            InvalidRequest: there are more than `MAX_DETOKENIZE_IDS`, or one is not in the vocabulary; named as the
+                entry of `field`.
+        """
+        if len(token_ids) > MAX_DETOKENIZE_IDS:
+            raise InvalidRequest(field, len(token_ids), f"must be at most {MAX_DETOKENIZE_IDS} token ids")
+        ids = token_array(token_ids, self._link.limits(), field)
+        detokenizer, parts = Detokenizer(self.tokenizer), []
+        for at in range(0, len(ids), _IDS_AT_ONCE):
+            parts.append(detokenizer.push(ids[at : at + _IDS_AT_ONCE]))
+            await asyncio.sleep(0)
+        return "".join([*parts, detokenizer.flush()])

@@ -66,14 +66,14 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.TokenizeRequest,
         context: grpc.aio.ServicerContext[pb.TokenizeRequest, pb.TokenizeResponse],
     ) -> pb.TokenizeResponse:
-        return pb.TokenizeResponse(token_ids=await self._inference.encode(request.text))
+        return pb.TokenizeResponse(token_ids=await self._inference.encode(request.text, "text"))
 
     async def Detokenize(
         self,
         request: pb.DetokenizeRequest,
         context: grpc.aio.ServicerContext[pb.DetokenizeRequest, pb.DetokenizeResponse],
     ) -> pb.DetokenizeResponse:
-        return pb.DetokenizeResponse(text=self._inference.decode(request.token_ids, "token_ids"))
+        return pb.DetokenizeResponse(text=await self._inference.decode(request.token_ids, "token_ids"))
 
     async def Abort(
         self, request: pb.AbortRequest, context: grpc.aio.ServicerContext[pb.AbortRequest, pb.AbortResponse]

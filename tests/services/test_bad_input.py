@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from quire.clients.async_client import AsyncClient
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
+from quire.services.frontend.inference import MAX_DETOKENIZE_IDS, MAX_TOKENIZE_BYTES
 from quire.v1 import inference_pb2 as pb
 from support.stacks import RunningStack
 
@@ -137,6 +138,31 @@ async def test_a_prompt_longer_than_the_model(client: AsyncClient) -> None:
         await client.generate([5] * length, GREEDY)
     limit = f"must be at most {length - 1} tokens (the model's context of {length}, less one)"
     assert str(caught.value) == f"token_ids: {limit}, got {length}"
+
+
+async def test_a_text_that_cannot_fit(client: AsyncClient) -> None:
+    length = (await client.model()).max_model_len
+    for text in ("a" * 10_000_000, "word " * 3_000_000):
+        with pytest.raises(InvalidRequest) as caught:
+            await client.generate(text, GREEDY)
+        limit = f"must be at most {length - 1} tokens (the model's context of {length}, less one)"
+        assert str(caught.value).startswith(f"text: {limit}, got '{len(text)} bytes, which make at least ")
+
+
+async def test_more_than_is_tokenized_and_detokenized(client: AsyncClient) -> None:
+    longest = "é" * (MAX_TOKENIZE_BYTES // 2)
+    # Longer than any prompt: this limit is its own.
+    assert len(await client.tokenize(longest)) > (await client.model()).max_model_len
+    limit = f"must be at most {MAX_TOKENIZE_BYTES} bytes of UTF-8"
+    for text, size in ((longest + "a", MAX_TOKENIZE_BYTES + 1), ("a" * 10_000_000, 10_000_000)):
+        with pytest.raises(InvalidRequest) as caught:
+            await client.tokenize(text)
+        assert str(caught.value) == f"text: {limit}, got {size}"
+    assert len(await client.detokenize([5] * MAX_DETOKENIZE_IDS)) > 0
+    with pytest.raises(InvalidRequest) as caught:
+        await client.detokenize([5] * (MAX_DETOKENIZE_IDS + 1))
+    limit = f"must be at most {MAX_DETOKENIZE_IDS} token ids"
+    assert str(caught.value) == f"token_ids: {limit}, got {MAX_DETOKENIZE_IDS + 1}"
 
 
 async def test_more_tokens_than_the_model_takes(client: AsyncClient) -> None:

@@ -150,6 +150,21 @@ async def test_models_health_and_detokenize(http: aiohttp.ClientSession) -> None
         assert await response.json() == {"prompt": PROMPT}
 
 
+async def test_texts_of_any_length_are_tokenized_or_refused(http: aiohttp.ClientSession) -> None:
+    async with http.post("/tokenize", json={"prompt": "word " * 20_000}) as response:
+        tokens = await response.json()
+    assert tokens["count"] == len(tokens["tokens"]) >= 20_000
+    async with http.post("/detokenize", json={"tokens": tokens["tokens"]}) as response:
+        assert await response.json() == {"prompt": "word " * 20_000}
+    for path in ("/tokenize", "/v1/completions"):
+        async with http.post(path, json={"prompt": "word " * 3_000_000}) as response:
+            assert response.status == 400
+            error = (await response.json())["error"]
+        assert error["param"] == "prompt"
+        assert "must be at most" in error["message"]
+        assert "got '15000000 bytes" in error["message"] or "got 15000000" in error["message"]
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -11,9 +11,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from quire.engine.api.completion import Completion, Usage, join
 from quire.engine.api.errors import RequestError
 from quire.engine.open_request import OpenRequest
+from quire.engine.text.tokenizer import LONG_TEXT
 from quire.services.frontend.http.body import read_body
 from quire.services.frontend.http.chunks import DONE, CompletionChunks, error_event
 from quire.services.frontend.http.completion_body import CompletionBody
+from quire.services.frontend.http.disconnect import disconnected, while_connected
 from quire.services.frontend.http.errors import refusal
 from quire.services.frontend.http.logprobs import ChoiceLogprobs
 from quire.services.frontend.http.merge import merged
@@ -35,19 +37,24 @@ class Completions:
         body = await read_body(request, CompletionBody)
         check_model(body.model, self._inference)
         includes_usage = body.includes_usage
-        requests = await self._open(body)
+        requests = await self._open(request, body)
         wants_logprobs = body.logprobs is not None
         logprobs = [ChoiceLogprobs(self._inference.tokenizer) for _ in requests] if wants_logprobs else []
         chunks = CompletionChunks(requests[0].request_id, self._inference.model, includes_usage, logprobs)
         return Answer(self._inference, requests, chunks, bool(body.stream), includes_usage)
 
-    async def _open(self, body: CompletionBody) -> list[OpenRequest]:
+    async def _open(self, request: Request, body: CompletionBody) -> list[OpenRequest]:
         """Opens a request for each prompt, or none."""
         params = body.sampling()
         requests: list[OpenRequest] = []
         try:
             for field, prompt in body.prompts():
-                requests.append(await self._inference.submit(prompt, params, field=field, whole=not body.stream))
+                takes_long = isinstance(prompt, str) and len(prompt) >= LONG_TEXT
+                async with while_connected(request) if takes_long else nullcontext():
+                    opened = await self._inference.submit(prompt, params, field=field, whole=not body.stream)
+                    requests.append(opened)
+                # Many short prompts take as long as a long one.
+                await asyncio.sleep(0)
         except BaseException:
             for opened in requests:
                 self._inference.close(opened)
@@ -78,7 +85,7 @@ class Answer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answering = asyncio.create_task(self._answer(scope, receive, send))
-        leaving = asyncio.create_task(_disconnected(receive))
+        leaving = asyncio.create_task(disconnected(receive))
         try:
             await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -134,8 +141,3 @@ class Answer:
         except RequestError as error:
             last = error_event(refusal(error)) + DONE
         await send({"type": "http.response.body", "body": last})
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
