@@ -156,8 +156,9 @@ async def test_texts_of_any_length_are_tokenized_or_refused(http: aiohttp.Client
     assert tokens["count"] == len(tokens["tokens"]) >= 20_000
     async with http.post("/detokenize", json={"tokens": tokens["tokens"]}) as response:
         assert await response.json() == {"prompt": "word " * 20_000}
+    long = json.dumps({"prompt": "word " * 3_000_000}).encode()
     for path in ("/tokenize", "/v1/completions"):
-        async with http.post(path, json={"prompt": "word " * 3_000_000}) as response:
+        async with http.post(path, data=io.BytesIO(long), headers={"Content-Type": "application/json"}) as response:
             assert response.status == 400
             error = (await response.json())["error"]
         assert error["param"] == "prompt"
