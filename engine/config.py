@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-# What stands before the host of a URL is nobody else's business.
+# User and password of a URL, which no message repeats.
 _PASSWORD = re.compile(r"//[^/@]*@")
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 # Departures that the pace is the mean of.
 _WINDOW: Final = 64
-# Sooner is not worth a try; who is told a longer time had better go elsewhere.
+# A sooner retry is useless; after a longer time a client had better go elsewhere.
 MIN_SECONDS: Final = 1.0
 MAX_SECONDS: Final = 600.0
 
@@ -35,5 +35,5 @@ class DrainRate:
         self._last = now
 
     def seconds_for(self, count: int) -> float:
-        """How long so many take at the present pace, `MIN_SECONDS` to `MAX_SECONDS`."""
+        """How long `count` departures take at the present pace, `MIN_SECONDS` to `MAX_SECONDS`."""
         return min(MAX_SECONDS, max(MIN_SECONDS, count * self._mean))

@@ -29,7 +29,7 @@ from quire.kernels.suite import KernelSuite
 
 # Of a step, by device: products are at full speed from there on.
 _STEP_TOKENS: Final = {"cpu": 512, "cuda": 8192}
-# A step of so many tokens takes a third of a second on two cores: too long for whoever generates beside one prompt.
+# A step of 512 tokens takes a third of a second on two cores: too long for decode rows beside one prompt.
 _ITL_MS: Final = {"cpu": 100, "cuda": 0}
 _NOTHING: Final = torch.empty(0, dtype=torch.int32)
 

@@ -147,7 +147,7 @@ class LLM:
         try:
             await self._engine.stop()
         finally:
-            # Whoever still waits for something is told before the loop ends.
+            # Callers that still wait get an error before the loop ends.
             if others := asyncio.all_tasks() - {asyncio.current_task()}:
                 await asyncio.wait(others)
 

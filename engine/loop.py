@@ -132,8 +132,8 @@ class StepLoop:
     async def _commit(self) -> None:
         """Brings the ledger up to the mirror.
 
-        While our epoch holds, nobody else writes the pool: whatever made the ledger refuse or lose the
-        transaction (an emptied or restored Redis, an answer that never came), the mirror is what is true.
+        Only the scheduler of the highest epoch writes the pool. So the mirror is right, whatever made the ledger refuse
+        or lose the transaction: an emptied or restored Redis, or an answer that never came.
         """
         transaction = self._scheduler.take_transaction()
         if not transaction:

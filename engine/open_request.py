@@ -116,7 +116,7 @@ class OpenRequest:
         return tokens
 
     def take_logprobs(self, num_tokens: int) -> tuple[TokenLogprobs, ...]:
-        """Of the next so many tokens, which `take` has returned; nothing unless the request wants them."""
+        """Log-probabilities of the tokens that `take` has returned; empty unless the request wants them."""
         if not self._logprobs:
             return ()
         taken = tuple(self._logprobs[:num_tokens])

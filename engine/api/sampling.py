@@ -25,8 +25,8 @@ class SamplingParams:
         frequency_penalty: taken off once for each time the token was generated; -2 to 2.
         repetition_penalty: divides positive and multiplies negative logits of each token in the prompt or generated so
             far; above 0, at most 10.
-        logprobs: with each token its log-probability and those of so many most likely tokens, 0 to 20, by the model's
-            own logits; None: without.
+        logprobs: number of most likely tokens to return beside each token, with log-probabilities, 0 to 20, by the
+            model's own logits; None: without.
     """
 
     temperature: float = 1.0

@@ -1,7 +1,6 @@
 """The demo model shipped with Quire: a tiny Llama for Python text, made by tools/train_demo_model.py.
 
-Importing this package costs nothing: it only names the folder, so that a start-up path can resolve
-the demo model before it loads any heavy dependency.
+This package only names the folder. A start-up path can resolve the demo model before it loads any heavy dependency.
 """
 
 from pathlib import Path

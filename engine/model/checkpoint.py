@@ -72,7 +72,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
 
 
 def _fingerprint(folder: Path, files: tuple[Path, ...]) -> str:
-    """Headers tell shapes apart, the sample two trainings of one shape; reading all bytes would take minutes."""
+    """Headers distinguish shapes; the sample distinguishes two trainings of one shape. All bytes would take minutes."""
     config = {key: value for key, value in _read_json(folder / "config.json").items() if key not in _IRRELEVANT_KEYS}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
     for path in files:

@@ -1,10 +1,10 @@
 """Generation steps as CUDA graphs: captured once per size, replayed with one launch.
 
 rows    1 … n │ padding up to the next captured size
-                position 0 of a block that belongs to nobody; nobody looks at what comes of these rows
+                position 0 of a block that no sequence holds; results of these rows are ignored
 
-A graph ends with the hidden states, in a buffer that all sizes share: logits are 32 times as large, and no graph need
-keep its own.
+A graph ends with the hidden states, in a buffer that all sizes share. Logits are 32 times as large; no graph keeps its
+own.
 """
 
 import logging

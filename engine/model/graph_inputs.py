@@ -6,7 +6,7 @@ from quire.engine.model.batch import Batch
 
 
 class GraphInputs:
-    """Tokens of a step, and padding behind them: position 0 of a block that belongs to nobody.
+    """Tokens of a step, and padding behind them: position 0 of a block that no sequence holds.
 
     Attributes:
         input_ids, positions, slots: int64 [max_tokens], on the device; all of them padding at first.

@@ -1,4 +1,4 @@
-"""The `ModelConfig`: all that tells one decoder model from another, whatever its family called it."""
+"""The `ModelConfig`: all that distinguishes one decoder model from another, under one name for all families."""
 
 from dataclasses import dataclass
 from typing import Any

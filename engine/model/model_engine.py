@@ -56,7 +56,7 @@ class ModelEngine:
         per_block = block_bytes(config, model, self._kv_dtype)
         size = fixed_size(config, per_block, self.device)
         self.num_blocks = self._measure(per_block) if size is None else size
-        # One block more than anyone is told of: what padded rows write goes there.
+        # One block more than is reported: padded rows write there.
         self._kv = self._allocate_kv(self.num_blocks + 1)
         self._transformer = self._prepare(self._kv)
         self._graphs = self._capture()

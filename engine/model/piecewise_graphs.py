@@ -30,7 +30,7 @@ class PiecewiseGraphs:
     """Replays what steps compute between their attention.
 
     Args:
-        transformer: its attention is planned by whoever asks for a run.
+        transformer: the caller plans its attention before a run.
         attention: of every block.
         inputs: room for the largest of `PIECE_SIZES`.
         stream: where graphs are captured.

@@ -1,7 +1,7 @@
 """The `Slots`: what an executor remembers of its sequences between steps. Knows neither weights nor cache.
 
-Counters and block tables live on the host as arrays over all slots, so that a step of generation rows costs a
-fixed number of array operations. The newest token of each slot lives on the device and is never waited for.
+Counters and block tables are arrays over all slots, on the host. A step of generation rows costs a fixed number of
+array operations. The newest token of each slot lives on the device and is never waited for.
 """
 
 from typing import Any, Final

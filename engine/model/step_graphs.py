@@ -1,7 +1,7 @@
 """`StepGraphs`: which CUDA graphs compute a step, and that no size appears for the first time while requests run.
 
-To load a kernel the driver waits for the device, and cuBLAS has one for about every eight rows: the rows that sample
-are padded to sizes that were captured.
+To load a kernel the driver waits for the device, and cuBLAS has another kernel for about every eight rows. So the rows
+that sample are padded to captured sizes.
 """
 
 from collections.abc import Sequence

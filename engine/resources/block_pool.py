@@ -20,7 +20,7 @@ def unix_ms() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """How a block is kept once nobody holds it.
+    """How a block is kept once no sequence holds it.
 
     Attributes:
         priority: 0 to 100; lower is evicted first.
@@ -95,7 +95,7 @@ class BlockPool:
         return self._tree.best(parent, tokens)
 
     def is_cached(self, block: int) -> bool:
-        """Whether nobody holds the block, so that sharing it makes one block less available."""
+        """Whether no sequence holds the block, so that sharing it makes one block less available."""
         return block in self._order
 
     def num_holders(self, block: int) -> int:

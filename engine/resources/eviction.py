@@ -13,8 +13,8 @@ SLACK = 2
 class EvictionOrder:
     """Cached blocks in order of eviction.
 
-    Entries of blocks that are no longer cached under the same rank are outdated; they are skipped when met and
-    swept out when they are many, so that every operation takes logarithmic time.
+    An entry is outdated when its block is no longer cached under the same rank. Outdated entries are skipped when met,
+    and removed when they are many. So every operation takes logarithmic time.
 
     Args:
         clock: unix time in milliseconds.

@@ -62,7 +62,7 @@ class KVCacheManager(ResourceManager):
         return self._pool.num_available - self._num_promised
 
     def num_blocks(self, num_tokens: int) -> int:
-        """Blocks for the KV of so many tokens."""
+        """Number of blocks for the KV of `num_tokens` tokens."""
         return -(-num_tokens // self._block_size)
 
     def num_to_completion(self, sequence: Sequence) -> int:
@@ -92,7 +92,7 @@ class KVCacheManager(ResourceManager):
     def start(self, sequence: Sequence) -> None:
         """Shares the cached prefix with a sequence about to run; its first chunk begins behind it.
 
-        `num_reserved` of the sequence must be set: so many blocks are set aside for it.
+        `num_reserved` of the sequence must be set; it is the number of blocks set aside for the sequence.
         """
         for block in self.match(sequence):
             self._pool.share(sequence.holder, block)
@@ -153,8 +153,8 @@ class KVCacheManager(ResourceManager):
     def _copy_partial(self, sequence: Sequence) -> int:
         """Copies the block that agrees with the next tokens in part, if there is one.
 
-        The executor copies before it computes, and nobody writes a published block: the source may be given
-        away in the same step.
+        The executor copies before it computes, and no step writes a published block: the source may be given away in
+        the same step.
         """
         if sequence.request.options.cache.opt_out:
             return 0

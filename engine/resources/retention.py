@@ -9,8 +9,8 @@ from quire.engine.resources.block_pool import KEEP, Keep
 def block_retention(ranges: Sequence[Retention], num_blocks: int, block_size: int, now: int) -> list[Keep]:
     """What holds for each block of a sequence when it is released.
 
-    A block has the highest priority among the ranges that it overlaps, and at least that of every block behind
-    it in the sequence, since those cannot be found without it.
+    A block has the highest priority of the ranges that it overlaps. It has at least the priority of every later block
+    of the sequence, since these cannot be found without it.
 
     Args:
         now: unix time in milliseconds.

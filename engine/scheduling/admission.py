@@ -14,9 +14,9 @@ MAX_BLOCKED = 16
 class Admission:
     """Walks the waiting queue.
 
-    A sequence that does not fit is passed by at most `max_passes` later ones; then nothing passes it any more,
-    and it starts as soon as enough of those that run have finished, the longest of which is bounded by its
-    max_tokens. A sequence that ran before is never passed.
+    At most `max_passes` later sequences pass one that does not fit. After that nothing passes it. It starts once enough
+    running sequences have finished; the longest of them is bounded by its max_tokens. A sequence that ran before is
+    never passed.
 
     Args:
         max_passes: see above; 0 is strict order.

@@ -37,7 +37,7 @@ class ChunkBudget:
         return cls(info.itl_ms or None, info.block_size, STEPS_OF_BACKLOG * max_num_tokens)
 
     def limit(self, budget: int, num_generating: int, backlog: int) -> int:
-        """What of a budget of context tokens may be used beside so many generating sequences.
+        """The part of a budget of context tokens that may be used beside `num_generating` sequences.
 
         Args:
             backlog: context tokens that are yet to be computed.

@@ -12,8 +12,8 @@ from quire.engine.sequence import Sequence
 class GenerationBatch:
     """Who generates, and how far each is planned and computed.
 
-    For a slot with `scheduled` = p, positions 0 … p-1 have their KV computed or in flight and the next step
-    feeds the token at position p, sampled by the step before, to sample the token at p + 1.
+    For a slot with `scheduled` = p, the KV of positions 0 … p-1 is computed or in flight. The next step feeds the token
+    at position p, which the step before samples, and samples the token at p + 1.
     """
 
     def __init__(self, num_slots: int, block_size: int) -> None:

@@ -28,7 +28,7 @@ class MicroBatchScheduler:
         self._chunk_budget = chunk_budget
 
     def budget(self, num_generating: int, backlog: int) -> int:
-        """Tokens left for context beside so many generating sequences, where `backlog` tokens wait."""
+        """Tokens left for context beside `num_generating` sequences, where `backlog` tokens wait."""
         return self._chunk_budget.limit(max(0, self._max_num_tokens - num_generating), num_generating, backlog)
 
     def chunks(self, budget: int, sequences: List[Sequence]) -> list[ContextChunk]:
@@ -72,7 +72,7 @@ class MicroBatchScheduler:
         """Where a chunk from `start` ends: at the context's end, or on a block boundary, or after the budget."""
         if sequence.num_context - start <= budget:
             return sequence.num_context
-        # A chunk that ends inside a block leaves the block to be finished by a later step; but a budget
-        # smaller than a block must still make progress.
+        # A chunk that ends inside a block leaves the block to a later step. A budget smaller than a block must still
+        # make progress.
         aligned = (start + budget) // self._block_size * self._block_size
         return aligned if aligned > start else start + max(0, budget)

@@ -11,9 +11,9 @@ from quire.engine.sequence import Sequence
 class WaitingQueue:
     """Sequences that hold nothing, in the order in which they may start; bounded in requests and in tokens.
 
-    Waiting raises every sequence's priority at the same rate, so the order among those that wait never
-    changes, and one number fixed at arrival is enough: arrival - priority x ageing. Whoever came so much later
-    as its priority is higher stands equal; no sequence waits behind later ones for longer.
+    Waiting raises every sequence's priority at the same rate, so the order of the queue never changes. One number fixed
+    at arrival is enough: arrival - priority x ageing. A sequence of higher priority passes those that arrived before it
+    by less than the difference x ageing.
 
     Args:
         max_requests, max_tokens: more are refused.

@@ -1,4 +1,4 @@
-"""What a tokenizer is told apart by: frontends compare theirs with that of the executors' model."""
+"""Fingerprint of a tokenizer: frontends compare theirs with that of the executors' model."""
 
 import hashlib
 from pathlib import Path

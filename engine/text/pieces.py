@@ -9,7 +9,7 @@ from quire.engine.text.tokenizer import Tokenizer
 
 
 class Pieces:
-    """Pieces until the request ends, by itself or by a stop string; whoever takes them closes the request.
+    """Pieces until the request ends, by itself or by a stop string. The caller closes the request.
 
     Attributes:
         is_over: the last piece has been taken.

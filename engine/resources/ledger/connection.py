@@ -7,8 +7,8 @@
                                                         the master that these sentinels name
     redis+cluster://[[user]:password@]host:port[,…]     the cluster that these nodes are part of
 
-`rediss+sentinel` and `rediss+cluster` use TLS too. Every form takes redis-py's options behind a `?`, as in
-`rediss://host?ssl_ca_certs=/etc/ca.pem`; those that begin with `sentinel_` are for the sentinels' own connections.
+`rediss+sentinel` and `rediss+cluster` use TLS too. Every form takes redis-py's options after a `?`, as in
+`rediss://host?ssl_ca_certs=/etc/ca.pem`. Options that begin with `sentinel_` are for the connections to sentinels.
 """
 
 import re

@@ -11,8 +11,8 @@ from quire.engine.sequence import Sequence
 class CapacityScheduler(ABC):
     """Decides who starts, what is set aside for it, and who must make room.
 
-    For each step the scheduler calls `begin_step`, then `victims`, then `fits` for waiting sequences in order,
-    starting each that fits before it asks about the next. A plug-in is a subclass with the same constructor.
+    For each step the scheduler calls `begin_step`, then `victims`, then `fits` for waiting sequences in order. It
+    starts each sequence that fits before it asks about the next. A plug-in is a subclass with the same constructor.
 
     Args:
         kv: whose blocks are at stake.
@@ -33,7 +33,7 @@ class CapacityScheduler(ABC):
         return 0
 
     def begin_step(self, num_running: int) -> None:
-        """A step is about to be planned; so many sequences hold slots."""
+        """A step is about to be planned, while `num_running` sequences hold slots."""
         self.is_empty = num_running == 0
 
     def victims(self, running: Callable[[], list[Sequence]], num_retiring: int) -> list[Sequence]:
@@ -49,7 +49,7 @@ class CapacityScheduler(ABC):
         """Whether a waiting sequence may start now. Cached prefix blocks count as held, not as needed."""
         shared = self.kv.match(sequence)
         needed = self.reservation(sequence) - len(shared)
-        # Sharing a block that nobody holds takes it out of what can be evicted.
+        # Sharing a block that no sequence holds makes it unavailable for eviction.
         pinned = sum(map(self.kv.pool.is_cached, shared))
         headroom = 0 if self.is_empty else self.headroom(sequence)
         return needed + pinned + headroom <= self.kv.num_unpromised

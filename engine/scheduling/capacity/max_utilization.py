@@ -9,8 +9,8 @@ from quire.engine.sequence import Sequence
 
 # Steps planned ahead of what is seen: two in flight.
 STEPS_AHEAD = 2
-# Tokens of growth kept free per sequence. At first, so that not everything starts that waits at the beginning; then
-# doubled by pauses, up to a bound, so that the way back is bounded too; shrinking by a share of itself with every step.
+# Tokens of growth kept free per sequence. The first value keeps the whole queue from starting at the beginning. Pauses
+# double the reserve, up to a bound, which bounds the way back too. Every step shrinks it by a share of itself.
 FIRST_RESERVE = 128.0
 LARGEST_RESERVE = 4096.0
 DECAY = 1 / 256
@@ -27,9 +27,9 @@ class MaxUtilization(CapacityScheduler):
         a pause            reserve x 2, once in `COOLDOWN` steps, at most `LARGEST_RESERVE`
         every step         reserve x (1 - DECAY), at least one block
 
-    Nothing is kept free beyond a sequence's end, so that under lasting pressure the policy approaches
-    GUARANTEED_NO_EVICT instead of thrashing, and comes back from there within some thousand steps. Sequences that
-    were paused start again before any that never ran.
+    Nothing is kept free beyond a sequence's end. So under lasting pressure the policy approaches GUARANTEED_NO_EVICT
+    instead of thrashing. It comes back from there within some thousand steps. Sequences that were paused start again
+    before any that never ran.
 
     Source: the name and the aim are TensorRT-LLM's; the control is that of congestion windows turned round: fast
     away from trouble, slowly back. The constants are from benchmarks/simulate.py.

@@ -7,8 +7,8 @@ from quire.engine.sequence import Sequence
 
 
 class StaticBatch(GuaranteedNoEvict):
-    """A batch forms when nothing runs and is closed by the first sequence that does not fit, or by the first step in
-    which nothing joins; the next one waits for its last sequence.
+    """A batch forms when nothing runs. The first sequence that does not fit closes it, or the first step in which
+    nothing joins. The next batch waits for its last sequence.
 
     Source: TensorRT-LLM's policy of this name.
     """
