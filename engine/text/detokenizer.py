@@ -1,4 +1,4 @@
-"""Token ids to text as they come: the pieces add up to `Tokenizer.decode` of all ids, whatever the ids are.
+"""Token ids to text as they come: the pieces add up to the same text however the ids are cut.
 
 Comparing the decoded texts of a growing window does not give that for broken input. So each of the two kinds
 of decoder gets the state that its rule needs, and a token costs the same wherever in the sequence it stands.
@@ -6,7 +6,11 @@ of decoder gets the state that its rule needs, and a token costs the same wherev
     ByteLevel      Tokens are bytes and the text is their UTF-8; held back is an unfinished character, at most
                    three bytes.
     ByteFallback,  Tokens are text, and what starts the text loses its leading space. A run of byte tokens is
-    Metaspace      text if all of it is UTF-8, and else one U+FFFD per byte: it is held back until it ends.
+    Metaspace      decoded as ByteLevel's bytes are: every complete character leaves at once.
+
+The text differs from `Tokenizer.decode`, which is the library's, only where a run of byte tokens is not all UTF-8: the
+library makes one U+FFFD of every byte of such a run, whole characters among them, so that none can leave before the
+run ends. Here one U+FFFD stands for each maximal broken part.
 """
 
 import codecs
@@ -118,18 +122,22 @@ class _Pieces:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._decoder = tokenizer.backend.decoder
         self._joins_bytes = "ByteFallback" in tokenizer.decoders
-        self._run: list[str] = []
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._at_start = True
 
     def push(self, token: str) -> str:
-        if self._joins_bytes and byte_of(token) is not None:
-            self._run.append(token)
-            return ""
+        if self._joins_bytes and (byte := byte_of(token)) is not None:
+            return self._from_bytes(self._utf8.decode(bytes((byte,))))
         return self.flush() + self._decode([token])
 
     def flush(self) -> str:
-        run, self._run = self._run, []
-        return self._decode(run) if run else ""
+        text = self._utf8.decode(b"", final=True)
+        self._utf8.reset()
+        return self._from_bytes(text)
+
+    def _from_bytes(self, text: str) -> str:
+        # Only at the start does the decoder change it.
+        return self._decode([f"<0x{byte:02X}>" for byte in text.encode()]) if text and self._at_start else text
 
     def spell(self, token: str) -> str | bytes:
         if self._joins_bytes and (byte := byte_of(token)) is not None:

@@ -71,6 +71,11 @@ def test_offsets_where_a_run_of_bytes_is_held_back(pieces_tokenizer: Tokenizer) 
     assert found["text_offset"] == [0, 1, 1, 2, 3]
 
 
+def test_offsets_in_a_run_of_bytes(pieces_tokenizer: Tokenizer) -> None:
+    ids = [pieces_tokenizer.backend.token_to_id(token) for token in ("▁a", "<0x0A>", "<0x0A>", "b")]
+    assert made(ChoiceLogprobs(pieces_tokenizer), piece(ids))["text_offset"] == [0, 1, 2, 3]
+
+
 def test_the_most_likely_tokens_and_the_sampled_one(tokenizer: Tokenizer) -> None:
     a, b, c, eos = (tokenizer.backend.token_to_id(token) for token in ("a", "b", "c", "</s>"))
     found = made(
