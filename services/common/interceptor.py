@@ -99,9 +99,9 @@ def _refusing_coroutine(behavior: Callable[..., Awaitable[Any]]) -> Callable[...
                 # collector may come late, and a request can be large.
                 error = raised.with_traceback(None)
             except asyncio.CancelledError:
-                # Of a call that is over already, as at the end of a service, gRPC would log it as an error.
+                # Its caller has gone, or the service ends. gRPC would log it as an error that nobody handled.
                 if not context.done():
-                    raise
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the service has ended")
                 return None
         del request
         return await _refuse(context, error)
