@@ -1,9 +1,9 @@
 """Text to token ids and back, from a Hugging Face folder's `tokenizer.json` and nothing heavier.
 
-The ids are those that `transformers.AutoTokenizer` of version 5 gives for the folder. Where there is a
-`tokenizer.json` it ignores `add_bos_token` and `add_eos_token` of `tokenizer_config.json`, which are for
-tokenizers converted from other files: what goes round a text is the file's own post-processor, or nothing.
-It does add the special tokens that `tokenizer_config.json` names, and builds the Llama class's steps anew.
+`tokenizer.json` is the truth: text is normalized, split and decoded as it says, and what goes round a text is its own
+post-processor, or nothing. `tokenizer_config.json` only names further special tokens, which are added. So the ids are
+those of `transformers.AutoTokenizer` of version 5, but for its Llama class, which builds these steps anew: there " hi"
+is "▁hi", where the file says "▁" and "▁hi".
 """
 
 import json
@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import AddedToken, decoders, pre_tokenizers
+from tokenizers import AddedToken
 from tokenizers.decoders import Decoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import PreTokenizer
 
 from quire.engine.api.errors import InvalidRequest, StartupError
 from quire.engine.arrays import Int32Array
@@ -24,7 +22,6 @@ from quire.engine.validation import check_length
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
-_LLAMA_TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 # Characters from which on a text is tokenized without the interpreter's lock: shorter ones take half a millisecond.
@@ -65,9 +62,6 @@ class Tokenizer:
         except Exception as error:  # the library raises bare Exception
             raise StartupError(f"{path} is not a readable tokenizer: {error}") from error
         config = _read_json(folder / "tokenizer_config.json")
-        if _is_rebuilt_as_llama(backend, config, _read_json(folder / "config.json")):
-            _rebuild_as_llama(backend, config)
-            config = _LLAMA_TOKENS | config
         try:
             _add_special_tokens(backend, config)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -123,7 +117,7 @@ def utf8(text: str, field: str) -> bytes:
         raise InvalidRequest(field, text, "must be Unicode without lone surrogates") from error
 
 
-def _step_types(step: Decoder | PreTokenizer | None) -> Iterator[str]:
+def _step_types(step: Decoder | None) -> Iterator[str]:
     # Its pickle state is the only place where the library shows the parts of a sequence; it is JSON.
     return _leaf_types(json.loads(step.__getstate__())) if step else iter(())
 
@@ -131,7 +125,7 @@ def _step_types(step: Decoder | PreTokenizer | None) -> Iterator[str]:
 def _leaf_types(state: dict[str, Any]) -> Iterator[str]:
     if state["type"] != "Sequence":
         yield state["type"]
-    for part in state.get("decoders") or state.get("pretokenizers") or ():
+    for part in state.get("decoders") or ():
         yield from _leaf_types(part)
 
 
@@ -145,30 +139,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise StartupError(f"{path} must hold a JSON object")
     return content
-
-
-def _is_rebuilt_as_llama(backend: tokenizers.Tokenizer, config: dict[str, Any], model_config: dict[str, Any]) -> bool:
-    """Whether transformers uses its Llama class, which keeps only vocabulary and post-processor."""
-    name = str(config.get("tokenizer_class") or model_config.get("tokenizer_class") or "")
-    steps = [*_step_types(backend.pre_tokenizer), *_step_types(backend.decoder)]
-    return (
-        name.removesuffix("Fast") == "LlamaTokenizer"
-        and model_config.get("model_type", "llama") == "llama"
-        and isinstance(backend.model, BPE)
-        and "ByteLevel" not in steps
-    )
-
-
-def _rebuild_as_llama(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
-    prefix = config.get("add_prefix_space")
-    prefix = True if prefix is None else bool(prefix)
-    scheme = "never" if not prefix else "always" if config.get("legacy", False) else "first"
-    backend.normalizer = None
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme, split=False)
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    backend.decoder = decoders.Sequence(steps + [decoders.Strip(content=" ", left=1)] * prefix)
-    backend.model.fuse_unk = True
-    backend.model.byte_fallback = True
 
 
 def _add_special_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
