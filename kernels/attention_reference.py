@@ -1,7 +1,7 @@
 """Reference in PyTorch, for any device.
 
-Rows with one query are computed together, padded to a common number of blocks; rows of similar length share
-a group, so that a group is at most twice as wide as any of its rows needs. Longer rows are computed alone.
+Rows with one query are computed together, padded to a common number of blocks. Rows of similar length share a group: a
+group is at most twice as wide as any of its rows needs. Longer rows are computed alone.
 """
 
 from collections.abc import Iterator
@@ -163,8 +163,9 @@ class TorchAttention:
     def _run_chunk(self, chunk: _Chunk, layer_kv: Tensor, q: Tensor) -> Tensor:
         """Heads that share keys stand in the first dimension, over which the keys are expanded, not copied.
 
-        Not in the second, that of heads: keys without a stride there make PyTorch's memory-efficient kernel on GPUs
-        read a wrong row of the mask for a query that is alone in its tile of 64 (compare pytorch/pytorch issue 191937).
+        Not in the second dimension, that of heads. Keys without a stride there make PyTorch's memory-efficient kernel
+        on GPUs read a wrong row of the mask. It happens to a query that is alone in its tile of 64 (compare
+        pytorch/pytorch issue 191937).
         """
         num_kv_heads, head_dim = self._spec.num_kv_heads, self._spec.head_dim
         num_groups = self._spec.num_qo_heads // num_kv_heads

@@ -1,9 +1,9 @@
 """Choose one token per row of logits.
 
 A row's token is a pure function of its logits, parameters, seed and position, whatever else is in the batch.
-Greedy rows take the most likely token. The others are filtered (temperature, top_k, top_p, min_p, in this
-order) and drawn: one uniform number per row from a counter-based generator, then the inverse of the
-cumulative distribution in the order of token ids.
+Greedy rows take the most likely token. The others are filtered (temperature, top_k, top_p, min_p, in this order) and
+drawn. A draw takes one uniform number per row from a counter-based generator. The inverse of the cumulative
+distribution, in the order of token ids, gives the token.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from quire.kernels.philox import uniform
 class SamplingRows:
     """Parameters of the rows that draw; every other row of the logits is greedy.
 
-    Which rows draw and which filter is known on the host, so that a batch pays only for what it uses and the
-    device is never asked. All tensors are on the logits' device.
+    The host knows which rows draw and which filter. A batch pays only for what it uses, and the device is never asked.
+    All tensors are on the logits' device.
 
     Attributes:
         drawn: int64 [num_drawn]: rows of the logits that draw.

@@ -226,7 +226,7 @@ struct Worker {
 #if defined(__AMX_BF16__)
   bool is_on_amx() const { return sizeof(T) == 2 && is_for_amx(shape().head_dim); }
 
-  // Panels in pairs; beside an odd one it is computed again, for scores that nobody reads.
+  // Panels in pairs; beside an odd one it is computed again, for scores that are ignored.
   void score_on_amx(const Item& item, long begin, long end, long rows) {
     for (long key = begin; key < end; key += 2 * kKeys) {
       const bool is_pair = key + kKeys < end;

@@ -6,9 +6,9 @@
 //   values   [kv_head][token / kPack][dim][kPack]                 B of   output = weights * values
 //
 // The keys of a row are cut at multiples of kSplit positions. A split has its own softmax (maximum, sum, weighted
-// values), and splits are merged in order of position (Milakov and Gimelshein, 2018; Dao et al., 2022). Neither
-// the cuts nor the order depend on the batch, on the chunk a query came in, or on the number of threads, so a
-// token's result is the same, to the bit, whenever and beside whatever it is computed.
+// values), and splits are merged in order of position (Milakov and Gimelshein, 2018; Dao et al., 2022). Cuts and order
+// do not depend on the batch, on the chunk of a query, or on the number of threads. So a token's result is always the
+// same, to the bit.
 //
 //   parts     splits that are computed apart: those that several generating rows share, all rows' queries at once
 //             (a common prefix is then read once for all), or every split where there are few queries for the threads

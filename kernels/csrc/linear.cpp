@@ -1,5 +1,5 @@
-// y = x W^T + b with W packed in panels of 32 columns, read front to back: at small batches memory is the bound,
-// at large ones a tile of 12 rows keeps the multipliers busy while its panel stays in the second-level cache.
+// y = x W^T + b with W packed in panels of 32 columns, read front to back. At small batches memory is the bound. At
+// large ones a tile of 12 rows keeps the multipliers busy while its panel stays in the second-level cache.
 //
 //   packed   [panel][k / kPack][32][kPack], zeros beyond the last column; kPack is that of the rows' type
 //

@@ -1,4 +1,4 @@
-// What a product by packed weights reads, and what becomes of its sums.
+// Inputs of a product by packed weights, and its epilogue.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@ namespace quire {
 
 inline constexpr long kLookAhead = 4096;  // bytes
 
-// What becomes of a panel's sums: scale, bias, gate, and the result's type.
+// Epilogue of a panel's sums: scale, bias, gate, and the result's type.
 template <class Out>
 struct Finish {
   const float *scale, *bias;  // of the panel's first column, or null

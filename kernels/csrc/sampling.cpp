@@ -73,8 +73,8 @@ double weigh(const float* logits, long size, float temperature, float top, std::
   return total;
 }
 
-// Tokens that may survive, in descending order of weight, of equal ones the lower id first: from the buckets that
-// hold the top_k likeliest, or the top_p of the mass, or all that min_p allows.
+// Tokens that may survive, in descending order of weight, of equal ones the lower id first. They come from the buckets
+// that hold the top_k likeliest, the top_p of the mass, or all that min_p allows.
 void candidates(const Filter& filter, double total, long size, Scratch& s) {
   s.counts.assign(kBuckets, 0);
   s.masses.assign(kBuckets, 0);

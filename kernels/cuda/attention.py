@@ -1,9 +1,9 @@
 """Paged attention on a GPU: planned once per step, run once per layer.
 
-Rows of context go through FlashInfer's prefill kernels, rows of generation through those for decoding, also where one
-step has both: a row of one token would fill a whole tile of queries. Many rows of generation are decoded by a kernel of
-our own; with heads that FlashInfer does not know, all rows are computed by such.
-What a CUDA graph replays has wrappers of its own, whose buffers stay where they are.
+Context rows go through FlashInfer's prefill kernels and decode rows through decode kernels, also where one step has
+both. In a prefill kernel a row of one token would fill a whole tile of queries. Many rows of generation are decoded by
+a kernel of our own; with heads that FlashInfer does not know, all rows are computed by such. What a CUDA graph replays
+has wrappers of its own, whose buffers stay where they are.
 """
 
 from typing import Any

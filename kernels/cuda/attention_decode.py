@@ -1,8 +1,8 @@
 """Decoding of many rows in Triton: a program takes the queries that share a key head, over all keys of its row.
 
-Nothing of a row is split, so that nothing is merged but what `attention_shared` has computed of a prefix: there must be
-more rows than the device needs to be busy. Softmax is summed up on the way (Milakov and Gimelshein, "Online normalizer
-calculation for softmax", 2018).
+Rows are not split, so only the prefix parts of `attention_shared` are merged. There must be enough rows to keep the
+device busy. Softmax is summed up on the way (Milakov and Gimelshein, "Online normalizer calculation for softmax",
+2018).
 """
 
 from dataclasses import dataclass

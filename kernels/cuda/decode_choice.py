@@ -6,8 +6,8 @@ from quire.kernels.attention import AttentionSpec, PagedBatch
 from quire.kernels.cuda.backend import FLASHINFER_HEAD_DIMS, TRITON
 from quire.kernels.cuda.shared_prefixes import SharedPrefix, shared_prefixes
 
-# From so many rows times key heads on, our own kernel is the fastest: on an H200 it took 66 µs in place of 78 for 64
-# rows of 1,024 tokens, 244 in place of 269 for 256, and 195 in place of 275 for 1,024 rows of 190.
+# From this number of rows times key heads on, our own kernel is the fastest. On an H200 it took 66 µs instead of 78 for
+# 64 rows of 1,024 tokens. It took 244 instead of 269 for 256 rows, and 195 instead of 275 for 1,024 rows of 190.
 _LEAST_PROGRAMS: Final = 512
 # Keys and values of a layer that a prefix must spare. To read them takes an H200 0.13 ms, and as long takes the host to
 # launch what no graph has then.
@@ -28,7 +28,7 @@ class DecodeChoice:
         self.is_plain = TRITON.unsupported_reason(spec) is None
 
     def is_ours(self, num_rows: int) -> bool:
-        """Whether our own kernel decodes so many rows."""
+        """Whether our own kernel decodes this number of rows."""
         many = num_rows * self._spec.num_kv_heads >= _LEAST_PROGRAMS
         return not self.is_known or (self.is_plain and many)
 

@@ -12,8 +12,8 @@ from quire.kernels.attention import AttentionSpec
 WORKSPACE_BYTES: Final = 512 << 20
 # Planned indices of one step; what 1,024 rows need is 40 KiB.
 INDEX_BYTES: Final = 1 << 20
-# From so many queries per key head on, decoding is faster on tensor cores: on an H100 a layer took 10.8 µs in place of
-# 17.0 for one row of 1,024 tokens with four.
+# From this number of queries per key head on, decoding is faster on tensor cores. On an H100 a layer took 10.8 µs
+# instead of 17.0 for one row of 1,024 tokens with four.
 _TENSOR_CORE_GROUPS: Final = 4
 
 
@@ -21,7 +21,7 @@ class FlashInferWrappers:
     """Makes wrappers for a spec; steps follow each other, so that all can share what they work in.
 
     Attributes:
-        types: what every plan is told beside sizes.
+        types: arguments of every plan beside the sizes.
     """
 
     def __init__(self, spec: AttentionSpec, is_known: bool) -> None:

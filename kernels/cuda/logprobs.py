@@ -1,7 +1,7 @@
 """In Triton: the likeliest tokens of each part of a row, then those of the row; sums always in the same order.
 
-A token's key has its logit, as an integer of the same order, above the complement of its id: the greater key is the
-likelier token, and no two are alike.
+A token's key has its logit, as an integer of the same order, above the complement of its id. The greater key is the
+likelier token, and all keys differ.
 """
 
 from typing import Final

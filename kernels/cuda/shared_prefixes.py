@@ -1,7 +1,7 @@
 """Which rows of a batch begin with the same blocks, so that their attention to these may be computed once for all.
 
-Rows are grouped by the block in which they reach `LEAST_TOKENS`; how long a prefix a group takes, and which of its
-rows, is what spares most:
+Rows are grouped by the block in which they reach `LEAST_TOKENS`. A group takes the prefix length and the rows that save
+most:
 
     row 0   7 4 9 2 │ 5        lengths in common with row 0: 4 4 3
     row 1   7 4 9 2 │ 8 1      two rows, 4 blocks: spares 4      three rows, 3 blocks: spares 6

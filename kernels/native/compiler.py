@@ -21,7 +21,7 @@ _COMMON_FLAGS: Final = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-mtune=native
 _AVX512: Final = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 _AVX512_FLAGS: Final = ("-march=x86-64-v4", "-mprefer-vector-width=512")
 _AVX512_BF16_FLAGS: Final = (*_AVX512_FLAGS, "-mavx512bf16")
-# From the widest down; what /proc/cpuinfo must list, and what the compiler is told.
+# From the widest down: flags that /proc/cpuinfo must list, and options for the compiler.
 LEVELS: Final[Mapping[str, tuple[frozenset[str], tuple[str, ...]]]] = MappingProxyType(
     {
         "amx_bf16": (

@@ -101,7 +101,9 @@ def fuse(library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> 
 
 
 def _stride(columns: int, dtype: torch.dtype) -> int:
-    """Between rows of so many columns: an odd number of cache lines, or the same column's would meet in few sets."""
+    """Stride between rows of `columns` columns: an odd number of cache lines, or one column's lines would meet in few
+    sets.
+    """
     lines = -(-columns * dtype.itemsize // _LINE) | 1
     return lines * _LINE // dtype.itemsize
 

@@ -17,8 +17,8 @@ _LINE: Final = 64
 def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """On the CPU, in huge pages where the system gives them.
 
-    Every page is written to now: the system clears a page when it is first touched, for which no step should wait, and
-    memory that is not there is missed at the start.
+    Every page is written to now. The system clears a page when it is first touched, and no step should wait for that.
+    Missing memory is found at the start, too.
 
     Raises:
         OSError: there is not so much memory.

@@ -2,12 +2,12 @@
 //
 //   A   [rows][32] of a few rows, B   [16][columns][2] as panels are packed, C   [rows][16] float32
 //
-// Tiles that hold nothing are where the processor loads the next ones while it multiplies: with all eight in use,
-// products take twice as long as with four, unless the core's other hardware thread leaves its own alone
-// (benchmarks/amx_tiles.cpp). Zeroed ones hold nothing.
+// The processor loads the next tiles into empty ones while it multiplies. With all eight in use, products take twice as
+// long as with four, unless the core's other hardware thread uses no tiles (benchmarks/amx_tiles.cpp). Zeroed ones hold
+// nothing.
 //
-// A step adds 32 products to each sum: those of even and of odd k apart, then both. That order is the same whatever the
-// number of rows, so that here, too, a row's result does not depend on the batch it is in.
+// A step adds 32 products to each sum: those of even and of odd k apart, then both. That order is the same for any
+// number of rows. So here, too, a row's result does not depend on its batch.
 #pragma once
 
 #if defined(__AMX_BF16__)
@@ -60,8 +60,8 @@ inline AmxShapes linear_shapes(long rows) {
 
 // A tile of rows times `steps` times 32 k of a panel, added to the sums [rows][kPanel], which begin with zero where
 // `is_first`. `b(step)` is where the panel's next 32 k begin; `beside()` is called once a step. Rows are read in a way
-// that does not displace the panel in the first-level cache. A function of its own, so that its loop has all registers:
-// what is spilled to memory waits there behind results that wait for their lines.
+// that does not displace the panel in the first-level cache. A function of its own, so that its loop has all registers.
+// Spilled registers would wait in memory behind results that wait for their cache lines.
 template <class B, class Beside>
 [[gnu::noinline]] void amx_tile(const bf16* a, long lda, long steps, B b, float* sums, bool is_first, Beside& beside) {
   constexpr long kBytes = kPanel * 4;  // from one pair of k to the next, and of a row of sums

@@ -13,7 +13,7 @@ long task_of(uint64_t word) { return static_cast<long>(word & kTaskMask); }
 
 }  // namespace
 
-// A range of an earlier job was claimed to its end: nobody is in this one before that was over.
+// A range of an earlier job was claimed to its end: no thread enters this job before that one is over.
 long Jobs::claim(uint64_t job, int range, long begin, long end) {
   if (begin == end) return kNone;
   auto& claimed = claimed_[range].value;

@@ -23,7 +23,7 @@ class Jobs {
   long claim(uint64_t job, int range, long begin, long end);
   // Says that a thread computes a task; until somebody takes it, others may as well.
   void announce(uint64_t job, int thread, long task);
-  // The task that a thread has announced and nobody has taken, or kNone.
+  // The task that a thread has announced and no thread has taken, or kNone.
   long announced(uint64_t job, int thread) const;
   // The right to publish what a thread has announced; given once.
   bool take(uint64_t job, int thread, long task);

@@ -1,5 +1,5 @@
-// Vectors of float32 as wide as the target's registers, by the compiler's vector extensions: arithmetic is
-// written with operators, and the compiler fuses a * b + c. bf16 is storage only; arithmetic is float32.
+// Vectors of float32 as wide as the target's registers, by the compiler's vector extensions. Arithmetic is written with
+// operators, and the compiler fuses a * b + c. bf16 is storage only; arithmetic is float32.
 #pragma once
 
 #include <cstdint>

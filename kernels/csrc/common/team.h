@@ -1,12 +1,12 @@
-// A function that all threads of a pool go through, each for itself: `run` shares the tasks of one job among them, and
-// nobody goes on before the job is over. Who comes late passes by what is over already.
+// A function that all threads of a pool execute, each for itself. `run` shares the tasks of one job among them, and no
+// thread continues before the job is over. A late thread skips jobs that are over.
 //
-// A thread that loses its core holds up the others as little as can be. Tasks are claimed, not dealt; and where a task
-// has two parts, one whose thread does not come back is computed again by a thread that has nothing else to do.
-// `compute` leaves results where only its own thread looks; whoever is through first may `publish` them. What the other
-// one has computed is dropped. It may have read numbers that later jobs were changing, so `compute` must not go by them
-// where it reads or how often, and memory must not go before `together` ends. `publish` writes nothing that another
-// task of its job reads. A thread is waited for where it is lost in a task of one part, or while it publishes.
+// A thread that loses its core holds up the others as little as can be. Tasks are claimed, not dealt. Where a task has
+// two parts and its thread does not come back, an idle thread computes it again. `compute` leaves results where only
+// its own thread looks; the first thread to finish may `publish` them. What the other one has computed is dropped. It
+// may have read numbers that later jobs were changing. So these must not decide where `compute` reads or how often, and
+// memory must stay until `together` ends. `publish` writes nothing that another task of its job reads. A thread is
+// waited for where it is lost in a task of one part, or while it publishes.
 #pragma once
 
 #include <algorithm>
@@ -26,7 +26,7 @@ class Team {
   int num_threads() const { return jobs_.num_threads(); }
 
   // Calls body(i) for i in [0, num_tasks), once each. Every thread has a range of its own and goes through it in order,
-  // which memory rewards; whoever is through helps the next one.
+  // which memory rewards; a thread that has finished helps the next one.
   template <class Body>
   void run(long num_tasks, const Body& body) {
     share<false>(num_tasks, body, [](long) {});

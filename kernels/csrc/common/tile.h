@@ -7,8 +7,7 @@
 //       int8 in the order of the rows' type, widened on the way, which is exact
 //   C   float32 rows, `ldc` apart
 //
-// A sum is added up in the order of k, whatever the number of rows beside it: a row's result does not depend on
-// the batch it is in.
+// A sum is added up in the order of k, for any number of rows. So a row's result does not depend on its batch.
 #pragma once
 
 #include <array>
@@ -32,8 +31,8 @@ struct Columns {
   long steps, ldb;  // of a segment
 };
 
-// Rows of A as the address of every third one: the processor adds one or two strides by itself, so that all
-// addresses of a tile fit into its registers.
+// Rows of A as the address of every third one. The processor adds one or two strides by itself, so all addresses of a
+// tile fit into its registers.
 template <class T, int kRows>
 struct Rows {
   static constexpr int kNear = 3;
