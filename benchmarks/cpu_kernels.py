@@ -3,9 +3,9 @@
 
   python benchmarks/cpu_kernels.py [--rows 1,8,64,128,512] [--repeats 10] [--int8]
 
-The shapes are those of a 135M Llama, bfloat16, all of its layers one after the other, so that weights and cache come
-from memory as in a step. Products: milliseconds of the four of every layer, and the rate. Attention: milliseconds of
-all layers; bytes are those of every sequence's keys and values, so that a common prefix counts for each of them. Norms:
+The shapes are those of a 135M Llama in bfloat16. All layers run one after the other, so weights and cache come from
+memory as in a step. Products: milliseconds of the four of every layer, and the rate. Attention: milliseconds of all
+layers; bytes are those of every sequence's keys and values, so that a common prefix counts for each of them. Norms:
 microseconds of one that adds a residual.
 """
 

@@ -5,11 +5,10 @@
 
 Ceilings are the rates at which the cores read memory (PyTorch's sum over 512 MiB) and multiply matrices (PyTorch's
 product at its best shape). On a shared machine they change from second to second, so they are measured before and
-behind every step, and the higher one counts. A generation step must read all weights but the embedding, and the keys
-and values of its sequences; a context step must do two operations per weight and token. Every line is the median of
+behind every step, and the higher one counts. A generation step must read all weights except the embedding, and the keys
+and values of its sequences. A context step must do two operations per weight and token. Every line is the median of
 --repeats steps, with the fastest and the slowest, then median and middle half of what the steps reach of their bounds.
-The shares are of steps whose operations are called one by one with a clock around each; `host` is what such a step
-takes beyond them.
+The shares are of steps whose operations are called and timed one by one. `host` is the rest of such a step.
 """
 
 import argparse

@@ -3,8 +3,8 @@
 
   python benchmarks/noisy_neighbour.py MODEL_DIR [--neighbours 1] [--batches 1,8,32] [--context 160]
 
-Alone and beside them in turns of ten steps. Two threads and one neighbour on two cores have two thirds of a core each,
-so that steps which lose nothing else take 1.5 times as long; less where memory is their bound.
+Alone and beside them in turns of ten steps. Two threads and one neighbour on two cores have two thirds of a core each.
+Steps that lose nothing else take 1.5 times as long, and less where memory is their bound.
 """
 
 import argparse

@@ -4,8 +4,8 @@
   python benchmarks/overload.py [--model DIR] [--seconds 10] [--factor 10]
 
 The capacity is that of `--capacity-concurrency` callers which wait for their answers. Then requests are sent at a
-fixed rate, whether the earlier ones are answered or not. Client and services share the cores: what sending takes is
-missing to the executor, and a client that falls behind sees its own delay in the times of refusals.
+fixed rate, whether the earlier ones are answered or not. Client and services share the cores, so sending takes time
+from the executor. A client that falls behind sees its own delay in the times of refusals.
 """
 
 import argparse
@@ -59,7 +59,7 @@ class Outcome:
 
 
 async def closed_load(send: Send, concurrency: int, seconds: float) -> float:
-    """Answers per second to so many callers."""
+    """Answers per second to `concurrency` callers."""
     outcome, began = Outcome(), time.perf_counter()
 
     async def call() -> None:

@@ -3,10 +3,9 @@
 
   python benchmarks/services_cost.py [--model DIR] [--dtype bfloat16] [--concurrency 32] [--rounds 10]
 
-`LLM.generate_async` answers in one piece, and so does the unary call; streams bring every token by itself, or some, in
-calls of their own or all in one.
-Client, frontend, scheduler, Redis and executor share the cores, so whatever the others use is missing to the executor:
-what that is, in microseconds of CPU per output token, is told as well.
+`LLM.generate_async` and the unary call return the whole completion. Streams return tokens one by one or several at a
+time, in a call for each request or in one for all. Client, frontend, scheduler, Redis and executor share the cores, so
+the executor lacks what the others use. The benchmark prints that, too, in microseconds of CPU per output token.
 """
 
 import argparse
@@ -31,7 +30,7 @@ Send = Callable[[list[int]], Awaitable[object]]
 
 
 async def rate(prompts: Prompts, params: SamplingParams, concurrency: int, send: Send) -> float:
-    """Output tokens per second with so many requests at once."""
+    """Output tokens per second with `concurrency` requests at once."""
     free = asyncio.Semaphore(concurrency)
 
     async def one(prompt: list[int]) -> None:

@@ -3,9 +3,9 @@
 
   python benchmarks/timeline.py FOLDER [--width 100] [--steps 4] [--join FILE]
 
-FOLDER is what `quire up --trace-dir FOLDER` filled. Prints, over all steps but the first and last tenth, how long the
-executor computes and idles between steps, how much of the scheduler's work and of the ledger's commit lies within a
-computation, and draws some steps. --join writes one file for Perfetto or about:tracing.
+FOLDER is what `quire up --trace-dir FOLDER` filled. Prints how long the executor computes, and how long it idles
+between steps. Prints how much of the scheduler's work and of the ledger's commit lies within a computation. All but the
+first and last tenth of the steps count. Draws some steps. --join writes one file for Perfetto or about:tracing.
 """
 
 import argparse

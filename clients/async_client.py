@@ -39,8 +39,8 @@ class AsyncClient:
     Args:
         address: "host:port" of a frontend.
         timeout: seconds that a call may take from beginning to end; None sets no limit.
-        multiplex: all streams share one call, which spares client and frontend most of the messages where they are
-            many; if it fails, all of them fail.
+        multiplex: all streams share one call. With many streams that saves client and frontend most of the messages. If
+            the call fails, all streams fail.
     """
 
     def __init__(self, address: str, *, timeout: float | None = None, multiplex: bool = False) -> None:

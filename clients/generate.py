@@ -68,16 +68,16 @@ class Settings(ClientSettings):
     """Go on past the model's end-of-sequence tokens."""
 
     presence_penalty: float = 0.0
-    """Taken off the logit of each token generated so far; -2 to 2."""
+    """Subtracted from the logit of each token generated so far; -2 to 2."""
 
     frequency_penalty: float = 0.0
-    """Taken off once for each time the token was generated; -2 to 2."""
+    """Subtracted once for each time the token was generated; -2 to 2."""
 
     repetition_penalty: float = 1.0
     """Divides positive and multiplies negative logits of each token in the prompt or generated so far; at most 10."""
 
     logprobs: int | None = None
-    """With --json: the log-probability of each token, and those of so many most likely tokens, at most 20."""
+    """With --json: number of most likely tokens to print beside each token, with log-probabilities; at most 20."""
 
     timeout: float | None = Field(None, gt=0)
     """Seconds that the whole answer may take; default: no limit."""

@@ -90,7 +90,7 @@ class Multiplexer:
 
     def _connect(self) -> None:
         if self._call is None or self._call.done():
-            # Of their own for each call: the end of one is told to its own streams, also when there is another by then.
+            # Each call has its own: its end goes to its own streams, also when there is another call by then.
             self._streams, self._outgoing = {}, asyncio.Queue()
             self._call = asyncio.create_task(self._converse(self._stub.GenerateMany(), self._outgoing))
             self._call.add_done_callback(partial(_end_all, self._streams))

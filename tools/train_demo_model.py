@@ -49,8 +49,8 @@ class Phase:
     attention: str
 
 
-# Most tokens are learned in short windows, where plain attention is the fastest on a CPU; the last phase
-# teaches the rotary positions further out, where the fused kernel wins.
+# Most tokens are learned in short windows, where plain attention is the fastest on a CPU. The last phase teaches
+# distant rotary positions, where the fused kernel is faster.
 PHASES: Final = (Phase(0.8, 256, "eager"), Phase(1.0, 1024, "sdpa"))
 
 

@@ -17,8 +17,8 @@ EOS = 0
 class StepTime:
     """Microseconds of a step, a sum over what it does.
 
-    The defaults are near an 8B model in bf16 on an H100: 16 GB of weights and 128 KiB of KV per token read at about
-    2.8 TB/s, 16 GFLOP per context token at about 550 TFLOP/s.
+    The defaults are near an 8B model in bf16 on an H100. It reads 16 GB of weights and 128 KiB of KV per token at about
+    2.8 TB/s. It computes 16 GFLOP per context token at about 550 TFLOP/s.
 
     Attributes:
         base_us: reading the weights, launching.

@@ -122,7 +122,7 @@ def num_to_completion(job: Job) -> int:
 
 
 def peak_demand(jobs: List[Job], config: SchedulerConfig, step_time: StepTime, max_batch_size: int) -> int:
-    """The most blocks that the jobs hold at once where the pool sets no bound: what over-subscription is told of."""
+    """The most blocks that the jobs hold at once in an unbounded pool: the base of over-subscription."""
     most = sorted(map(num_to_completion, jobs))[-max_batch_size:]
     unbounded = config.model_copy(update={"capacity_policy": "GUARANTEED_NO_EVICT"})
     return Simulation(jobs, unbounded, sum(most), step_time, max_batch_size).run().peak_blocks

@@ -101,9 +101,7 @@ def fuse(library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> 
 
 
 def _stride(columns: int, dtype: torch.dtype) -> int:
-    """Stride between rows of `columns` columns: an odd number of cache lines, or one column's lines would meet in few
-    sets.
-    """
+    """Stride of rows, in elements: an odd number of cache lines, or the lines of a column would meet in few sets."""
     lines = -(-columns * dtype.itemsize // _LINE) | 1
     return lines * _LINE // dtype.itemsize
 

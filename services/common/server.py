@@ -38,7 +38,7 @@ SERVER_OPTIONS = [
 
 
 class Health:
-    """The service's own word on whether it can work now, as grpc.health.v1 tells it."""
+    """Whether the service can work now, as grpc.health.v1 reports it."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = ("", *names)
@@ -64,7 +64,7 @@ async def serving(
     grace: float,
     write_seconds: float | None = None,
 ) -> AsyncIterator[Health]:
-    """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until told otherwise.
+    """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until `Health.set(True)`.
 
     A client that leaves a message unread for `write_seconds` loses its call.
     On leaving, calls have `grace` seconds to end before they are cancelled.

@@ -1,7 +1,7 @@
 """Names the field at fault where protobuf refuses a message for text that is not UTF-8.
 
-Protobuf's own error does not say which field it was. Read as a message without fields, the same bytes parse:
-every field is then an unknown one and keeps its raw value, to be walked along the real descriptor.
+Protobuf's own error does not say which field it was. The same bytes parse as a message without fields. Every field is
+then unknown and keeps its raw value, which is walked along the real descriptor.
 """
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor

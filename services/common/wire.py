@@ -1,7 +1,7 @@
 """The one place that knows both the internal protocol's messages and the engine's types.
 
-Arrays travel as packed little-endian int32 (log-probabilities: float32), which on the machines that we know is what
-numpy has in memory: packing and unpacking cost one copy.
+Arrays travel as packed little-endian int32 (log-probabilities: float32). Numpy has the same layout in memory on all
+supported machines, so packing and unpacking cost one copy.
 """
 
 from collections.abc import Iterable

@@ -55,8 +55,9 @@ class Settings(ProcessSettings):
     time that messages take, where those of many streams are more than clients need."""
 
     http_max_connections: int = Field(8192, ge=1)
-    """HTTP connections open at once, at most as many as files may be open; with more, the one that has waited longest
-    for a request is closed."""
+    """HTTP connections open at once, at most as many as files may be open. One more closes the connection that has
+    waited longest for a request.
+    """
 
     http_max_header_bytes: int = Field(64 * 1024, ge=1024)
     """Bytes of an HTTP request's line and header fields; more are refused with 431."""

@@ -155,7 +155,7 @@ class SchedulerLink:
             self.withdraw(request)
 
     def withdraw(self, request: OpenRequest) -> None:
-        """Nothing more is wanted of it: tells the scheduler unless that has ended it; harmless if repeated."""
+        """Cancels the request at the scheduler, unless the scheduler has ended it; harmless if repeated."""
         if self._requests.get(request.handle) is not request:
             return
         self._forget(request.handle)

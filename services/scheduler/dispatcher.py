@@ -68,7 +68,7 @@ class Dispatcher:
             self.cancel(stream, handle)
 
     def submit(self, stream: FrontendStream, request: Request) -> None:
-        """Queues a request where it costs least, or tells its frontend why not.
+        """Queues a request where it costs least, or sends its frontend a refusal.
 
         Raises:
             InvalidRequest: the handle is open already; no message could say which of the two it is about.

@@ -57,7 +57,7 @@ class Fleet:
 
 
 async def _resolve(target: str, known: set[str]) -> set[str]:
-    """Every address of a name; while the name server does not answer, nobody is sent away."""
+    """Every address of a name; while the name server does not answer, no executor is dropped."""
     host, _, port = target.rpartition(":")
     loop = asyncio.get_running_loop()
     try:

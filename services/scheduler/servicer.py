@@ -19,7 +19,7 @@ _StatisticsContext = grpc.aio.ServicerContext[pb.GetStatisticsRequest, pb.GetSta
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
-    """One stream per frontend; when it ends, so does everything submitted on it. Statistics for whoever asks."""
+    """One stream per frontend; when it ends, so does everything submitted on it. Answers queries for statistics."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher

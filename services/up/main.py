@@ -28,7 +28,7 @@ async def _run(settings: UpSettings) -> int:
 
 
 async def _watch(stack: Stack) -> str:
-    """Starts it and waits until a service has ended, which is told."""
+    """Starts the stack and waits until a service ends; returns a message about it."""
     await stack.start()
     print(_welcome(stack), flush=True)
     return await stack.failure()

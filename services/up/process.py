@@ -74,7 +74,7 @@ class Child:
             return await self.wait()
 
     def kill(self) -> None:
-        """It and what it has started, such as a compiler: whoever holds its output open would be waited for."""
+        """It and its children, such as a compiler: a child that holds the output open would be waited for."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 

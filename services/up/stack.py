@@ -129,7 +129,7 @@ class Stack:
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on now."""
+    """A TCP port of loopback on which nothing listens now."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
@@ -149,7 +149,7 @@ async def is_serving(address: str) -> None:
 
 
 async def has_executors(frontend: str, count: int) -> None:
-    """Returns when the frontend knows of so many executors."""
+    """Returns when the frontend knows of `count` executors."""
     async with open_channel(frontend) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         while (await stub.GetServer(inference_pb2.GetServerRequest())).num_executors < count:

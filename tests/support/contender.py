@@ -66,8 +66,8 @@ class Contender:
 def fight(url: str, seed: int, num_transactions: int, met: Event, seen: Event, answers: "Queue[int]") -> None:
     """Opens the pool again and again and commits, in a process of its own; answers how often it lost the pool.
 
-    However late the other process comes to it, nobody leaves before one of them has lost the pool (`met`) and who
-    watches has seen enough (`seen`).
+    No process leaves before one of them has lost the pool (`met`) and the test has seen enough (`seen`), however late
+    the other one comes.
     """
 
     async def contend() -> int:

@@ -1,7 +1,7 @@
 """Scheduler, KV cache manager and both ledgers through arbitrary interleavings of everything that can happen.
 
-After every action the books are checked; the simulated executor checks every position that it reads; every
-request must end exactly once, with the tokens of an undisturbed run.
+After every action the ledger is checked. The simulated executor checks every position that it reads. Every request must
+end exactly once, with the tokens of an undisturbed run.
 """
 
 from collections.abc import Iterator

@@ -34,7 +34,7 @@ class Target(Protocol):
     """A server at the other end of a connection."""
 
     async def info(self) -> ServerInfo:
-        """Asks what is served; raises `QuireError` if nobody answers, or not what such a server does."""
+        """Asks for the model; raises `QuireError` without an answer, or with an unexpected one."""
 
     def encode(self, prompt: Prompt, output_tokens: int) -> bytes:
         """The request for exactly `output_tokens` tokens, unless end tokens count."""

@@ -1,4 +1,4 @@
-"""Work that is given up when its client leaves: the server tells it only to those who ask."""
+"""Work that is cancelled when its client leaves. The server reports that only when asked."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,5 +40,5 @@ async def while_connected(request: Request) -> AsyncIterator[None]:
 
 
 async def leave(request: Request, error: Exception) -> Response:
-    """Starlette's handler for a client that has left; nobody reads this."""
+    """Starlette's handler for a client that has left; the answer goes nowhere."""
     return Response(status_code=499)
