@@ -115,7 +115,7 @@ class AsyncClient:
             return (await self._stub.Abort(request, timeout=self._timeout)).found
 
     async def model(self) -> pb.GetModelResponse:
-        """What is served: name, fingerprint, vocabulary size, context length and end tokens."""
+        """The model that is served: name, fingerprint, vocabulary size, context length and end tokens."""
         with translated():
             return await self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout)
 

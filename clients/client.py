@@ -103,7 +103,7 @@ class Client:
             return self._stub.Abort(abort_request(request_id), timeout=self._timeout).found
 
     def model(self) -> pb.GetModelResponse:
-        """What is served: name, fingerprint, vocabulary size, context length and end tokens."""
+        """The model that is served: name, fingerprint, vocabulary size, context length and end tokens."""
         with translated():
             return self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout)
 

@@ -29,5 +29,5 @@ def may_pass(error: QuireError) -> bool:
 
 
 def not_ready(address: str, timeout: float, seen: str) -> Unavailable:
-    """What to raise when a server did not become ready in time."""
+    """The error of a server that did not become ready in time."""
     return Unavailable(f"{address} was not ready within {timeout:g} s: {seen}")

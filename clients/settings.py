@@ -1,4 +1,4 @@
-"""What the settings of the client commands have in common."""
+"""Base of the settings of client commands."""
 
 from pydantic_settings import BaseSettings, SettingsConfigDict
 

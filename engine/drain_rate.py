@@ -28,7 +28,7 @@ class DrainRate:
         self._last = self._clock()
 
     def depart(self) -> None:
-        """One that waited has had its turn."""
+        """A waiting item has left the queue."""
         now = self._clock()
         self._num_seen = min(self._num_seen + 1, _WINDOW)
         self._mean += (now - self._last - self._mean) / self._num_seen

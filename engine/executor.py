@@ -103,7 +103,7 @@ class Executor:
     def reset(self) -> None:
         """Empty every slot, once what was launched is over; blocks keep what they hold."""
         if self._engine.device.type == "cuda":
-            # Nobody may ask for those results any more, whose arrays are still to be read from pinned memory.
+            # Pinned memory may still be read for results that no caller waits for any more.
             torch.cuda.synchronize(self._engine.device)
         self._slots.reset()
 
@@ -150,7 +150,7 @@ def _engine(config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite
 
 
 def _fingerprint(config: ExecutorConfig, weights: str) -> str:
-    """Of what decides what a KV block holds: executors of one fleet must agree on it."""
+    """Fingerprint of everything that determines the content of a KV block: executors of one fleet must agree on it."""
     device = device_of(config)
     parts = (weights, dtype_of(config, device), config.quantization, kv_dtype_of(config, device))
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()

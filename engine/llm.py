@@ -140,7 +140,7 @@ class LLM:
             running.cancel()
 
     def statistics(self) -> SchedulerStatistics:
-        """What waits, runs and is cached now, and what was reused so far."""
+        """Counts of waiting and running sequences and cached blocks now, and of tokens reused so far."""
         return self._call(_statistics(self._engine))
 
     async def _end(self) -> None:
@@ -221,7 +221,7 @@ class LLM:
     async def _submit(
         self, token_ids: Int32Array, params: SamplingParams, options: RequestOptions, earlier: Iterator[Awaitable[Any]]
     ) -> OpenRequest:
-        """As soon as the waiting queue has room: the end of an earlier request may make some."""
+        """Submits a request as soon as the waiting queue has room; the end of an earlier request may make room."""
         while True:
             try:
                 return self._engine.submit(token_ids, params, options)

@@ -13,7 +13,7 @@ from quire.engine.arrays import Int32Array
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedLogprobs:
-    """Those of one step's tokens.
+    """Log-probabilities of one step's tokens.
 
     Attributes:
         owners: int32 [n]: whose token it is, such as a slot.
@@ -28,7 +28,7 @@ class PackedLogprobs:
     top_token_ids: Int32Array
 
     def unpack(self) -> list[tuple[int, TokenLogprobs]]:
-        """One by one, with their owners."""
+        """One entry per token, with its owner."""
         found = []
         logprobs, token_ids = self.logprobs.tolist(), self.top_token_ids.tolist()
         at = 0

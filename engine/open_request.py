@@ -22,7 +22,7 @@ class Finish:
 
 
 class OpenRequest:
-    """What has come for one request, until its own coroutine takes it; bounded by its `max_tokens`.
+    """Results for one request until its coroutine takes them; bounded by its `max_tokens`.
 
     Attributes:
         handle: its number at the scheduler, unique while it is open.
@@ -56,7 +56,7 @@ class OpenRequest:
         self.finish: Finish | None = None
         self._error: RequestError | None = None
         self._num_taken = 0
-        # Of the tokens that come, in their order, until they are taken; empty unless they are wanted.
+        # Log-probabilities of tokens in their order, until they are taken; empty unless the request wants them.
         self._logprobs: list[TokenLogprobs] = []
         self._only_end = False
         self._updated = asyncio.Event()
@@ -73,7 +73,7 @@ class OpenRequest:
             self._on_update()
 
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
-        """Of a token that comes before the next call of `take`."""
+        """Log-probabilities of a token that comes before the next call of `take`."""
         self._logprobs.append(logprobs)
 
     def expect_end(self) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class AttentionSpec:
-    """What does not change while an executor runs.
+    """Constants of an executor's attention.
 
     Attributes:
         num_qo_heads, num_kv_heads: the first is a multiple of the second.

@@ -179,7 +179,7 @@ class TorchAttention:
         return out.permute(2, 1, 0, 3).reshape(len(q), -1, head_dim)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Of [..., tokens, head_dim] each; without a mask it is causal."""
+        """Attention of q, k, v, [..., tokens, head_dim] each; causal without a mask."""
         cap = self._spec.logits_soft_cap
         if cap is None:
             return scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)

@@ -17,7 +17,7 @@ from quire.kernels.suite import KernelSuite
 
 
 class Capability(StrEnum):
-    """What some backends can do and others cannot; the value is what messages and documents call it."""
+    """Abilities that some backends have and others lack; the value is what messages and documents call it."""
 
     SLIDING_WINDOW = "sliding windows"
     LOGITS_SOFT_CAP = "soft caps of scores"
@@ -46,7 +46,7 @@ class SuiteOptions:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """What must be there; what is left out is not required.
+    """Needs of a backend; a field left out requires nothing.
 
     Attributes:
         device_type: as `torch.device.type` names it.

@@ -40,7 +40,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BlockShape:
-    """What all blocks of a model have in common. cos_sin is the rotary table, see `quire.kernels.rope`."""
+    """Properties of all blocks of a model. cos_sin is the rotary table, see `quire.kernels.rope`."""
 
     num_qo_heads: int
     num_kv_heads: int

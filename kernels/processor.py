@@ -1,4 +1,4 @@
-"""What the processor at hand can do."""
+"""Instruction sets of the processor at hand."""
 
 import os
 from pathlib import Path

@@ -25,7 +25,7 @@ BACKENDS: Final[Mapping[str, Backend]] = MappingProxyType(
 
 AUTO: Final = "auto"
 CHOICES: Final = (AUTO, *BACKENDS)
-"""What the settings `kernels` and `attention` may be."""
+"""Values of the settings `kernels` and `attention`."""
 
 
 def kernel_suite(

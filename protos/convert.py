@@ -21,7 +21,7 @@ _LISTS = ("stop", "stop_token_ids")
 
 
 def sampling_to_proto(params: SamplingParams) -> pb.SamplingParams:
-    """What is None stays unset.
+    """Fields that are None stay unset.
 
     Raises:
         InvalidRequest: a value does not fit its field, such as a negative seed.
@@ -142,7 +142,7 @@ def completion_to_proto(completion: Completion, kind: type[Response]) -> Respons
 
 
 def logprobs_to_proto(completion: Completion) -> list[pb.TokenLogprobs]:
-    """One for each token, or none."""
+    """One entry for each token, or none."""
     return [
         pb.TokenLogprobs(logprob=each.logprob, top_token_ids=each.top_token_ids, top_logprobs=each.top_logprobs)
         for each in completion.logprobs
@@ -167,7 +167,7 @@ def finish_to_proto(completion: Completion) -> pb.Finish | None:
 
 
 def failure_to_proto(error: RequestError) -> pb.GenerateFailure:
-    """What the status of a stream of its own would say."""
+    """The status that a separate stream would end with."""
     failure = pb.GenerateFailure(code=code_of(error), message=str(error))
     if (delay := retry_delay(error)) is not None:
         failure.retry_delay.FromMilliseconds(int(delay * 1000))

@@ -32,14 +32,14 @@ class RefusedRequest(InvalidRequest):
 
 
 def from_rpc_error(error: grpc.RpcError) -> QuireError:
-    """What to raise for a failed call."""
+    """The error of a failed call."""
     if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
         return QuireError(str(error))
     return _from_status(error.code(), error.details() or "", _retry_after(error))
 
 
 def from_failure(failure: pb.GenerateFailure) -> QuireError:
-    """What to raise for a request of a call of many."""
+    """The error of a failed request in a call of many."""
     retry_after = failure.retry_delay.ToTimedelta().total_seconds() if failure.HasField("retry_delay") else None
     return _from_status(_CODES.get(failure.code, grpc.StatusCode.UNKNOWN), failure.message, retry_after)
 

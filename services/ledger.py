@@ -42,7 +42,7 @@ class Settings(ProcessSettings):
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found of one pool; no identity if it cannot be read."""
+    """Audit of one pool; no identity if it cannot be read."""
 
     name: str
     identity: PoolIdentity | None

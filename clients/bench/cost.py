@@ -1,4 +1,4 @@
-"""What the load generator itself costs: if it is busy, it measures itself."""
+"""CPU cost of the load generator: a busy one measures itself."""
 
 import asyncio
 import time

@@ -28,7 +28,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Such as "concurrency 4"."""
+        """Name of the load, such as "concurrency 4"."""
         key, value = next(iter(self.load.items()))
         return f"{key.replace('_', ' ')} {value:g}" if isinstance(value, (int, float)) else f"{key} {value}"
 
@@ -42,7 +42,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """All that is recorded of a benchmark.
+    """The record of a benchmark.
 
     Attributes:
         when: start of the benchmark, in UTC.

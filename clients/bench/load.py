@@ -71,7 +71,7 @@ def _encoded(target: Target, sessions: Sequence[Session]) -> list[bytes]:
 
 
 def _joined(history: Prompt, answer: tuple[int, ...], prompt: Prompt) -> Prompt:
-    """What the next turn sends. An API that gives no token ids leaves the answers out of the history."""
+    """Prompt of the next turn. An API that gives no token ids leaves the answers out of the history."""
     if isinstance(history, str) or isinstance(prompt, str):
         raise TypeError("sessions of several turns are made of token ids")
     return history + answer + prompt

@@ -1,4 +1,4 @@
-"""What is wrong in a file or an answer of somebody else, in a line."""
+"""One line about a mistake in a file or in a server's answer."""
 
 from pydantic import ValidationError
 
@@ -6,7 +6,7 @@ _LONGEST = 200
 
 
 def first_mistake(error: ValidationError) -> str:
-    """Such as "runs.0.load: Input should be an object, got 3". What was given may be long, and is cut."""
+    """A message such as "runs.0.load: Input should be an object, got 3". A long value is cut."""
     problem = error.errors(include_url=False)[0]
     place = ".".join(map(str, problem["loc"]))
     given = "" if problem["type"] == "missing" else f", got {problem['input']!r:.{_LONGEST}}"

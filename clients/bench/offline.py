@@ -9,7 +9,7 @@ from quire.clients.bench.settings import WorkloadSettings
 
 
 class OfflineSettings(WorkloadSettings):
-    """What is sent, and to what."""
+    """Settings of a workload and of the engine that computes it."""
 
     model: str | None = None
     """Hugging Face folder or hub id; default: the demo model."""

@@ -1,4 +1,4 @@
-"""What became of one request."""
+"""Outcome of one request."""
 
 from dataclasses import dataclass
 

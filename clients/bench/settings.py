@@ -26,7 +26,7 @@ def drawn_at_random() -> int:
 
 
 class WorkloadSettings(ClientSettings):
-    """What is sent."""
+    """Settings of a workload."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_BENCH_")
 

@@ -25,7 +25,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class GeneratorCost:
-    """Of the load generator: CPU, lateness of its loop, and of its requests in an open loop."""
+    """Cost of the load generator: CPU, lateness of its loop, and of its requests in an open loop."""
 
     cpu_ms_per_request: float
     cpu_share: float
@@ -76,7 +76,7 @@ def summarize(records: Sequence[Record], cost: CostMeter, objectives: Sequence[O
         succeeded=len(done),
         failed=len(records) - len(done),
         errors=dict(Counter(record.error for record in records if record.error is not None)),
-        # Of several the first stays.
+        # The first detail of each error stays.
         details={record.error: record.detail for record in reversed(records) if record.error is not None},
         seconds=seconds,
         requests_per_s=len(done) / seconds,

@@ -1,1 +1,1 @@
-"""What clients and services both name: parameters, answers, errors, limits. Knows neither torch nor a protocol."""
+"""Types that clients and services share: parameters, answers, errors, limits. Knows neither torch nor a protocol."""

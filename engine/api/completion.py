@@ -1,4 +1,4 @@
-"""What a client gets back: a whole answer, or one piece of it."""
+"""Answers for clients: a whole completion, or one piece of it."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ class FinishReason(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What a finished request took, in tokens.
+    """Token counts of a finished request.
 
     Attributes:
         prompt_tokens: tokens of the prompt.

@@ -1,4 +1,4 @@
-"""What a request may ask for: the bounds of each parameter, and those that model and pool set."""
+"""Limits of a request: the bounds of each parameter, and those that model and pool set."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ MAX_RETENTION_PRIORITY = 100
 
 @dataclass(frozen=True, slots=True)
 class ServingLimits:
-    """What the model and the largest KV pool can take.
+    """Limits set by the model and the largest KV pool.
 
     Attributes:
         vocab_size: token ids are below this.

@@ -1,4 +1,4 @@
-"""What a request asks of the scheduler: its priority, and how its KV blocks are shared and kept."""
+"""Wishes of a request to the scheduler: its priority, and how its KV blocks are shared and kept."""
 
 from dataclasses import dataclass
 
@@ -38,7 +38,7 @@ class CacheParams:
 
 @dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """What a request asks of the scheduler, beyond its tokens.
+    """Wishes of a request to the scheduler, beyond its tokens.
 
     Attributes:
         priority: higher goes first; -100 to 100.

@@ -89,7 +89,7 @@ def _fingerprint(folder: Path, files: tuple[Path, ...]) -> str:
 
 
 def _eos_token_ids(folder: Path, hf: Any) -> tuple[int, ...]:
-    """Those of generation_config.json go before those of config.json: chat models end turns with several."""
+    """End tokens; generation_config.json goes before config.json, because chat models end turns with several."""
     path = folder / "generation_config.json"
     ids = _read_json(path).get("eos_token_id") if path.is_file() else None
     if ids is None:

@@ -72,13 +72,13 @@ class GraphAttention(Protocol):
     """An `AttentionBackend` whose generation steps can be captured."""
 
     def plan(self, batch: PagedBatch) -> None:
-        """As that of the backend."""
+        """Plans as the backend does."""
 
     def reserve(self, num_rows: int, num_indices: int) -> None:
         """Make the buffers of generation steps of `num_rows` rows with up to `num_indices` blocks."""
 
     def plan_fixed(self, batch: PagedBatch) -> None:
-        """As `plan`, for a size that was reserved."""
+        """Plans a step of a reserved size."""
 
     def shares(self, batch: PagedBatch) -> bool:
         """Whether generation rows share so much that `plan` is better for them."""

@@ -14,7 +14,7 @@ _CPU_MIB = 512
 
 
 def block_bytes(config: ExecutorConfig, model: ModelConfig, dtype: torch.dtype) -> int:
-    """Of one block in all layers, of keys and values of that dtype."""
+    """Bytes of one block in all layers, with keys and values of that dtype."""
     return config.block_size * model.num_layers * 2 * model.num_kv_heads * model.head_dim * dtype.itemsize
 
 

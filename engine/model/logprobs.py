@@ -48,7 +48,7 @@ class SlotLogprobs:
             self._num_top[start.slot] = min(start.logprobs, self._vocab_size)
 
     def arrays(self, slots: Int32Array) -> dict[str, NDArray[Any]]:
-        """What `rows` needs on the device for a step in which these slots sample; usually nothing."""
+        """Arrays that `rows` needs on the device for a step in which these slots sample; usually nothing."""
         if not self._wanting:
             return {}
         rows = np.flatnonzero(np.isin(slots, list(self._wanting)))
@@ -64,7 +64,7 @@ class SlotLogprobs:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowLogprobs:
-    """What was computed for them, as many of the most likely tokens for each as any wants.
+    """Log-probabilities of rows, with as many most likely tokens for each as the largest request among them.
 
     Attributes:
         wanted: the rows.

@@ -43,7 +43,7 @@ class ModelConfig:
 
 
 def common_config(hf: Any) -> ModelConfig:
-    """What all families call by the same names; a family adds its own with `dataclasses.replace`.
+    """Settings that all families call by the same names; a family adds its own with `dataclasses.replace`.
 
     Raises:
         StartupError: the model has something that no family here computes.
@@ -73,7 +73,7 @@ def common_config(hf: Any) -> ModelConfig:
 
 
 def layer_windows(hf: Any) -> tuple[int | None, ...]:
-    """Of families whose `layer_types` say which layers slide."""
+    """Sliding windows by layer, for families whose `layer_types` say which layers slide."""
     return tuple(hf.sliding_window if kind == "sliding_attention" else None for kind in hf.layer_types)
 
 

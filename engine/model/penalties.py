@@ -14,7 +14,7 @@ from quire.kernels.penalties import GENERATED, IN_PROMPT, PenaltyRows
 
 
 def counts_bytes(num_slots: int, vocab_size: int) -> int:
-    """What the counts take on the device once every slot was penalised."""
+    """Bytes of the counts on the device once every slot was penalised."""
     return num_slots * vocab_size * torch.int32.itemsize
 
 
@@ -59,7 +59,7 @@ class SlotPenalties:
         self._started[slot] = slot * self._vocab_size + known.astype(np.int64), counts
 
     def arrays(self, slots: Int32Array) -> dict[str, NDArray[Any]]:
-        """What `rows` needs on the device for a step in which these slots sample; usually nothing."""
+        """Arrays that `rows` needs on the device for a step in which these slots sample; usually nothing."""
         arrays: dict[str, NDArray[Any]] = {}
         if not self._penalized:
             return arrays

@@ -18,7 +18,7 @@ def device_of(config: ExecutorConfig) -> torch.device:
 
 
 def dtype_of(config: ExecutorConfig, device: torch.device) -> torch.dtype:
-    """Of weights and activations."""
+    """Type of weights and activations."""
     match config.dtype:
         case "auto":
             return torch.float32 if device.type == "cpu" else torch.bfloat16
@@ -31,5 +31,5 @@ def dtype_of(config: ExecutorConfig, device: torch.device) -> torch.dtype:
 
 
 def kv_dtype_of(config: ExecutorConfig, device: torch.device) -> torch.dtype:
-    """Of the KV cache."""
+    """Type of the KV cache."""
     return torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype_of(config, device)

@@ -60,7 +60,7 @@ class StepGraphs:
         return self._transformer.hidden(batch.input_ids, rows)
 
     def _load_kernels(self) -> None:
-        """Those of the output layer, and of the products of steps that are not captured."""
+        """Loads the kernels of the output layer, and of the products of steps that are not captured."""
         transformer, embedding, sizes = self._transformer, self._transformer.layers.embedding, range(*_UNCAPTURED)
         shape, block = transformer.shape, transformer.layers.blocks[0]
         hidden = embedding.new_zeros(max(self._sizes[-1], sizes[-1]), embedding.shape[1])

@@ -16,7 +16,7 @@ class StepTimer(ABC):
 
     @abstractmethod
     def stop(self) -> None:
-        """What was handed to the device so far is the step."""
+        """The step ends with the work that was handed to the device so far."""
 
     @abstractmethod
     def wait(self) -> int:
@@ -24,7 +24,7 @@ class StepTimer(ABC):
 
 
 class HostTimer(StepTimer):
-    """Of a device that has computed when a call returns."""
+    """Timer of a device that has computed when a call returns."""
 
     def __init__(self) -> None:
         self._began = time.perf_counter()
@@ -42,7 +42,7 @@ class HostTimer(StepTimer):
 
 
 class CudaTimer(StepTimer):
-    """Of work on the current stream."""
+    """Timer of work on the current stream."""
 
     def __init__(self) -> None:
         self._began, self._ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -63,7 +63,7 @@ class Transformer:
         return q
 
     def finish(self, block: Block, attended: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """What follows the attention, [num_tokens, num_qo_heads * head_dim]: normed states and residual behind it."""
+        """The block behind the attention, [num_tokens, num_qo_heads * head_dim]; returns normed states and residual."""
         kernels, eps = self.kernels, self.shape.rms_norm_eps
         x, residual = kernels.add_rms_norm(block.output(attended), residual, block.mlp_norm, eps)
         return kernels.add_rms_norm(block.down(block.gate_up(x)), residual, block.next_norm, eps)

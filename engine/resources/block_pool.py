@@ -112,7 +112,7 @@ class BlockPool:
         return block
 
     def share(self, holder: str, block: int) -> None:
-        """One more holder of a published block."""
+        """Adds a holder to a published block."""
         self._order.remove(block)
         self._state.cached.pop(block, None)
         self._state.expires.pop(block, None)
@@ -154,7 +154,7 @@ class BlockPool:
         return bool(self._transaction)
 
     def take_transaction(self, step: int) -> LedgerTransaction:
-        """Everything done since the last call, to be committed before the plan of number `step` leaves."""
+        """All changes since the last call, to be committed before the plan of number `step` leaves."""
         transaction, self._transaction = self._transaction, LedgerTransaction()
         if transaction:
             transaction.step = self._state.step = step

@@ -1,4 +1,4 @@
-"""What published blocks hold, by the prefix that they continue, to find one that agrees in part."""
+"""Tokens of published blocks by the prefix that they continue, to find a block that agrees in part."""
 
 from array import array
 

@@ -7,7 +7,7 @@ from quire.engine.resources.block_pool import KEEP, Keep
 
 
 def block_retention(ranges: Sequence[Retention], num_blocks: int, block_size: int, now: int) -> list[Keep]:
-    """What holds for each block of a sequence when it is released.
+    """Priority and expiry of each block of a sequence when it is released.
 
     A block has the highest priority of the ranges that it overlaps. It has at least the priority of every later block
     of the sequence, since these cannot be found without it.

@@ -22,7 +22,7 @@ class SlotManager(ResourceManager):
 
     @property
     def by_slot(self) -> list[Sequence | None]:
-        """Who sits where, to be read only."""
+        """The sequence of each slot, or None; read only."""
         return self._sequences
 
     def start(self, sequence: Sequence) -> None:

@@ -31,7 +31,7 @@ class ChunkBudget:
 
     @classmethod
     def configured(cls, config: SchedulerConfig, info: ExecutorInfo, max_num_tokens: int) -> Self:
-        """What the settings ask for holds always; what the executor suggests, only while little context waits."""
+        """The setting always holds; the executor's suggestion holds only while little context waits."""
         if config.target_itl_ms is not None:
             return cls(config.target_itl_ms, info.block_size)
         return cls(info.itl_ms or None, info.block_size, STEPS_OF_BACKLOG * max_num_tokens)

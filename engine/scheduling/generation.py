@@ -10,7 +10,7 @@ from quire.engine.sequence import Sequence
 
 
 class GenerationBatch:
-    """Who generates, and how far each is planned and computed.
+    """Slots in generation, and how far each is planned and computed.
 
     For a slot with `scheduled` = p, the KV of positions 0 … p-1 is computed or in flight. The next step feeds the token
     at position p, which the step before samples, and samples the token at p + 1.

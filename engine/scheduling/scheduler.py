@@ -30,7 +30,7 @@ from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 
 @dataclass(slots=True)
 class StepOutput:
-    """What one result brought.
+    """Changes that one result made.
 
     Attributes:
         started: sequences whose context is complete, which is when `num_cached` is known.
@@ -187,7 +187,7 @@ class Scheduler:
             self._free_retired()
 
     def evacuate(self) -> list[Sequence]:
-        """Everything unfinished, oldest first, as it must start again elsewhere.
+        """All unfinished sequences, oldest first, ready to start again elsewhere.
 
         Everything held is freed, whatever is in flight: the executor must be gone or reset before its blocks
         are given out again. This scheduler is void then.
@@ -249,7 +249,7 @@ class Scheduler:
         return output
 
     def take_transaction(self) -> LedgerTransaction:
-        """What the ledger must have before the plan just made may leave."""
+        """Transaction to commit before the latest plan may leave."""
         return self._kv.pool.take_transaction(self._num_steps)
 
     def _take_tokens(self, result: StepResult, output: StepOutput) -> None:
@@ -271,7 +271,7 @@ class Scheduler:
                 output.finished.append(sequence)
 
     def _owned(self, logprobs: PackedLogprobs, sequences: list[Sequence]) -> list[tuple[Sequence, TokenLogprobs]]:
-        """Those of the sequences that were given their token."""
+        """Log-probabilities of the sequences that were given their token."""
         by_slot, given = self._slots.by_slot, set(sequences)
         found = ((by_slot[slot], each) for slot, each in logprobs.unpack())
         return [(sequence, each) for sequence, each in found if sequence in given]

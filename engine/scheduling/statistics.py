@@ -1,4 +1,4 @@
-"""What one executor's scheduler has done, in numbers."""
+"""Counters of one executor's scheduler."""
 
 from dataclasses import dataclass
 

@@ -54,7 +54,7 @@ class StopMatcher:
         return pending[:cut]
 
     def flush(self) -> str:
-        """What was held back, at the end of the text."""
+        """Returns the text held back, at the end of the text."""
         held, self._held, self._node = self._held, "", 0
         return held
 

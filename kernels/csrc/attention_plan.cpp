@@ -79,7 +79,7 @@ class Planner {
     share(rows, 0);
   }
 
-  // Of rows whose splits before `split` are the same.
+  // Plans shared parts of rows whose splits before `split` are the same.
   void share(std::span<const int> rows, long split) {
     while (rows.size() > 1) {
       const auto first = blocks_of(rows[0], split);

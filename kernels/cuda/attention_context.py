@@ -84,7 +84,7 @@ class TritonContext:
         self, qo_indptr: Tensor, indptr: Tensor, blocks: Tensor, last_page_len: Tensor, num_qo_heads: int,
         num_kv_heads: int, head_dim: int, block_size: int, **types: object,
     ) -> None:  # fmt: skip
-        """What `run` reads later."""
+        """Stores the arguments of `run`."""
         kv_lens = (np.diff(indptr.numpy()) - 1) * np.int32(block_size) + last_page_len.numpy()
         tasks = context_tasks(qo_indptr.numpy(), indptr.numpy(), kv_lens, num_qo_heads // num_kv_heads)
         self._tasks, self._blocks = torch.from_numpy(tasks).to(blocks.device, non_blocking=True), blocks

@@ -25,7 +25,7 @@ _STAGES: Final = 3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Parts:
-    """What was computed of each row's first tokens: softmax over some of them, not yet divided by its weight.
+    """Partial results for each row's first tokens: softmax over some of them, not yet divided by its weight.
 
     Attributes:
         skips: int32 [num_rows], tokens that are done.
@@ -131,7 +131,7 @@ class TritonDecode:
         self, indptr: Tensor, blocks: Tensor, last_page_len: Tensor, num_qo_heads: int, num_kv_heads: int,
         head_dim: int, block_size: int, **types: object,
     ) -> None:  # fmt: skip
-        """What `run` reads later."""
+        """Stores the arguments of `run`."""
         self._indptr[: len(indptr)].copy_(indptr, non_blocking=True)
         self._blocks[: len(blocks)].copy_(blocks, non_blocking=True)
         self._last[: len(last_page_len)].copy_(last_page_len, non_blocking=True)

@@ -133,7 +133,7 @@ class SharedDecode:
         self._decode, self._blocks = decode, blocks
 
     def run(self, q: Tensor, layer_kv: Tensor, out: Tensor) -> None:
-        """As that of `TritonDecode`."""
+        """Runs as `TritonDecode` does."""
         num_rows, num_qo_heads, head_dim = q.shape
         num_kv_heads, overlaps, parts = layer_kv.shape[3], can_overlap(q), self._parts
         _kernel[(self._num_tasks, num_kv_heads)](

@@ -15,7 +15,7 @@ _LEAST_SPARED_BYTES: Final = 512 << 20
 
 
 class DecodeChoice:
-    """What is chosen for a spec.
+    """Kernels chosen for a spec.
 
     Attributes:
         is_known: whether FlashInfer has kernels for these heads.
@@ -33,7 +33,7 @@ class DecodeChoice:
         return not self.is_known or (self.is_plain and many)
 
     def prefixes(self, batch: PagedBatch, num_context: int) -> list[SharedPrefix]:
-        """Those of the rows behind the first `num_context` that should be computed once."""
+        """Shared prefixes to compute once, among the rows behind the first `num_context`."""
         spec = self._spec
         if not self.is_plain:
             return []

@@ -10,13 +10,13 @@ from triton import language as tl
 
 
 def writable(layer_kv: Tensor) -> Tensor:
-    """What `store` writes to."""
+    """The view that `store` writes to."""
     return layer_kv.view(torch.uint8) if layer_kv.dtype == torch.float8_e4m3fn else layer_kv
 
 
 @triton.jit
 def store(place, x, mask):  # type: ignore[no-untyped-def]
-    """Of x what the cache's dtype holds."""
+    """Stores x, rounded to the cache's dtype."""
     if place.dtype.scalar.element_ty == tl.uint8:
         tl.store(place, _float8(x.to(tl.float32)), mask=mask)
     else:

@@ -35,12 +35,12 @@ def _id_of(key):  # type: ignore[no-untyped-def]
 def _parts(  # type: ignore[no-untyped-def]
     logits_ptr, rows_ptr, keys_ptr, tops_ptr, sums_ptr, stride, size, num_kept, block: tl.constexpr
 ):  # fmt: skip
-    """Of a part: keys of its likeliest tokens, its greatest logit, and the sum of exp(logit - greatest)."""
+    """Stores for a part: keys of its likeliest tokens, its greatest logit, and the sum of exp(logit - greatest)."""
     i, part = tl.program_id(0).to(tl.int64), tl.program_id(1)
     at, column = i * tl.num_programs(1) + part, part * block + tl.arange(0, block)
     x = tl.load(logits_ptr + tl.load(rows_ptr + i) * stride + column, mask=column < size, other=float("-inf"))
     top = tl.max(x, axis=0)
-    # Of nothing but -inf the sum is 0.
+    # The sum of a part with nothing but -inf is 0.
     tl.store(sums_ptr + at, tl.sum(tl.exp(x - tl.where(top > float("-inf"), top, 0.0)).to(tl.float64), axis=0))
     tl.store(tops_ptr + at, top)
     keys = (ordered(x).to(tl.int64) << 32) | (0x7FFFFFFF - column)

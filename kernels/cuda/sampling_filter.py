@@ -101,7 +101,7 @@ def _search(  # type: ignore[no-untyped-def]
 def _weigh(  # type: ignore[no-untyped-def]
     source_ptr, size, top, temperature, last_rank, min_p, id_bits: tl.constexpr, block: tl.constexpr
 ):  # fmt: skip
-    """Of the tokens that pass, together."""
+    """Weight of all tokens that pass."""
     total = tl.zeros((block,), tl.float64)
     for start in range(0, size, block):
         place = start + tl.arange(0, block)
@@ -166,7 +166,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     # A little less than where the reach ends, whatever the rounding.
     least = top - reach * temperature * 1.0001 - tl.abs(top) * 1e-6
     count = _gather(source_ptr, size, least, values_ptr, ids_ptr, room, gather)
-    # Of a row of NaN nothing passes.
+    # No token of a row of NaN passes.
     if (count > 0) & (count <= room):
         place = _select(values_ptr, count, top, temperature, top_k, top_p, min_p, total, u, id_bits, few)
         token = tl.load(ids_ptr + place)

@@ -17,7 +17,9 @@ def ordered(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def distance(x, top, temperature):  # type: ignore[no-untyped-def]
-    """Of logits x: from 0 to inf at any temperature; rounded as the reference does, so that the order is the same."""
+    """Distance of logits x from the top: 0 to inf at any temperature; rounded as the reference does, so that the order
+    is the same.
+    """
     return tl.div_rn(top - x, temperature)
 
 

@@ -70,7 +70,7 @@ def _load(options: SuiteOptions) -> KernelSuite:
 
 
 def _library(levels: Sequence[str], num_threads: int) -> tuple[str, NativeLibrary]:
-    """Of the widest level that can be had: not every compiler knows the newest, nor does every system permit them."""
+    """Library of the widest usable level: not every compiler knows the newest, nor does every system permit them."""
     try:
         find_compiler()
         for level in levels[:-1]:

@@ -97,7 +97,7 @@ def _digest(compiler: tuple[str, ...], sources: list[Path], flags: tuple[str, ..
 
 
 def _compile(compiler: tuple[str, ...], flags: tuple[str, ...], sources: list[Path], library: Path) -> None:
-    """To a file beside it first, so that an interrupted compilation leaves nothing that looks whole."""
+    """Compiles to a file beside `library` first: an interrupted compilation leaves no library that looks complete."""
     with (
         tempfile.TemporaryDirectory(dir=library.parent) as folder,
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,

@@ -16,7 +16,7 @@ _INT: Final = ctypes.c_int
 _FLOAT: Final = ctypes.c_float
 
 DTYPES: Final = (torch.float32, torch.bfloat16)
-"""What the kernels compute with."""
+"""Types that the kernels compute with."""
 
 
 class NativeLibrary:

@@ -29,7 +29,7 @@ SERVER_OPTIONS = [
     # Calls that have come and are not begun: with fewer, those of a burst would end as CANCELLED.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
-    # Who has connected has so long for the first bytes; who calls nothing is let go, and may connect again.
+    # A peer has this long for its first bytes. An idle connection is closed; its client may connect again.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 300_000),
     # Two services on one port would share its connections at random; the second must fail instead.

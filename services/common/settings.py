@@ -24,7 +24,7 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 class ProcessSettings(BaseSettings):
-    """What every command that starts a process takes."""
+    """Settings of every command that starts a process."""
 
     model_config = SettingsConfigDict(
         frozen=True,

@@ -52,7 +52,7 @@ async def until_signal() -> None:
 
 
 async def unless_signalled(work: Coroutine[None, None, T]) -> T | None:
-    """What comes of the work, or None if a signal as of `until_signal` came first; the work is cancelled then."""
+    """Result of the work; None, with the work cancelled, if a signal of `until_signal` came first."""
     signalled, working = asyncio.create_task(until_signal()), asyncio.create_task(work)
     try:
         await asyncio.wait((signalled, working), return_when=asyncio.FIRST_COMPLETED)

@@ -57,7 +57,7 @@ class Inference:
 
     @property
     def state(self) -> scheduler_pb2.ServingState:
-        """What the scheduler can serve now."""
+        """The scheduler's latest serving state."""
         return self._link.state
 
     @property
@@ -65,7 +65,7 @@ class Inference:
         return self._link.num_requests
 
     def limits(self) -> ServingLimits:
-        """What a request may ask for now; raises `Unavailable` while nothing can be computed."""
+        """Limits of a request now; raises `Unavailable` while nothing can be computed."""
         return self._link.limits()
 
     def admit(self) -> None:

@@ -39,7 +39,7 @@ class Multiplex:
         self._submit = submit
         self._opening: dict[int, asyncio.Task[OpenRequest]] = {}
         self._open: dict[int, tuple[OpenRequest, Pieces]] = {}
-        # Those of the open ones that have something to take, in this order.
+        # Numbers of open requests with something to take, in this order.
         self._ready: dict[int, None] = {}
         self._failures: list[pb.GenerateManyPart] = []
         self._updated, self._room = asyncio.Event(), asyncio.Event()
@@ -140,7 +140,7 @@ class Multiplex:
         try:
             response = completion_to_proto(pieces.take(), pb.GenerateStreamResponse)
         except Exception as error:
-            # Whatever it is, the other requests go on.
+            # The other requests go on after any error of one.
             self._forget(number)
             return pb.GenerateManyPart(number=number, failure=_failure(number, error))
         if pieces.is_over:

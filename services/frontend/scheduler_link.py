@@ -67,7 +67,7 @@ class SchedulerLink:
 
     @property
     def state(self) -> pb.ServingState:
-        """What can be served now; `num_executors` is 0 while nothing can."""
+        """The latest serving state; `num_executors` is 0 while nothing can."""
         return self._state
 
     @property
@@ -94,7 +94,7 @@ class SchedulerLink:
             raise Overloaded("the scheduler's queues are full", self._retry_after)
 
     def limits(self) -> ServingLimits:
-        """What a request may ask for now.
+        """Limits of a request now.
 
         Raises:
             Unavailable: nothing can be served now.
@@ -160,7 +160,7 @@ class SchedulerLink:
             return
         self._forget(request.handle)
         if self._room is not None and request.cached_tokens is None:
-            # It has not left the queue by starting, so that no message need come which says so.
+            # The request leaves the queue without starting, so no message about the room need come.
             self._room += 1
         if self._is_open:
             self._cancels.append(request.handle)

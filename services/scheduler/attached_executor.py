@@ -33,7 +33,7 @@ class Pool:
         return ServingLimits(info.vocab_size, info.max_model_len, info.num_blocks, info.block_size)
 
     def cost(self, sequence: Sequence) -> int:
-        """What the sequence would cost here, in context tokens: its own that are not cached, and the load."""
+        """Cost of the sequence on this executor, in context tokens: its own that are not cached, and the load."""
         scheduler = self.scheduler
         own = len(sequence.tokens) - scheduler.num_reusable(sequence)
         return own + scheduler.num_context_tokens + TOKENS_PER_RUNNING * scheduler.num_running

@@ -216,7 +216,7 @@ class Dispatcher:
 
     @staticmethod
     def _cheapest(sequence: Sequence, pools: list[Pool]) -> Pool | None:
-        """Where prefill left after the cached prefix and load together are least."""
+        """The executor with the least sum of load and prefill after the cached prefix."""
         return min(pools, key=lambda pool: pool.cost(sequence), default=None)
 
     def _announce(self) -> None:

@@ -1,4 +1,4 @@
-"""What goes to one frontend: one message per step, or for several steps if the frontend reads slowly."""
+"""Messages to one frontend: one per step, or for several steps if the frontend reads slowly."""
 
 import asyncio
 from array import array
@@ -48,7 +48,7 @@ class FrontendStream:
         self._updated = asyncio.Event()
 
     def set_state(self, state: pb.ServingState) -> None:
-        """What can be served has changed."""
+        """The serving state has changed."""
         self._state = state
         self._updated.set()
 
@@ -81,7 +81,7 @@ class FrontendStream:
                 self._updated.set()
 
     def push_logprobs(self, sequence: Sequence, logprobs: TokenLogprobs) -> None:
-        """Of the token that comes with the same step."""
+        """Log-probabilities of the token that comes with the same step."""
         self._logprobs.append((sequence.request.handle, logprobs))
 
     def finish(self, sequence: Sequence) -> None:
@@ -109,7 +109,7 @@ class FrontendStream:
         self._updated.set()
 
     async def next(self) -> list[pb.ConnectResponse]:
-        """Everything new since the last call; waits until there is something."""
+        """All results since the last call; waits until there are some."""
         await self._updated.wait()
         self._updated.clear()
         self._patience = _ENDLESS

@@ -32,7 +32,7 @@ def write_report(folder: Path, document: Document) -> None:
 
 
 def _facts(document: Document) -> list[list[str]]:
-    """What somebody who is sent the page asks first."""
+    """Facts that a reader of the page asks for first."""
     given = document.settings
     if given.get("trace") is None:
         lengths = f"{given.get('input_tokens')} tokens in, {given.get('output_tokens')} out"

@@ -43,7 +43,7 @@ def latency_rows(runs: Sequence[Run]) -> list[list[str]]:
 
 
 def warnings(runs: Sequence[Run]) -> list[str]:
-    """What to know before believing the figures."""
+    """Warnings to read before the figures."""
     lines = []
     for run in runs:
         generator = run.summary["generator"]

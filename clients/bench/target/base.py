@@ -1,4 +1,4 @@
-"""What every kind of server looks like to the load generator."""
+"""The load generator's interface to every kind of server."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -23,7 +23,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What is served; None for what the server does not tell."""
+    """The model that is served; None for values that the server does not report."""
 
     model: str
     vocab_size: int | None

@@ -13,7 +13,7 @@ FIRST_ID = 10
 
 @dataclass(frozen=True, slots=True)
 class Synthetic:
-    """What random sessions look like.
+    """Shape of random sessions.
 
     Attributes:
         input_tokens, output_tokens: lengths of each turn.

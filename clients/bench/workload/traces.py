@@ -78,7 +78,7 @@ def read_trace(path: Path, trace_format: TraceFormat, limit: int | None = None) 
 
 
 def trace_sessions(entries: list[TraceEntry], vocab_size: int, seed: int, speed: float = 1.0) -> list[Session]:
-    """What to send for a trace, `speed` times as fast as it was; the same for the same seed."""
+    """Sessions of a trace, `speed` times as fast as it was; the same for the same seed."""
     sessions = []
     for index, entry in enumerate(entries):
         prompt = entry.prompt
@@ -110,7 +110,7 @@ def _from_zero(entries: list[TraceEntry]) -> list[TraceEntry]:
 
 
 class _Row(BaseModel):
-    """What a format says of a request; further fields are left alone."""
+    """Fields of a request in a format; further fields are ignored."""
 
     model_config = ConfigDict(frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 

@@ -1,4 +1,4 @@
-"""What a capacity policy decides."""
+"""The interface of capacity policies."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

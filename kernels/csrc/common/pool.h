@@ -53,12 +53,12 @@ class Pool {
   Jobs jobs_;
   // Number of the call, whether it is open, and how many helpers are in it.
   std::atomic<uint64_t> door_{0};
-  // Of the call that is open.
+  // Function and context of the call that is open.
   const void* context_ = nullptr;
   Call call_ = nullptr;
   uint64_t first_job_ = 0;
 
-  // What helpers sleep on.
+  // Number that helpers sleep on.
   std::atomic<int> num_calls_{0};
   std::atomic<bool> stopping_{false};
   std::vector<std::thread> helpers_;

@@ -20,7 +20,7 @@ _AS_GIVEN = (
 
 
 class StreamOptions(Body):
-    """What a stream says beside the text."""
+    """Options of a stream."""
 
     include_usage: bool = False
     """A last chunk with the usage and no choices."""

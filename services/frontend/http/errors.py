@@ -60,7 +60,7 @@ class Refusal:
 
 
 def refusal(error: RequestError) -> Refusal:
-    """What to answer for an error of the request path."""
+    """Status and body for an error of the request path."""
     message = str(error).removeprefix(_PREFIX)
     match error:
         case InvalidRequest():

@@ -13,7 +13,7 @@ _LOWEST = -9999.0
 
 
 class ChoiceLogprobs:
-    """One answer's, piece by piece.
+    """Log-probabilities of one choice, piece by piece.
 
     Args:
         tokenizer: the model's.

@@ -139,7 +139,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._read_timer = None
         is_busy = self.cycle is not None and not self.cycle.response_complete
         if self.flow.read_paused or (is_busy and self._reads_header):
-            # It is us whom it waits for.
+            # The client waits for this server.
             self._start_read_timer(self._limits.header_seconds)
         elif self._reads_header and self._header_bytes == 0:
             self.transport.abort()

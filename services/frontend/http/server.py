@@ -35,7 +35,7 @@ async def http_serving(listen: str, app: ASGIApp, limits: HttpLimits, grace: int
     config = uvicorn.Config(
         app,
         log_config=None,
-        # It warns of what its peers do.
+        # Its warnings are about the behaviour of peers.
         log_level="error",
         access_log=False,
         lifespan="off",
