@@ -66,7 +66,8 @@ class ExecutorConfig(EngineConfig):
     """Sequences that run at once; at most as many as a step has tokens."""
 
     max_model_len: int | None = Field(None, ge=2)
-    """Tokens of prompt and generation together; default: the model's own limit."""
+    """Tokens of prompt and generation together; at most what the model reaches, by the scaling of rotary positions that
+    its config.json names; default: its max_position_embeddings."""
 
 
 class SchedulerConfig(EngineConfig):

@@ -68,7 +68,7 @@ class Executor:
         Raises:
             StartupError: the model or the settings will not do; the message says why.
         """
-        checkpoint = read_checkpoint(resolve_model(config.model))
+        checkpoint = read_checkpoint(resolve_model(config.model), config.max_model_len)
         kernels = _kernels(config)
         self._engine = _engine(config, checkpoint, kernels)
         self._decoder = Decoder(kernels)

@@ -3,19 +3,22 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig
+from transformers import CONFIG_MAPPING
 
 from quire.engine.api.errors import StartupError
+from quire.engine.json_file import read_json_object, shortened
+from quire.engine.model.end_tokens import END_TOKENS, read_end_tokens
 from quire.engine.model.families import model_config
-from quire.engine.model.model_config import ModelConfig
+from quire.engine.model.model_config import ModelConfig, check_sizes
+from quire.engine.model.stored_tensors import StoredTensor, stored_tensors
 
-INDEX: Final = "model.safetensors.index.json"
-SINGLE: Final = "model.safetensors"
+CONFIG: Final = "config.json"
+GENERATION_CONFIG: Final = "generation_config.json"
 _SAMPLE_BYTES: Final = 64 * 1024
 _HEADER_LENGTH_BYTES: Final = 8
 # Which library wrote a configuration, and where it was read from, does not change what it computes.
@@ -29,75 +32,88 @@ class Checkpoint:
     Attributes:
         folder: where it is.
         config: what to compute.
-        weight_files: its safetensors files, sorted.
-        fingerprint: SHA-256 (hex) over configuration, headers of the weights and a sample of their bytes.
+        tensors: its weights, by name.
+        fingerprint: SHA-256 (hex) over configuration, headers of the weights, a sample of their bytes, and the length
+            to which the model's positions are stretched.
         eos_token_ids: tokens that end a sequence, ascending.
     """
 
     folder: Path
     config: ModelConfig
-    weight_files: tuple[Path, ...]
+    tensors: Mapping[str, StoredTensor]
     fingerprint: str
     eos_token_ids: tuple[int, ...]
 
+    @property
+    def weight_files(self) -> tuple[Path, ...]:
+        """The files that hold its weights, sorted."""
+        return tuple(sorted({tensor.path for tensor in self.tensors.values()}))
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+
+def read_checkpoint(folder: Path, max_model_len: int | None = None) -> Checkpoint:
     """Read everything but the weights.
 
+    Args:
+        max_model_len: tokens of prompt and generation together; None: the model's own limit.
+
     Raises:
-        StartupError: the folder lacks files, they cannot be read, or the model is not supported.
+        StartupError: the folder lacks files, they cannot be read, the model is not supported, or it does not reach that
+            length.
     """
     try:
-        hf = AutoConfig.from_pretrained(folder)
-        config = model_config(hf)
-        files = _weight_files(folder)
-        return Checkpoint(folder, config, files, _fingerprint(folder, files), _eos_token_ids(folder, hf))
+        description = read_json_object(folder / CONFIG)
+        check_sizes(description)
+        named = read_end_tokens(CONFIG, description)
+        generation = read_json_object(folder / GENERATION_CONFIG, required=False)
+        # Chat models end turns with more tokens than config.json names.
+        eos = read_end_tokens(GENERATION_CONFIG, generation) or named
+        hf = _library_config(description)
+        if eos is None and END_TOKENS not in description:
+            eos = read_end_tokens(CONFIG, {END_TOKENS: hf.eos_token_id})
+        config = model_config(hf, max_model_len)
+        tensors = stored_tensors(folder)
+        stretched = config.max_model_len if config.max_model_len > hf.max_position_embeddings else None
+        return Checkpoint(
+            folder=folder,
+            config=config,
+            tensors=tensors,
+            fingerprint=_fingerprint(description, tensors, stretched),
+            eos_token_ids=eos.below(config.vocab_size) if eos else (),
+        )
     except StartupError as error:
         raise StartupError(f"model {folder}: {error}") from error
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
-        raise StartupError(f"model {folder}: cannot be read: {error}") from error
 
 
-def _weight_files(folder: Path) -> tuple[Path, ...]:
-    if (folder / INDEX).is_file():
-        names = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
-    elif (folder / SINGLE).is_file():
-        names = [SINGLE]
-    else:
-        raise StartupError(f"has no weights; must hold {SINGLE} or {INDEX} with the files it names")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise StartupError(f"{INDEX} names {len(missing)} files that are not there: {', '.join(missing[:3])}")
-    return tuple(folder / name for name in names)
+def _library_config(description: Mapping[str, Any]) -> Any:
+    """As transformers understands config.json, with its defaults; end tokens are read by `read_end_tokens`."""
+    kind = description.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise StartupError(f"{CONFIG}: model_type must be one that transformers knows, got {shortened(kind)}")
+    try:
+        return CONFIG_MAPPING[kind].from_dict({key: value for key, value in description.items() if key != END_TOKENS})
+    # Its checks have no common base, and values of wrong types reach code that expects none.
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise StartupError(f"{CONFIG} is refused by transformers: {type(error).__name__}: {reason}") from error
 
 
-def _fingerprint(folder: Path, files: tuple[Path, ...]) -> str:
+def _fingerprint(description: Mapping[str, Any], tensors: Mapping[str, StoredTensor], stretched: int | None) -> str:
     """Headers distinguish shapes; the sample distinguishes two trainings of one shape. All bytes would take minutes."""
-    config = {key: value for key, value in _read_json(folder / "config.json").items() if key not in _IRRELEVANT_KEYS}
+    config = {key: value for key, value in description.items() if key not in _IRRELEVANT_KEYS}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
-    for path in files:
+    if stretched is not None:
+        digest.update(f"stretched to {stretched}".encode())
+    names: dict[Path, list[str]] = {}
+    for name, tensor in sorted(tensors.items()):
+        names.setdefault(tensor.path, []).append(name)
+    for path, held in sorted(names.items()):
+        # Which of two tensors of one name counts.
+        digest.update("\n".join(held).encode())
         with path.open("rb") as file:
             length = int.from_bytes(file.read(_HEADER_LENGTH_BYTES), "little")
             size = os.fstat(file.fileno()).st_size
-            if length > size - _HEADER_LENGTH_BYTES:
-                raise StartupError(f"{path.name}: not a safetensors file, or cut off at {size} bytes")
             digest.update(file.read(length))
             digest.update(file.read(_SAMPLE_BYTES))
             file.seek(max(_HEADER_LENGTH_BYTES + length, size - _SAMPLE_BYTES))
             digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
-
-
-def _eos_token_ids(folder: Path, hf: Any) -> tuple[int, ...]:
-    """End tokens; generation_config.json goes before config.json, because chat models end turns with several."""
-    path = folder / "generation_config.json"
-    ids = _read_json(path).get("eos_token_id") if path.is_file() else None
-    if ids is None:
-        ids = hf.eos_token_id
-    if ids is None:
-        return ()
-    return tuple(sorted(set(ids))) if isinstance(ids, list) else (int(ids),)
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -5,9 +5,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from quire.engine.api.errors import StartupError
+from quire.engine.json_file import shortened
 from quire.engine.model.llama import llama_config
 from quire.engine.model.mistral import mistral_config
-from quire.engine.model.model_config import ModelConfig
+from quire.engine.model.model_config import ModelConfig, with_length
 from quire.engine.model.qwen2 import qwen2_config
 from quire.engine.model.qwen3 import qwen3_config
 
@@ -21,13 +22,18 @@ FAMILIES: Final[Mapping[str, Callable[[Any], ModelConfig]]] = MappingProxyType(
 )
 
 
-def model_config(hf: Any) -> ModelConfig:
+def model_config(hf: Any, max_model_len: int | None) -> ModelConfig:
     """Translate a Hugging Face configuration.
 
+    Args:
+        max_model_len: tokens of prompt and generation together; None: the model's own limit.
+
     Raises:
-        StartupError: none of its architectures is supported, or it has something its family does not compute.
+        StartupError: none of its architectures is supported, it has something its family does not compute, or it does
+            not reach that length.
     """
-    for name in hf.architectures or ():
-        if name in FAMILIES:
-            return FAMILIES[name](hf)
-    raise StartupError(f"architectures: one must be among {', '.join(FAMILIES)}, got {hf.architectures!r}")
+    names = hf.architectures
+    for name in names if isinstance(names, list) else ():
+        if isinstance(name, str) and name in FAMILIES:
+            return with_length(FAMILIES[name](hf), hf, max_model_len)
+    raise StartupError(f"architectures: one must be among {', '.join(FAMILIES)}, got {shortened(names)}")

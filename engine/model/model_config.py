@@ -1,10 +1,26 @@
 """The `ModelConfig`: all that distinguishes one decoder model from another, under one name for all families."""
 
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from quire.engine.api.errors import StartupError
-from quire.engine.model.rotary import inverse_frequencies
+from quire.engine.json_file import shortened
+from quire.engine.model.rotary import context_length, inverse_frequencies
+
+# The least and the most of each size in config.json. The most is far above every model's, and low enough that the bytes
+# of any matrix are a 64-bit number. The library fills in what is left out or null.
+_SIZES: Final = {
+    "vocab_size": (1, 1 << 24),
+    "hidden_size": (1, 1 << 20),
+    "intermediate_size": (1, 1 << 24),
+    "num_hidden_layers": (1, 10_000),
+    "num_attention_heads": (1, 1 << 14),
+    "num_key_value_heads": (1, 1 << 14),
+    "head_dim": (2, 1 << 12),
+    "max_position_embeddings": (2, 1 << 24),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +29,7 @@ class ModelConfig:
 
     Attributes:
         vocab_size, hidden_size, intermediate_size, num_layers, num_qo_heads, num_kv_heads, head_dim: sizes.
-        max_model_len: positions that the model was made for.
+        max_model_len: tokens of prompt and generation together.
         rms_norm_eps: added to the mean square in every norm.
         inv_freq: head_dim / 2 rotary frequencies in radians per position, exact in float32.
         rope_scale: factor of the rotary cosines and sines.
@@ -42,6 +58,20 @@ class ModelConfig:
     qk_norm: bool = False
 
 
+def check_sizes(description: Mapping[str, Any]) -> None:
+    """
+    Args:
+        description: the object in config.json.
+
+    Raises:
+        StartupError: one of its sizes is not an integer within its bounds.
+    """
+    for name, (least, most) in _SIZES.items():
+        value = description.get(name)
+        is_size = value is None or (type(value) is int and least <= value <= most)
+        _require(is_size, f"{name} must be an integer from {least} to {most}, got {shortened(value)}")
+
+
 def common_config(hf: Any) -> ModelConfig:
     """Settings that all families call by the same names; a family adds its own with `dataclasses.replace`.
 
@@ -50,11 +80,15 @@ def common_config(hf: Any) -> ModelConfig:
     """
     _require(hf.hidden_act == "silu", f"hidden_act must be silu, got {hf.hidden_act!r}")
     quantization = getattr(hf, "quantization_config", None)
-    _require(quantization is None, f"quantized weights are not supported, got {quantization!r}")
+    _require(quantization is None, f"quantized weights are not supported, got {shortened(quantization)}")
+    eps = hf.rms_norm_eps
+    _require(0 < eps < math.inf, f"rms_norm_eps must be a number above 0, got {eps!r}")
     num_heads, num_kv_heads = hf.num_attention_heads, hf.num_key_value_heads
     _require(num_heads % num_kv_heads == 0, f"{num_heads} query heads do not divide among {num_kv_heads} key heads")
     head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // num_heads
-    inv_freq, rope_scale = inverse_frequencies(hf, head_dim)
+    _require(head_dim % 2 == 0, f"head_dim must be even, got {head_dim}")
+    max_model_len = hf.max_position_embeddings
+    inv_freq, rope_scale = inverse_frequencies(hf, head_dim, max_model_len)
     return ModelConfig(
         vocab_size=hf.vocab_size,
         hidden_size=hf.hidden_size,
@@ -63,13 +97,26 @@ def common_config(hf: Any) -> ModelConfig:
         num_qo_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        max_model_len=hf.max_position_embeddings,
-        rms_norm_eps=hf.rms_norm_eps,
+        max_model_len=max_model_len,
+        rms_norm_eps=eps,
         inv_freq=inv_freq,
         rope_scale=rope_scale,
         tied_embeddings=hf.tie_word_embeddings,
         windows=(None,) * hf.num_hidden_layers,
     )
+
+
+def with_length(config: ModelConfig, hf: Any, max_model_len: int | None) -> ModelConfig:
+    """The model for that many tokens, where a length is asked for; windows that hold them all are none.
+
+    Raises:
+        StartupError: the model does not reach it.
+    """
+    length = context_length(hf, max_model_len)
+    inv_freq, rope_scale = inverse_frequencies(hf, config.head_dim, length)
+    windows = tuple(None if window is None or window >= length else window for window in config.windows)
+    _require(all(window is None or window > 0 for window in windows), f"sliding_window must be above 0, got {windows}")
+    return replace(config, max_model_len=length, inv_freq=inv_freq, rope_scale=rope_scale, windows=windows)
 
 
 def layer_windows(hf: Any) -> tuple[int | None, ...]:

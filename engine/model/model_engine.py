@@ -36,7 +36,7 @@ class ModelEngine:
     Attributes:
         device: where it computes.
         num_blocks: size of the KV pool.
-        max_model_len: the smaller of the setting and the model's own limit.
+        max_model_len: tokens of prompt and generation together.
     """
 
     def __init__(self, config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite) -> None:
@@ -48,7 +48,7 @@ class ModelEngine:
         self.device = device_of(config)
         dtype, self._kv_dtype = dtype_of(config, self.device), kv_dtype_of(config, self.device)
         model = self._model
-        self.max_model_len = min(config.max_model_len or model.max_model_len, model.max_model_len)
+        self.max_model_len = model.max_model_len
         self._attention = _attention(config, model, dtype, self.device, kernels)
         cos_sin = cos_sin_table(model.inv_freq, model.rope_scale, self.max_model_len, self.device)
         self._shape = BlockShape(model.num_qo_heads, model.num_kv_heads, model.head_dim, model.rms_norm_eps, cos_sin)

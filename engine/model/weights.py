@@ -4,11 +4,15 @@ All matrices are [out, in], as `torch.nn.functional.linear` takes them.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from quire.engine.model.model_config import ModelConfig
+
+EMBEDDING: Final = "model.embed_tokens.weight"
+LM_HEAD: Final = "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,8 +50,12 @@ class Weights:
     lm_head: Tensor
 
 
-def empty_weights(config: ModelConfig, dtype: torch.dtype, device: torch.device) -> Weights:
-    """Allocated, not yet written."""
+def empty_weights(config: ModelConfig, dtype: torch.dtype, device: torch.device, *, tied: bool) -> Weights:
+    """Allocated, not yet written.
+
+    Args:
+        tied: whether `lm_head` is `embedding` itself.
+    """
 
     def tensor(*shape: int) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -71,15 +79,16 @@ def empty_weights(config: ModelConfig, dtype: torch.dtype, device: torch.device)
         for _ in range(config.num_layers)
     )
     embedding = tensor(config.vocab_size, hidden)
-    lm_head = embedding if config.tied_embeddings else tensor(config.vocab_size, hidden)
+    lm_head = embedding if tied else tensor(config.vocab_size, hidden)
     return Weights(embedding, layers, tensor(hidden), lm_head)
 
 
 def destinations(config: ModelConfig, weights: Weights) -> dict[str, Tensor]:
-    """Where each tensor of a checkpoint goes, by its Hugging Face name: views into the merged parameters."""
-    found = {"model.embed_tokens.weight": weights.embedding, "model.norm.weight": weights.norm}
-    if not config.tied_embeddings:
-        found["lm_head.weight"] = weights.lm_head
+    """Where each tensor of a checkpoint goes, by its Hugging Face name: views into the merged parameters.
+
+    Those of the embedding and of the output projection are one where they are tied.
+    """
+    found = {EMBEDDING: weights.embedding, LM_HEAD: weights.lm_head, "model.norm.weight": weights.norm}
     q_size, kv_size = config.num_qo_heads * config.head_dim, config.num_kv_heads * config.head_dim
     for index, layer in enumerate(weights.layers):
         prefix = f"model.layers.{index}"

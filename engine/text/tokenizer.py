@@ -18,6 +18,7 @@ from tokenizers.decoders import Decoder
 
 from quire.engine.api.errors import InvalidRequest, StartupError
 from quire.engine.arrays import Int32Array
+from quire.engine.json_file import read_json_object
 from quire.engine.validation import check_length
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -61,7 +62,10 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
             raise StartupError(f"{path} is not a readable tokenizer: {error}") from error
-        config = _read_json(folder / "tokenizer_config.json")
+        try:
+            config = read_json_object(folder / "tokenizer_config.json", required=False)
+        except StartupError as error:
+            raise StartupError(f"tokenizer of {folder}: {error}") from error
         try:
             _add_special_tokens(backend, config)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -129,18 +133,6 @@ def _leaf_types(state: dict[str, Any]) -> Iterator[str]:
         yield from _leaf_types(part)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StartupError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise StartupError(f"{path} must hold a JSON object")
-    return content
-
-
 def _add_special_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
     """Adds what `tokenizer_config.json` names beyond `tokenizer.json`: the listed, then the named tokens."""
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
@@ -151,6 +143,8 @@ def _add_special_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -
     named = [config.get(name) for name in _NAMED_TOKENS]
     for name in _TOKEN_LISTS:
         more = config.get(name) or []
+        if not isinstance(more, list | dict):
+            raise TypeError(f"{name} must be a list or an object")
         named += more.values() if isinstance(more, dict) else more
     # A token named by its text alone keeps the flags that it has.
     flags = {token.content: token for token in backend.get_added_tokens_decoder().values()}

@@ -275,6 +275,23 @@ def test_a_plan_without_rows_gives_an_empty_result(llama: tuple[Path, Any]) -> N
     assert len(result.slots) == len(result.token_ids) == 0
 
 
+@pytest.mark.parametrize("kind", ["linear", "yarn", "dynamic"])
+def test_scaled_positions_reach_further(kind: str, tmp_path: Path) -> None:
+    """As far as they are asked to, with the frequencies that transformers has for a sequence of that length."""
+    torch.manual_seed(0)
+    sizes = SIZES | {"max_position_embeddings": 64}
+    model = LlamaForCausalLM(LlamaConfig(**sizes, **scaled(kind))).eval()
+    model.save_pretrained(tmp_path)
+    tokens, length = prompt(200, 1), 200
+    with torch.inference_mode():
+        wanted = model(torch.tensor([tokens])).logits[0].argmax(-1).tolist()
+    driver = Driver(new_executor(tmp_path, max_model_len=length))
+    for slot, count in enumerate((50, 64, 65, 130, 199)):
+        driver.start(slot, tokens[:count])
+        driver.run({slot: count})
+        assert driver.tokens[slot][-1] == wanted[count - 1]
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_is_close(llama: tuple[Path, Any], dtype: str) -> None:
     driver = Driver(new_executor(llama[0], dtype=dtype))

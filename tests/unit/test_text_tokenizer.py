@@ -174,12 +174,21 @@ def test_broken_file_is_named(name: str, tmp_path: Path) -> None:
         Tokenizer.load(folder)
 
 
+def test_a_directory_in_place_of_a_file_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path, byte_level(), FAST, None)
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "tokenizer_config.json").mkdir()
+    with pytest.raises(StartupError, match=rf"{folder}: tokenizer_config\.json cannot be read: Is a directory"):
+        Tokenizer.load(folder)
+
+
 @pytest.mark.parametrize(
     "odd",
     [
         {"pad_token": 5},
         {"pad_token": {"text": "x"}},
         {"added_tokens_decoder": ["x"]},
+        {"extra_special_tokens": "abc"},
         {"added_tokens_decoder": {"one": {"content": "x"}}},
     ],
 )
