@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times single steps of the CPU executor against what the machine can do, and says where the time goes.
 
-  python benchmarks/cpu_step.py MODEL_DIR [--dtype bfloat16] [--quantization int8] [--batches 1,64] [--context 1024]
+  python benchmarks/cpu_step.py MODEL_DIR [--dtype auto] [--quantization int8] [--batches 1,64] [--context 1024]
 
 Ceilings are the rates at which the cores read memory (PyTorch's sum over 512 MiB) and multiply matrices (PyTorch's
 product at its best shape). On a shared machine they change from second to second, so they are measured before and
@@ -30,12 +30,11 @@ from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
 from quire.engine.model.model_config import ModelConfig
 from quire.engine.model.model_engine import ModelEngine
-from quire.engine.model.placement import device_of, dtype_of
+from quire.engine.model.placement import Placement, place
 from quire.engine.model.slots import Slots
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.attention import AttentionBackend, AttentionSpec, PagedBatch
 from quire.kernels.linear import Linear
-from quire.kernels.registry import kernel_suite
 from quire.kernels.suite import KernelSuite
 
 BLOCK_SIZE = 16
@@ -106,9 +105,9 @@ def timed_suite(suite: KernelSuite, clock: Clock) -> KernelSuite:
 class Stepper:
     """What an executor does in a step, from slots to tokens."""
 
-    def __init__(self, config: ExecutorConfig, checkpoint: Checkpoint, suite: KernelSuite) -> None:
-        self._engine = ModelEngine(config, checkpoint, suite)
-        self._decoder = Decoder(suite)
+    def __init__(self, config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement) -> None:
+        self._engine = ModelEngine(config, checkpoint, placement)
+        self._decoder = Decoder(placement.kernels)
         self._slots = Slots(
             num_slots=config.max_batch_size,
             max_model_len=self._engine.max_model_len,
@@ -202,7 +201,7 @@ def beside_ceilings(step: Callable[[], float], machine: Machine, repeats: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--quantization", choices=("none", "int8"), default="none")
     parser.add_argument("--batches", default="1,8,32,64")
     parser.add_argument("--context", type=int, default=1024)
@@ -211,15 +210,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     config = ExecutorConfig(
-        model=str(args.model), dtype=args.dtype, device="cpu", kernels=args.kernels, quantization=args.quantization
-    )
-    device = device_of(config)
-    dtype = dtype_of(config, device)
-    int8 = args.quantization == "int8"
-    suite = kernel_suite(args.kernels, device, dtype, args.threads, int8)
+        model=str(args.model), dtype=args.dtype, device="cpu", kernels=args.kernels, quantization=args.quantization,
+        num_threads=args.threads,
+    )  # fmt: skip
     checkpoint = read_checkpoint(args.model)
+    placement = place(config, checkpoint)
+    dtype, int8 = placement.dtype, args.quantization == "int8"
     machine = Machine(dtype, args.threads)
-    print(f"{args.dtype}, {args.threads} threads")
+    print(f"{dtype}, {args.threads} threads".removeprefix("torch."))
     print(f"{'step':14}{'ms':>8}{'min':>8}{'max':>8}{'GB/s':>7}{'GFLOP/s':>9}{'bound':>8}{'of it':>7}"
           + f"{'middle half':>14} " + "".join(f"{part:>11}" for part in (*PARTS, "host")))  # fmt: skip
     workloads = [Workload(int(batch), args.context, False) for batch in args.batches.split(",")]
@@ -227,14 +225,15 @@ def main() -> None:
         sized = config.model_copy(
             update={"num_blocks": workload.batch * workload.blocks(args.repeats), "max_batch_size": workload.batch}
         )
-        whole = workload.steps(Stepper(sized, checkpoint, suite), args.repeats)
+        whole = workload.steps(Stepper(sized, checkpoint, placement), args.repeats)
         steps = beside_ceilings(whole, machine, args.repeats)
         bounds = [
             workload.bound(checkpoint.config, dtype.itemsize, 1 if int8 else dtype.itemsize, ceilings)
             for _, ceilings in steps
         ]
         clock = Clock()
-        composed = workload.steps(Stepper(sized, checkpoint, timed_suite(suite, clock)), args.repeats)
+        timed = replace(placement, kernels=timed_suite(placement.kernels, clock))
+        composed = workload.steps(Stepper(sized, checkpoint, timed), args.repeats)
         clock.seconds.clear()
         total = sum(composed() for _ in range(args.repeats))
         print(line(workload.name, steps, bounds, [clock.seconds[part] / total for part in PARTS]))

@@ -22,8 +22,7 @@ from cpu_step import CONTEXT_STEP, Stepper, Workload
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.model.checkpoint import read_checkpoint
-from quire.engine.model.placement import device_of, dtype_of
-from quire.kernels.registry import kernel_suite
+from quire.engine.model.placement import place
 
 TURN = 10
 
@@ -53,11 +52,10 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=160)
     parser.add_argument("--turns", type=int, default=6)
     args = parser.parse_args()
-    config = ExecutorConfig(model=str(args.model), dtype="bfloat16", device="cpu")
-    device = device_of(config)
     threads = torch.get_num_threads()
-    suite = kernel_suite("auto", device, dtype_of(config, device), threads, False)
+    config = ExecutorConfig(model=str(args.model), dtype="bfloat16", device="cpu", num_threads=threads)
     checkpoint = read_checkpoint(args.model)
+    placement = place(config, checkpoint)
     print(f"{threads} threads on {os.cpu_count()} cores, {args.neighbours} neighbours")
     print("| step | alone, ms | beside them, ms | times |")
     print("|---|---|---|---|")
@@ -66,7 +64,7 @@ def main() -> None:
         for workload in [*workloads, Workload(1, CONTEXT_STEP, True)]:
             repeats = 2 * TURN * args.turns
             sizes = {"num_blocks": workload.batch * workload.blocks(repeats), "max_batch_size": workload.batch}
-            step = workload.steps(Stepper(config.model_copy(update=sizes), checkpoint, suite), repeats)
+            step = workload.steps(Stepper(config.model_copy(update=sizes), checkpoint, placement), repeats)
             found: dict[bool, list[float]] = {False: [], True: []}
             for turn in range(2 * args.turns):
                 is_beside = turn % 2 == 1

@@ -22,12 +22,11 @@ from torch.nn import functional
 from quire.engine.config import ExecutorConfig
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.model_engine import ModelEngine
-from quire.engine.model.placement import device_of, dtype_of
+from quire.engine.model.placement import place
 from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
 from quire.engine.step import SequenceStart, StepPlan
 from quire.engine.text.tokenizer import Tokenizer
-from quire.kernels.registry import kernel_suite
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 from train_demo_model import corpus, is_held_out
@@ -63,9 +62,8 @@ class Judge:
     def load(cls, model: str | None, window: int, kind: Kind) -> "Judge":
         num_blocks = -(-window // BLOCK_SIZE) + 1
         config = ExecutorConfig(model=model, device="cpu", num_blocks=num_blocks, **asdict(kind))
-        checkpoint, device = read_checkpoint(resolve_model(model)), device_of(config)
-        suite = kernel_suite(config.kernels, device, dtype_of(config, device), None, kind.quantization == "int8")
-        return cls(ModelEngine(config, checkpoint, suite), checkpoint.config.vocab_size)
+        checkpoint = read_checkpoint(resolve_model(model))
+        return cls(ModelEngine(config, checkpoint, place(config, checkpoint)), checkpoint.config.vocab_size)
 
     @torch.inference_mode()
     def logits(self, tokens: list[int]) -> Tensor:

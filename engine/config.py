@@ -23,7 +23,8 @@ class ExecutorConfig(EngineConfig):
     """Hugging Face folder or hub id (Llama, Mistral, Qwen2, Qwen3); default: the demo model shipped with Quire."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute type; auto: bfloat16 on a GPU, float32 on a CPU."""
+    """Compute type; auto: bfloat16 on a GPU; on a CPU bfloat16 for bfloat16 checkpoints where the native kernels use
+    AMX or AVX512-BF16, otherwise float32 (for float16 checkpoints too)."""
 
     quantization: Literal["none", "int8"] = "none"
     """Weights of linear layers; int8: 8-bit integers with a scale for each output, half the memory of bfloat16."""

@@ -1,6 +1,7 @@
 """The `Executor`: a model behind two calls, `reset` and `launch`. Knows neither gRPC nor text nor its peers."""
 
 import hashlib
+import logging
 import uuid
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,7 +17,7 @@ from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
 from quire.engine.model.logprobs import RowLogprobs
 from quire.engine.model.model_engine import ModelEngine
-from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
+from quire.engine.model.placement import Placement, place
 from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
 from quire.engine.model.staging import download
@@ -24,8 +25,8 @@ from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.warmup import warmup_plans
-from quire.kernels.registry import kernel_suite
-from quire.kernels.suite import KernelSuite
+
+logger = logging.getLogger(__name__)
 
 # Of a step, by device: products are at full speed from there on.
 _STEP_TOKENS: Final = {"cpu": 512, "cuda": 8192}
@@ -69,9 +70,10 @@ class Executor:
             StartupError: the model or the settings will not do; the message says why.
         """
         checkpoint = read_checkpoint(resolve_model(config.model), config.max_model_len)
-        kernels = _kernels(config)
-        self._engine = _engine(config, checkpoint, kernels)
-        self._decoder = Decoder(kernels)
+        placement = place(config, checkpoint)
+        logger.info("computing in %s, KV cache in %s", placement.dtype, placement.kv_dtype)
+        self._engine = _engine(config, checkpoint, placement)
+        self._decoder = Decoder(placement.kernels)
         self._slots = Slots(
             num_slots=config.max_batch_size,
             max_model_len=self._engine.max_model_len,
@@ -82,7 +84,7 @@ class Executor:
         )
         self.info = ExecutorInfo(
             incarnation=uuid.uuid4().hex,
-            fingerprint=_fingerprint(config, checkpoint.fingerprint),
+            fingerprint=_fingerprint(config, checkpoint.fingerprint, placement),
             vocab_size=checkpoint.config.vocab_size,
             max_model_len=self._engine.max_model_len,
             num_blocks=self._engine.num_blocks,
@@ -103,7 +105,7 @@ class Executor:
     def reset(self) -> None:
         """Empty every slot, once what was launched is over; blocks keep what they hold."""
         if self._engine.device.type == "cuda":
-            # Pinned memory may still be read for results that no caller waits for any more.
+            # Nobody may ask for those results any more, whose arrays are still to be read from pinned memory.
             torch.cuda.synchronize(self._engine.device)
         self._slots.reset()
 
@@ -136,11 +138,11 @@ class Executor:
         return token_ids, replace(logprobs, values=values, top_ids=top_ids)
 
 
-def _engine(config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite) -> ModelEngine:
+def _engine(config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement) -> ModelEngine:
     try:
-        return ModelEngine(config, checkpoint, kernels)
+        return ModelEngine(config, checkpoint, placement)
     except torch.OutOfMemoryError as error:
-        device = device_of(config)
+        device = placement.device
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
         raise StartupError(
             f"model {checkpoint.folder}: does not fit on {device}, where {free:.2f} of {total:.2f} GiB are free; a "
@@ -149,17 +151,7 @@ def _engine(config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite
         ) from error
 
 
-def _fingerprint(config: ExecutorConfig, weights: str) -> str:
+def _fingerprint(config: ExecutorConfig, weights: str, placement: Placement) -> str:
     """Fingerprint of everything that determines the content of a KV block: executors of one fleet must agree on it."""
-    device = device_of(config)
-    parts = (weights, dtype_of(config, device), config.quantization, kv_dtype_of(config, device))
+    parts = (weights, placement.dtype, config.quantization, placement.kv_dtype)
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()
-
-
-def _kernels(config: ExecutorConfig) -> KernelSuite:
-    device = device_of(config)
-    try:
-        dtype, int8 = dtype_of(config, device), config.quantization == "int8"
-        return kernel_suite(config.kernels, device, dtype, config.num_threads, int8)
-    except ValueError as error:
-        raise StartupError(str(error)) from error

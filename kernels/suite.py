@@ -31,6 +31,7 @@ class KernelSuite:
         sample: (logits, rows) -> token ids.
         logprobs: (logits, tokens, rows, num_top) -> (log-probabilities, ids of the most likely).
         fuse_blocks: (shape, blocks) -> all decoder blocks in one call, or None to compose them of the others.
+        fast_dtypes: of a suite for CPUs, types narrower than float32 that the processor multiplies faster.
     """
 
     name: str
@@ -46,3 +47,4 @@ class KernelSuite:
     sample: Callable[[Tensor, SamplingRows], Tensor]
     logprobs: Callable[[Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor]]
     fuse_blocks: BlockFuser
+    fast_dtypes: frozenset[torch.dtype] = frozenset()

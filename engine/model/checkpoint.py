@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
+import torch
 from transformers import CONFIG_MAPPING
 
 from quire.engine.api.errors import StartupError
@@ -19,6 +21,7 @@ from quire.engine.model.stored_tensors import StoredTensor, stored_tensors
 
 CONFIG: Final = "config.json"
 GENERATION_CONFIG: Final = "generation_config.json"
+_DTYPES: Final = MappingProxyType({"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16})
 _SAMPLE_BYTES: Final = 64 * 1024
 _HEADER_LENGTH_BYTES: Final = 8
 # Which library wrote a configuration, and where it was read from, does not change what it computes.
@@ -48,6 +51,12 @@ class Checkpoint:
     def weight_files(self) -> tuple[Path, ...]:
         """The files that hold its weights, sorted."""
         return tuple(sorted({tensor.path for tensor in self.tensors.values()}))
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The type of all its matrices; None if they have several, or one that nothing computes with."""
+        dtypes = {tensor.dtype for tensor in self.tensors.values() if len(tensor.shape) == 2}
+        return _DTYPES.get(dtypes.pop()) if len(dtypes) == 1 else None
 
 
 def read_checkpoint(folder: Path, max_model_len: int | None = None) -> Checkpoint:

@@ -17,14 +17,13 @@ from quire.engine.model.layers import prepare
 from quire.engine.model.loader import load_weights
 from quire.engine.model.model_config import ModelConfig
 from quire.engine.model.penalties import counts_bytes
-from quire.engine.model.placement import device_of, dtype_of, kv_dtype_of
+from quire.engine.model.placement import Placement
 from quire.engine.model.rotary import cos_sin_table
 from quire.engine.model.step_graphs import StepGraphs
 from quire.engine.model.transformer import Transformer
-from quire.kernels.attention import AttentionBackend, AttentionSpec
+from quire.kernels.attention import AttentionBackend
 from quire.kernels.decoder_blocks import BlockShape
 from quire.kernels.registry import attention_backend
-from quire.kernels.suite import KernelSuite
 
 # Tokens of the step that is tried out for its memory.
 _LARGEST_STEP: Final = 8192
@@ -39,20 +38,19 @@ class ModelEngine:
         max_model_len: tokens of prompt and generation together.
     """
 
-    def __init__(self, config: ExecutorConfig, checkpoint: Checkpoint, kernels: KernelSuite) -> None:
+    def __init__(self, config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement) -> None:
         """
         Raises:
-            StartupError: the device is not there, or the settings do not suit it or the model.
+            StartupError: the settings do not suit the device or the model, or its weights are not as they should be.
         """
-        self._model, self._config, self._kernels = checkpoint.config, config, kernels
-        self.device = device_of(config)
-        dtype, self._kv_dtype = dtype_of(config, self.device), kv_dtype_of(config, self.device)
+        self._model, self._config, self._kernels = checkpoint.config, config, placement.kernels
+        self.device, self._kv_dtype = placement.device, placement.kv_dtype
         model = self._model
         self.max_model_len = model.max_model_len
-        self._attention = _attention(config, model, dtype, self.device, kernels)
+        self._attention = _attention(config, model, placement)
         cos_sin = cos_sin_table(model.inv_freq, model.rope_scale, self.max_model_len, self.device)
         self._shape = BlockShape(model.num_qo_heads, model.num_kv_heads, model.head_dim, model.rms_norm_eps, cos_sin)
-        self._weights = load_weights(checkpoint, dtype, self.device)
+        self._weights = load_weights(checkpoint, placement.dtype, self.device)
         per_block = block_bytes(config, model, self._kv_dtype)
         size = fixed_size(config, per_block, self.device)
         self.num_blocks = self._measure(per_block) if size is None else size
@@ -139,26 +137,10 @@ class ModelEngine:
         )
 
 
-def _attention(
-    config: ExecutorConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device, kernels: KernelSuite
-) -> dict[int | None, AttentionBackend]:
+def _attention(config: ExecutorConfig, model: ModelConfig, placement: Placement) -> dict[int | None, AttentionBackend]:
+    """By sliding window."""
+    specs = {window: placement.attention_spec(model, config.block_size, window) for window in set(model.windows)}
     try:
-        return {
-            window: attention_backend(
-                config.attention,
-                AttentionSpec(
-                    num_qo_heads=model.num_qo_heads,
-                    num_kv_heads=model.num_kv_heads,
-                    head_dim=model.head_dim,
-                    block_size=config.block_size,
-                    dtype=dtype,
-                    device=device,
-                    sliding_window=window,
-                    kv_dtype=kv_dtype_of(config, device),
-                ),
-                kernels,
-            )
-            for window in set(model.windows)
-        }
+        return {window: attention_backend(config.attention, spec, placement.kernels) for window, spec in specs.items()}
     except ValueError as error:
         raise StartupError(str(error)) from error

@@ -1,9 +1,84 @@
-"""Where a model computes and with what type, from the settings."""
+"""Where a model computes, with what kernels and with what type: settings, machine and checkpoint together."""
+
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 
 from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
+from quire.engine.model.checkpoint import Checkpoint
+from quire.engine.model.model_config import ModelConfig
+from quire.kernels.attention import AttentionSpec
+from quire.kernels.registry import BACKENDS, kernel_suite
+from quire.kernels.suite import KernelSuite
+
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where and how one model computes.
+
+    Attributes:
+        kernels: what computes on the device.
+        dtype: of weights and activations.
+        kv_dtype: of the KV cache.
+    """
+
+    device: torch.device
+    kernels: KernelSuite
+    dtype: torch.dtype
+    kv_dtype: torch.dtype
+
+    def attention_spec(self, model: ModelConfig, block_size: int, window: int | None) -> AttentionSpec:
+        """Of the layers that have this sliding window."""
+        return AttentionSpec(
+            num_qo_heads=model.num_qo_heads,
+            num_kv_heads=model.num_kv_heads,
+            head_dim=model.head_dim,
+            block_size=block_size,
+            dtype=self.dtype,
+            device=self.device,
+            sliding_window=window,
+            kv_dtype=self.kv_dtype,
+        )
+
+
+def place(config: ExecutorConfig, checkpoint: Checkpoint) -> Placement:
+    """By the settings; a type that they leave open is chosen for the device, the kernels and the checkpoint.
+
+    Raises:
+        StartupError: the device is not there, or the kernels cannot be had.
+    """
+    device, named = device_of(config), _DTYPES.get(config.dtype)
+    # Every suite for CPUs computes with float32.
+    dtype = named or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    try:
+        kernels = kernel_suite(config.kernels, device, dtype, config.num_threads, config.quantization == "int8")
+    except ValueError as error:
+        raise StartupError(str(error)) from error
+    placement = _with_dtype(Placement(device, kernels, dtype, dtype), config, dtype)
+    stored = checkpoint.dtype
+    if named is None and stored is not None and stored in kernels.fast_dtypes:
+        fast = _with_dtype(placement, config, stored)
+        if _is_attention_native(fast, config, checkpoint.config):
+            return fast
+    return placement
+
+
+def _with_dtype(placement: Placement, config: ExecutorConfig, dtype: torch.dtype) -> Placement:
+    return replace(placement, dtype=dtype, kv_dtype=torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype)
+
+
+def _is_attention_native(placement: Placement, config: ExecutorConfig, model: ModelConfig) -> bool:
+    """Whether the suite's own attention computes every layer.
+
+    PyTorch's may round differently in another batch. In bfloat16 that changes tokens, in float32 hardly ever.
+    """
+    backend = BACKENDS[placement.kernels.name]
+    specs = [placement.attention_spec(model, config.block_size, window) for window in set(model.windows)]
+    return config.attention in ("auto", backend.name) and not any(map(backend.attention_unsupported_reason, specs))
 
 
 def device_of(config: ExecutorConfig) -> torch.device:
@@ -15,21 +90,3 @@ def device_of(config: ExecutorConfig) -> torch.device:
     if config.device == "cuda" and not available:
         raise StartupError("device: 'cuda' was asked for, but there is no usable GPU; must be cpu or auto here")
     return torch.device("cuda" if available and config.device != "cpu" else "cpu")
-
-
-def dtype_of(config: ExecutorConfig, device: torch.device) -> torch.dtype:
-    """Type of weights and activations."""
-    match config.dtype:
-        case "auto":
-            return torch.float32 if device.type == "cpu" else torch.bfloat16
-        case "float32":
-            return torch.float32
-        case "bfloat16":
-            return torch.bfloat16
-        case "float16":
-            return torch.float16
-
-
-def kv_dtype_of(config: ExecutorConfig, device: torch.device) -> torch.dtype:
-    """Type of the KV cache."""
-    return torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype_of(config, device)

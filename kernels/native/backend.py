@@ -14,7 +14,14 @@ from quire.kernels.gated_linear import gated
 from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.linear import Linear, LinearMaker, TorchLinear
 from quire.kernels.native import attention
-from quire.kernels.native.compiler import LEVELS, CompileError, compiled_library, find_compiler, supported_levels
+from quire.kernels.native.compiler import (
+    BF16_LEVELS,
+    LEVELS,
+    CompileError,
+    compiled_library,
+    find_compiler,
+    supported_levels,
+)
 from quire.kernels.native.decoder_blocks import fuse
 from quire.kernels.native.library import DTYPES, NativeLibrary
 from quire.kernels.native.linear import NativeLinear
@@ -66,7 +73,8 @@ def _load(options: SuiteOptions) -> KernelSuite:
     # The few operations left to PyTorch are small; its own threads would spin beside those of the library.
     torch.set_num_threads(1)
     logger.info("computing with C++ kernels for %s on %d threads", level, options.num_threads)
-    return native_suite(library, options.int8)
+    fast = frozenset({torch.bfloat16} if level in BF16_LEVELS else ())
+    return replace(native_suite(library, options.int8), fast_dtypes=fast)
 
 
 def _library(levels: Sequence[str], num_threads: int) -> tuple[str, NativeLibrary]:

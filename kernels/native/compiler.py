@@ -34,6 +34,9 @@ LEVELS: Final[Mapping[str, tuple[frozenset[str], tuple[str, ...]]]] = MappingPro
     }
 )
 
+BF16_LEVELS: Final = frozenset({"amx_bf16", "avx512_bf16"})
+"""The levels that multiply bfloat16; others convert it to float32 first."""
+
 
 class CompileError(Exception):
     """There is no compiler, or it failed; the message says which and how."""

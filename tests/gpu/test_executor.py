@@ -25,9 +25,9 @@ from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.llm import LLM
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.model_engine import ModelEngine
+from quire.engine.model.placement import place
 from quire.engine.model.slots import Slots
 from quire.engine.step import SequenceStart, StepPlan
-from quire.kernels.registry import kernel_suite
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -53,11 +53,10 @@ class Driver:
     def __init__(self, folder: Path, cuda_graphs: bool) -> None:
         config = ExecutorConfig(
             model=str(folder), dtype="bfloat16", device="cuda", num_blocks=2 * BLOCKS_PER_SLOT, max_batch_size=2,
-            cuda_graphs=cuda_graphs,
+            kernels="cuda", cuda_graphs=cuda_graphs,
         )  # fmt: skip
         checkpoint = read_checkpoint(folder)
-        suite = kernel_suite("cuda", torch.device("cuda"), torch.bfloat16, None)
-        self.engine = ModelEngine(config, checkpoint, suite)
+        self.engine = ModelEngine(config, checkpoint, place(config, checkpoint))
         self.slots = Slots(
             num_slots=2, max_model_len=640, block_size=16, num_blocks=2 * BLOCKS_PER_SLOT, vocab_size=VOCAB,
             device=self.engine.device,

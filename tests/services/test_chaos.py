@@ -105,7 +105,9 @@ class World:
 def world() -> Iterator[World]:
     with (
         redis_server() as redis,
-        launch(DEMO_MODEL, executor={"num_blocks": NUM_BLOCKS}, num_executors=2, redis=redis.url) as stack,
+        launch(
+            DEMO_MODEL, executor={"num_blocks": NUM_BLOCKS, "dtype": "auto"}, num_executors=2, redis=redis.url
+        ) as stack,
     ):
         yield World(stack, redis)
 

@@ -28,7 +28,8 @@ Tokens = list[tuple[int, ...]]
 
 @pytest.fixture(scope="module")
 def own_stack() -> Iterator[RunningStack]:
-    with launch(DEMO_MODEL, executor={"num_blocks": NUM_BLOCKS}) as running:
+    # The type that users have by default: bfloat16 where the processor has instructions for it.
+    with launch(DEMO_MODEL, executor={"num_blocks": NUM_BLOCKS, "dtype": "auto"}) as running:
         yield running
 
 

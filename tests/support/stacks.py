@@ -110,10 +110,10 @@ class RunningStack:
 
 @contextmanager
 def launch(model: Path, *, executor: dict[str, Any] | None = None, **changes: Any) -> Iterator[RunningStack]:
-    """A stack on free ports with a model in float32; at the end its books must be settled.
+    """A stack on free ports with a model; at the end its books must be settled.
 
     Args:
-        executor: further executor settings.
+        executor: further executor settings; without a dtype, the model computes in float32.
         changes: further fields of `UpSettings`.
     """
     ports = {"frontend_port": 0, "http_port": 0, "scheduler_port": 0, "executor_port": 0}

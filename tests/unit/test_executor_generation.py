@@ -91,6 +91,7 @@ def new_executor(folder: Path, **settings: Any) -> Executor:
         "block_size": BLOCK_SIZE,
         "max_batch_size": 8,
         "device": "cpu",
+        "dtype": "float32",
     }
     return Executor(ExecutorConfig(model=str(folder), **(defaults | settings)))
 

@@ -178,7 +178,7 @@ def test_a_folder_without_weights_is_refused(folder: Path) -> None:
 
 def test_the_pool_comes_from_the_memory_allowed(folder: Path) -> None:
     # 2 layers, keys and values, 2 heads of 8, float32: 256 bytes a token.
-    assert start(folder, kv_memory_mib=1, block_size=16).info.num_blocks == 256
+    assert start(folder, kv_memory_mib=1, block_size=16, dtype="float32").info.num_blocks == 256
     assert start(folder, kv_memory_mib=1, block_size=16, dtype="bfloat16").info.num_blocks == 512
     write_llama(folder, hidden_size=2048, head_dim=512)
     complaint = "1 MiB hold no block; one of 256 tokens takes 4194304 bytes, so it must be at least 4"
