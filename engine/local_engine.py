@@ -36,9 +36,10 @@ class LocalEngine:
         self.limits = ServingLimits(info.vocab_size, info.max_model_len, info.num_blocks, info.block_size)
         pool = PoolIdentity("local", info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
         self._eos_token_ids = info.eos_token_ids
-        self._runner = LocalRunner(executor)
         self._ledger = MemoryLedger()
         self._scheduler = Scheduler(config, info, PoolState(info.num_blocks))
+        # Last of what may fail: its threads end only by `stop`.
+        self._runner = LocalRunner(executor)
         self._loop = StepLoop(self._scheduler, self._ledger, pool, _EPOCH, self._runner, self._deliver)
         self._open: dict[int, tuple[OpenRequest, Sequence]] = {}
         self._num_requests = 0
@@ -81,7 +82,7 @@ class LocalEngine:
         # A fault that has ended it before was told to every request.
         with suppress(asyncio.CancelledError, Exception):
             await self._task
-        await asyncio.to_thread(self._runner.close)
+        self._runner.close()
 
     async def _run(self) -> None:
         error = RequestError("the engine has stopped")

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 
 from quire.engine.executor import Executor, PendingStep
 from quire.engine.loop import StepRunner
 from quire.engine.step import StepPlan, StepResult
+from quire.engine.worker_thread import WorkerThread
 
 
 class LocalRunner(StepRunner):
@@ -14,9 +14,9 @@ class LocalRunner(StepRunner):
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="executor")
+        self._thread = WorkerThread("quire-executor")
         # Waits for a device; launching goes on meanwhile.
-        self._waiting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="result")
+        self._waiting = WorkerThread("quire-result")
         self._pending: deque[asyncio.Future[PendingStep]] = deque()
 
     async def send(self, plan: StepPlan) -> None:
@@ -30,6 +30,8 @@ class LocalRunner(StepRunner):
         return await asyncio.get_running_loop().run_in_executor(self._waiting, pending.result)
 
     def close(self) -> None:
-        """Waits for the plan that runs."""
+        """Waits for the plan that runs, and lets go of the executor, whoever still refers to this."""
         self._thread.shutdown(cancel_futures=True)
         self._waiting.shutdown(cancel_futures=True)
+        self._pending.clear()
+        del self._executor

@@ -128,7 +128,8 @@ def token_array(token_ids: Sequence[int], limits: ServingLimits, field: str = "t
     """
     try:
         wide = np.asarray(token_ids)  # of whatever width the values need
-    except ValueError:  # lists of different lengths
+    # Lists of different lengths; tensors of a GPU or with gradients.
+    except (ValueError, TypeError, RuntimeError):
         raise InvalidRequest(field, token_ids, "must be a flat list of integers") from None
     # Objects are integers beyond 64 bits, or anything; beside integers, truth became one.
     has_truth = isinstance(token_ids, (list, tuple)) and bool in map(type, token_ids)
@@ -213,7 +214,7 @@ def _check_kind(field: str, value: object, kind: type) -> None:
 
 def _check_prompt(prompt: Int32Array, limits: ServingLimits, field: str) -> None:
     if len(prompt) == 0:
-        raise InvalidRequest(field, [], "must be at least one token")
+        raise InvalidRequest(field, 0, "must be at least 1 token")
     check_length(field, len(prompt), limits.max_model_len)
     _check_ids(field, prompt, limits.vocab_size)
 

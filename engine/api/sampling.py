@@ -18,7 +18,7 @@ class SamplingParams:
         min_p: keep tokens at least this likely relative to the most likely one; in [0, 1].
         seed: the same seed and request give the same tokens; None draws one at submission.
         max_tokens: at least 1; None means 128, or what the context leaves if that is less.
-        stop: strings that end the text, which then ends before the match.
+        stop: strings that end the text, which then ends before the match; a single one may be given as it is.
         stop_token_ids: tokens that end the sequence; the matched one is in the ids but not in the text.
         ignore_eos: go on past the model's own end-of-sequence tokens.
         presence_penalty: taken off the logit of each token generated so far; -2 to 2.
@@ -42,6 +42,14 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """Lists become tuples, and a single stop string a tuple of one; other types are refused with the request."""
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        for name in ("stop", "stop_token_ids"):
+            if isinstance(value := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(value))
 
     @property
     def is_penalized(self) -> bool:

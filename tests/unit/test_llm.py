@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers
+import torch
 from tokenizers import decoders
 
 from quire.engine.api.errors import InvalidRequest, RequestError, StartupError, Unavailable
@@ -57,7 +58,7 @@ def await_idle(llm: LLM) -> None:
         ({"stop": None}, "sampling.stop: must be a list of strings, got None"),
         ({"stop_token_ids": 7}, "sampling.stop_token_ids: must be a flat list of integers, got 7"),
         ({"stop_token_ids": (True,)}, "sampling.stop_token_ids: must be a flat list of integers, got (True,)"),
-        ({"stop": "abc"}, "sampling.stop: must be a list of strings, got 'abc'"),
+        ({"stop": b"abc"}, "sampling.stop: must be a list of strings, got b'abc'"),
         ({"stop": (1,)}, "sampling.stop: must be a list of strings, got (1,)"),
         ({"stop_token_ids": (1.5,)}, "sampling.stop_token_ids: must be a flat list of integers, got (1.5,)"),
     ],
@@ -69,8 +70,8 @@ def test_values_of_another_type_are_refused(llm: LLM, params: dict[str, Any], me
     await_idle(llm)
 
 
-@pytest.mark.parametrize("prompt", [[True, 5], [1.5], [[1], [2]], [None]])
-def test_prompts_that_are_none(llm: LLM, prompt: Any) -> None:
+@pytest.mark.parametrize("prompt", [[True, 5], [1.5], [[1], [2]], torch.ones(2)])
+def test_token_ids_that_are_none(llm: LLM, prompt: Any) -> None:
     with pytest.raises(InvalidRequest, match="token_ids: must be a flat list of integers"):
         llm.generate([prompt], GREEDY)
     await_idle(llm)

@@ -90,7 +90,7 @@ def test_what_can_never_be_served_is_refused(name: str, value: object, message: 
 @pytest.mark.parametrize(
     ("token_ids", "message"),
     [
-        ([], r"token_ids: must be at least one token, got \[\]"),
+        ([], r"token_ids: must be at least 1 token, got 0"),
         ([1] * 64, r"token_ids: must be at most 63 tokens \(the model's context of 64, less one\), got 64"),
         ([1, 100], r"token_ids\[1\]: must be 0 to 99, got 100"),
         ([-1], r"token_ids\[0\]: must be 0 to 99, got -1"),
@@ -103,7 +103,7 @@ def test_bad_prompts_are_refused(token_ids: list[int], message: str) -> None:
 
 
 def test_the_field_that_a_prompt_came_from_is_named() -> None:
-    with pytest.raises(InvalidRequest, match=r"^text: must be at least one token"):
+    with pytest.raises(InvalidRequest, match=r"^text: must be at least 1 token"):
         validate(prompt(0), SamplingParams(), LIMITS, field="text")
 
 

@@ -1,0 +1,116 @@
+"""A `LocalEngine` with a tokenizer: prompts in, texts out."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any, Final
+
+from quire.engine.api.completion import Completion, join
+from quire.engine.api.errors import Overloaded
+from quire.engine.api.options import RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.arrays import Int32Array
+from quire.engine.config import SchedulerConfig
+from quire.engine.executor import Executor
+from quire.engine.local_engine import LocalEngine
+from quire.engine.open_request import OpenRequest
+from quire.engine.prompt import Tokens
+from quire.engine.scheduling.statistics import SchedulerStatistics
+from quire.engine.text.encoder import TextEncoder
+from quire.engine.text.pieces import Pieces
+from quire.engine.text.tokenizer import Tokenizer
+from quire.engine.validation import token_array
+
+# Prompts that are submitted before steps may begin.
+_AT_ONCE: Final = 256
+# A piece of a stream, the error that ended it, or None at its end.
+Update = Completion | Exception | None
+
+
+class TextEngine:
+    """All methods belong to the event loop it was made on, and raise `RequestError` for a request that fails."""
+
+    def __init__(self, tokenizer: Tokenizer, executor: Executor, config: SchedulerConfig) -> None:
+        self._tokenizer = tokenizer
+        # Prompts that wait lie in this process anyway.
+        self._encoder = TextEncoder(tokenizer, max_pending_bytes=None)
+        self._engine = LocalEngine(executor, config)
+
+    async def stop(self) -> None:
+        """Fails what is open and waits for the step that runs."""
+        try:
+            await self._engine.stop()
+        finally:
+            self._encoder.close()
+
+    async def statistics(self) -> SchedulerStatistics:
+        return self._engine.statistics
+
+    async def follow_into(
+        self, prompt: Tokens, params: SamplingParams, options: RequestOptions, put: Callable[[Update], None]
+    ) -> None:
+        """Gives every piece to `put`, then None, or the error that ended it."""
+        try:
+            request = self._engine.submit(await self._token_ids(prompt), params, options)
+            async with aclosing(self._follow(request)) as pieces:
+                async for piece in pieces:
+                    put(piece)
+        except Exception as error:
+            put(error)
+        else:
+            put(None)
+
+    async def complete(self, prompt: Tokens, params: SamplingParams, options: RequestOptions) -> Completion:
+        """The whole answer."""
+        return await self._join(self._engine.submit(await self._token_ids(prompt), params, options))
+
+    async def complete_all(
+        self, prompts: Sequence[Tokens], params: SamplingParams, options: RequestOptions
+    ) -> list[Completion]:
+        """All at once, as far as the waiting queue takes them; the first that fails ends the others."""
+        opened: list[OpenRequest] = []
+        answers: list[asyncio.Task[Completion]] = []
+        earlier = iter(answers)
+        try:
+            for prompt in prompts:
+                opened.append(await self._submit(await self._token_ids(prompt), params, options, earlier))
+                answers.append(asyncio.create_task(self._join(opened[-1])))
+                if len(answers) % _AT_ONCE == 0:
+                    await asyncio.sleep(0)
+            return await asyncio.gather(*answers)
+        finally:
+            for answer in answers:
+                answer.cancel()
+            # One that was cancelled before it began has closed nothing.
+            for request in opened:
+                self._engine.close(request)
+
+    async def _token_ids(self, prompt: Tokens) -> Int32Array:
+        limits = self._engine.limits
+        if isinstance(prompt, str):
+            return await self._encoder.encode(prompt, max_model_len=limits.max_model_len)
+        return token_array(prompt, limits)
+
+    async def _follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
+        try:
+            async for piece in Pieces(request, self._tokenizer).follow():
+                yield piece
+        finally:
+            self._engine.close(request)
+
+    async def _join(self, request: OpenRequest) -> Completion:
+        request.expect_end()
+        return join([piece async for piece in self._follow(request)])
+
+    async def _submit(
+        self, token_ids: Int32Array, params: SamplingParams, options: RequestOptions, earlier: Iterator[Awaitable[Any]]
+    ) -> OpenRequest:
+        """Submits a request as soon as the waiting queue has room; the end of an earlier request may make room."""
+        while True:
+            try:
+                return self._engine.submit(token_ids, params, options)
+            except Overloaded:
+                answer = next(earlier, None)
+                if answer is None:
+                    raise
+            await answer
