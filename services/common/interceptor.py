@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -10,7 +10,7 @@ import grpc
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
@@ -39,18 +39,16 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             return handler
         decode: Any = _tolerant(handler.request_deserializer, _input_type(handler_call_details.method))
         if handler.stream_stream is not None:
-            both: Any = _refusing_stream(_of_sound_messages(handler.stream_stream), self._write_seconds)
+            both: Any = _refusing(_writing(_reading(handler.stream_stream), self._write_seconds))
             return grpc.stream_stream_rpc_method_handler(both, decode, handler.response_serializer)
         if handler.unary_unary is not None:
-            unary: Any = _refusing_coroutine(handler.unary_unary)
+            unary: Any = _refusing(handler.unary_unary)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
         # Ours yield their answers; that of gRPC's health service is awaited and writes them to its context.
         stream: Any = handler.unary_stream
         if inspect.isasyncgenfunction(stream):
-            stream = _refusing_stream(stream, self._write_seconds)
-        else:
-            stream = _refusing_coroutine(stream)
-        return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)
+            stream = _writing(stream, self._write_seconds)
+        return grpc.unary_stream_rpc_method_handler(_refusing(stream), decode, handler.response_serializer)
 
 
 def to_status(error: RequestError) -> status_pb2.Status:
@@ -84,44 +82,34 @@ def _tolerant(decode: Any, input_type: Descriptor) -> Callable[[bytes], Any]:
     return decode_or_refuse
 
 
-async def _refuse(context: Any, error: RequestError) -> None:
-    await context.abort_with_status(rpc_status.to_status(to_status(error)))
-
-
-def _refusing_coroutine(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _refusing(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        error = request
-        if not isinstance(request, RequestError):
+        refusal = to_status(request) if isinstance(request, RequestError) else None
+        if refusal is None:
             try:
                 return await behavior(request, context)
-            except RequestError as raised:
-                # gRPC keeps the exception by which it ends a call, in a cycle with this frame and its call. The
-                # collector may come late, and a request can be large.
-                error = raised.with_traceback(None)
+            except RequestError as error:
+                refusal = to_status(error)
             except asyncio.CancelledError:
                 # Its caller has gone, or the service ends. gRPC would log it as an error that nobody handled.
-                if not context.done():
-                    await context.abort(grpc.StatusCode.UNAVAILABLE, "the service has ended")
-                return None
+                if context.done():
+                    return None
+                refusal = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="the service has ended")
+        # gRPC keeps the exception by which it ends a call, in a cycle with this frame. The collector may come late, and
+        # a request can be large: so it is let go here, and the error's frames above.
         del request
-        return await _refuse(context, error)
+        return await context.abort_with_status(rpc_status.to_status(refusal))
 
     return call
 
 
-def _refusing_stream(behavior: Any, write_seconds: float | None) -> Callable[..., Awaitable[None]]:
+def _writing(behavior: Any, write_seconds: float | None) -> Callable[..., Awaitable[None]]:
+    """Writes what an asynchronous generator yields."""
+
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        if isinstance(request, RequestError):
-            await _refuse(context, request)
-        try:
-            async with aclosing(behavior(request, context)) as responses:
-                async for response in responses:
-                    await _write(context, response, write_seconds)
-        except RequestError as error:
-            await _refuse(context, error)
-        except asyncio.CancelledError:
-            if not context.done():
-                raise
+        async with aclosing(behavior(request, context)) as responses:
+            async for response in responses:
+                await _write(context, response, write_seconds)
 
     return call
 
@@ -139,13 +127,23 @@ async def _write(context: grpc.aio.ServicerContext[Any, Any], response: Any, sec
         raise Unavailable(f"the client has left a message unread for {seconds:g} s") from None
 
 
-def _of_sound_messages(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
+def _reading(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
     """The first message of the stream that does not parse raises."""
 
-    async def sound(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def parsed(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         async for request in requests:
             if isinstance(request, RequestError):
                 raise request
             yield request
 
-    return lambda requests, context: behavior(sound(requests), context)
+    async def call(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+        # gRPC's iterator is in a cycle with its latest message until it is closed.
+        async with (
+            aclosing(aiter(requests)) as received,
+            aclosing(parsed(received)) as messages,
+            aclosing(behavior(messages, context)) as responses,
+        ):
+            async for response in responses:
+                yield response
+
+    return call
