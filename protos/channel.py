@@ -1,5 +1,6 @@
-"""How a client connects: what it receives, and how it connects again."""
+"""How a client connects: what it receives, when it gives a silent peer up, and how it connects again."""
 
+from dataclasses import dataclass
 from typing import Final
 
 # Long prompts in ids, block tables of full pools and answers with many log-probabilities are a few megabytes at most.
@@ -8,12 +9,50 @@ MESSAGE_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
-CHANNEL_OPTIONS: Final = (
-    *MESSAGE_OPTIONS,
-    # Within a second, however long the server was away: by default gRPC waits longer each time, up to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    # Channels to one address would share a connection and its wait.
-    ("grpc.use_local_subchannel_pool", 1),
-)
+# Servers cut off whoever pings more often.
+MIN_KEEPALIVE_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """When the connection to a peer that hangs or is cut off ends: at most `seconds` + `timeout_seconds` later.
+
+    Attributes:
+        seconds: silence after which the peer is pinged while a call is open.
+        timeout_seconds: how long the peer may take to answer the ping.
+    """
+
+    seconds: float = 5.0
+    timeout_seconds: float = 4.0
+
+    @property
+    def options(self) -> tuple[tuple[str, int], ...]:
+        """The gRPC options of a channel or of a server."""
+        timeout_ms = round(1000 * self.timeout_seconds)
+        return (
+            ("grpc.keepalive_time_ms", round(1000 * self.seconds)),
+            ("grpc.keepalive_timeout_ms", timeout_ms),
+            # Without this limit a ping may take a minute, whatever the option above says.
+            ("grpc.http2.ping_timeout_ms", timeout_ms),
+            ("grpc.http2.max_pings_without_data", 0),
+        )
+
+
+DEFAULT_KEEPALIVE: Final = Keepalive()
+
+
+def channel_options(keepalive: Keepalive) -> tuple[tuple[str, int], ...]:
+    """The gRPC options of a channel to one of our services."""
+    return (
+        *MESSAGE_OPTIONS,
+        *keepalive.options,
+        # Within a second, however long the server was away: by default gRPC waits longer each time, up to two minutes.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1_000),
+        # Channels to one address would share a connection and its wait.
+        ("grpc.use_local_subchannel_pool", 1),
+    )
+
+
+CHANNEL_OPTIONS: Final = channel_options(DEFAULT_KEEPALIVE)

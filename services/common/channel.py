@@ -2,10 +2,9 @@
 
 import grpc
 
-from quire.protos.channel import CHANNEL_OPTIONS
-from quire.services.common.server import KEEPALIVE_OPTIONS
+from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive, channel_options
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
+def open_channel(address: str, keepalive: Keepalive = DEFAULT_KEEPALIVE) -> grpc.aio.Channel:
     """A channel to a service at "host:port"."""
-    return grpc.aio.insecure_channel(address, options=[*CHANNEL_OPTIONS, *KEEPALIVE_OPTIONS])
+    return grpc.aio.insecure_channel(address, options=channel_options(keepalive))

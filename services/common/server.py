@@ -10,22 +10,16 @@ from grpc_reflection.v1alpha import reflection
 
 from quire.engine.api.errors import StartupError
 from quire.engine.garbage import freeze_gc
-from quire.protos.channel import MESSAGE_OPTIONS
+from quire.protos.channel import DEFAULT_KEEPALIVE, MESSAGE_OPTIONS, MIN_KEEPALIVE_SECONDS, Keepalive
 from quire.services.common.address import bound_socket
 from quire.services.common.interceptor import RefusalInterceptor
 
 logger = logging.getLogger(__name__)
 
-# A peer that vanished without closing is noticed within half a minute.
-KEEPALIVE_OPTIONS = [
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-]
 SERVER_OPTIONS = [
     *MESSAGE_OPTIONS,
-    *KEEPALIVE_OPTIONS,
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    # Half, as a peer's clock may run fast.
+    ("grpc.http2.min_ping_interval_without_data_ms", round(500 * MIN_KEEPALIVE_SECONDS)),
     # Calls that have come and are not begun: with fewer, those of a burst would end as CANCELLED.
     ("grpc.server.max_pending_requests", 100_000),
     ("grpc.server.max_pending_requests_hard_limit", 100_000),
@@ -63,17 +57,20 @@ async def serving(
     register: Callable[[grpc.aio.Server], None],
     grace: float,
     write_seconds: float | None = None,
+    keepalive: Keepalive = DEFAULT_KEEPALIVE,
 ) -> AsyncIterator[Health]:
     """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until `Health.set(True)`.
 
-    A client that leaves a message unread for `write_seconds` loses its call.
+    A client that leaves a message unread for `write_seconds` loses its call, one that hangs is given up by `keepalive`.
     On leaving, calls have `grace` seconds to end before they are cancelled.
 
     Raises:
         StartupError: the address cannot be listened on.
     """
     health = Health(names)
-    server = grpc.aio.server(options=SERVER_OPTIONS, interceptors=[RefusalInterceptor(write_seconds)])
+    server = grpc.aio.server(
+        options=[*SERVER_OPTIONS, *keepalive.options], interceptors=[RefusalInterceptor(write_seconds)]
+    )
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     reflection.enable_server_reflection(

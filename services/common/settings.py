@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from quire.engine.api.errors import StartupError
 from quire.engine.config import mistakes
+from quire.protos.channel import DEFAULT_KEEPALIVE, MIN_KEEPALIVE_SECONDS, Keepalive
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
@@ -57,6 +58,21 @@ class ProcessSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags come before these; what the file says is given to the initializer and comes last."""
         return env_settings, init_settings
+
+
+class ServiceSettings(ProcessSettings):
+    """Settings of every service."""
+
+    keepalive_seconds: float = Field(DEFAULT_KEEPALIVE.seconds, ge=MIN_KEEPALIVE_SECONDS, le=3600)
+    """How long another service or a client may be silent, while a call is open, before it is pinged."""
+
+    keepalive_timeout_seconds: float = Field(DEFAULT_KEEPALIVE.timeout_seconds, gt=0, le=3600)
+    """How long it may take to answer the ping before its connection ends. Both together are the longest time until a
+    hang is noticed."""
+
+    @property
+    def keepalive(self) -> Keepalive:
+        return Keepalive(self.keepalive_seconds, self.keepalive_timeout_seconds)
 
 
 def parse(settings: type[SettingsT], prog: str, argv: Sequence[str]) -> SettingsT:

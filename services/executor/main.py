@@ -11,13 +11,13 @@ from quire.engine.executor import Executor
 from quire.engine.trace import Trace
 from quire.services.common.address import Address
 from quire.services.common.server import serving
-from quire.services.common.settings import ProcessSettings
+from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import ending_at_once, until_signal
 from quire.services.executor.servicer import ExecutorServicer
 from quire.v1 import executor_pb2_grpc
 
 
-class Settings(ProcessSettings, ExecutorConfig):
+class Settings(ServiceSettings, ExecutorConfig):
     """Serve one model on one device to a scheduler."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_EXECUTOR_")
@@ -45,7 +45,9 @@ async def _serve(settings: Settings, executor: Executor) -> None:
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
 
     # The step that runs may end; the scheduler then finds the stream closed and moves the sequences.
-    async with serving(settings.listen, ["quire.v1.ExecutorService"], register, grace=0.5) as health:
+    async with serving(
+        settings.listen, ["quire.v1.ExecutorService"], register, grace=0.5, keepalive=settings.keepalive
+    ) as health:
         await health.set(True)
         await until_signal()
         await health.set(False)

@@ -16,7 +16,7 @@ from quire.engine.text.detokenizer import load_tokenizer
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.services.common.address import Address, OptionalAddress
 from quire.services.common.server import Health, serving
-from quire.services.common.settings import ProcessSettings
+from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import until_signal
 from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.limits import HttpLimits, raise_file_limit
@@ -27,7 +27,7 @@ from quire.services.frontend.servicer import InferenceServicer
 from quire.v1 import inference_pb2_grpc
 
 
-class Settings(ProcessSettings):
+class Settings(ServiceSettings):
     """Answer clients: tokenize, enqueue at the scheduler, turn tokens into text."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_FRONTEND_")
@@ -87,7 +87,9 @@ def run(settings: Settings) -> int:
 async def _serve(settings: Settings) -> None:
     folder = resolve_model(settings.model, weights=False)
     own_name = f"{socket.gethostname()}/{os.getpid()}"
-    link = SchedulerLink(settings.scheduler, own_name, settings.max_requests, tokenizer_fingerprint(folder))
+    link = SchedulerLink(
+        settings.scheduler, own_name, settings.max_requests, tokenizer_fingerprint(folder), settings.keepalive
+    )
     name = settings.served_model_name or _model_name(settings.model, folder)
     inference = Inference(name, load_tokenizer(folder), link, settings.stream_interval)
     servicer = InferenceServicer(inference)
@@ -112,6 +114,7 @@ async def _serve(settings: Settings) -> None:
             register,
             grace=1.0,
             write_seconds=settings.write_seconds,
+            keepalive=settings.keepalive,
         ) as health,
         http,
         asyncio.TaskGroup() as tasks,

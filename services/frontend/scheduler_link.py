@@ -17,6 +17,7 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.drain_rate import DrainRate
 from quire.engine.open_request import Finish, OpenRequest
+from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.protos.status import RefusedRequest
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
@@ -40,13 +41,22 @@ class SchedulerLink:
         name: this frontend's, for the scheduler's log.
         max_requests: open at once; more are refused.
         tokenizer_fingerprint: this frontend's; with that of another model nothing is served.
+        keepalive: when the scheduler is given up because it hangs.
     """
 
-    def __init__(self, address: str, name: str, max_requests: int, tokenizer_fingerprint: str) -> None:
+    def __init__(
+        self,
+        address: str,
+        name: str,
+        max_requests: int,
+        tokenizer_fingerprint: str,
+        keepalive: Keepalive = DEFAULT_KEEPALIVE,
+    ) -> None:
         self._address = address
         self._name = name
         self._max_requests = max_requests
         self._tokenizer_fingerprint = tokenizer_fingerprint
+        self._keepalive = keepalive
         self._requests: dict[int, OpenRequest] = {}
         # With those that have ended at the scheduler, whose clients have not read the end.
         self._calls: set[OpenRequest] = set()
@@ -182,7 +192,7 @@ class SchedulerLink:
     async def run(self) -> None:
         """Stays connected until cancelled."""
         complaint = ""
-        async with open_channel(self._address) as channel:
+        async with open_channel(self._address, self._keepalive) as channel:
             while True:
                 call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Connect()
                 try:

@@ -9,6 +9,7 @@ import grpc
 from quire.engine.api.errors import StaleEpoch, Unavailable
 from quire.engine.loop import StepRunner
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
 from quire.v1 import executor_pb2 as pb
@@ -24,9 +25,9 @@ class ExecutorLink(StepRunner):
         info: who the executor is.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, keepalive: Keepalive = DEFAULT_KEEPALIVE) -> None:
         self._address = address
-        self._channel = open_channel(address)
+        self._channel = open_channel(address, keepalive)
         self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute()
         self._results: asyncio.Queue[StepResult] = asyncio.Queue()
 

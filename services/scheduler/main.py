@@ -17,7 +17,7 @@ from quire.engine.scheduling.capacity.registry import capacity_policy
 from quire.engine.trace import Trace
 from quire.services.common.address import Address, Addresses
 from quire.services.common.server import Health, serving
-from quire.services.common.settings import ProcessSettings
+from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import until_signal
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.fleet import Fleet
@@ -28,7 +28,7 @@ from quire.v1 import scheduler_pb2_grpc
 logger = logging.getLogger(__name__)
 
 
-class Settings(ProcessSettings, SchedulerConfig):
+class Settings(ServiceSettings, SchedulerConfig):
     """Take requests from frontends and drive executors, with the books in Redis."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_SCHEDULER_")
@@ -83,7 +83,7 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     trace = Trace(settings.trace_dir, f"scheduler-{epoch}")
 
     def supervise(address: str) -> Supervisor:
-        return Supervisor(address, config, ledger, epoch, dispatcher, trace)
+        return Supervisor(address, config, ledger, epoch, dispatcher, trace, settings.keepalive)
 
     fleet = Fleet(settings.executors.split(","), supervise)
 
@@ -92,7 +92,9 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
 
     stale: list[StaleEpoch] = []
     try:
-        async with serving(settings.listen, ["quire.v1.SchedulerService"], register, grace=0.5) as health:
+        async with serving(
+            settings.listen, ["quire.v1.SchedulerService"], register, grace=0.5, keepalive=settings.keepalive
+        ) as health:
             await _drive(fleet, dispatcher, health)
     except* StaleEpoch as group:
         stale.extend(_leaves(group))

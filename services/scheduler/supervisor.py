@@ -13,6 +13,7 @@ from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.trace import NO_TRACE, Trace
+from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.services.scheduler.attached_executor import Pool
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.executor_link import ExecutorLink
@@ -28,6 +29,7 @@ class Supervisor:
     Args:
         address: the executor's "host:port", which is its pool's name in the ledger too.
         epoch: of this scheduler.
+        keepalive: when the executor is given up because it hangs.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Supervisor:
         epoch: int,
         dispatcher: Dispatcher,
         trace: Trace = NO_TRACE,
+        keepalive: Keepalive = DEFAULT_KEEPALIVE,
     ) -> None:
         self._address = address
         self._config = config
@@ -45,6 +48,7 @@ class Supervisor:
         self._epoch = epoch
         self._dispatcher = dispatcher
         self._trace = trace
+        self._keepalive = keepalive
         self._pool: Pool | None = None
         self._identity: PoolIdentity | None = None
         self._is_leaving = False
@@ -63,7 +67,7 @@ class Supervisor:
         """
         complaint = ""
         while not self._is_leaving:
-            link = ExecutorLink(self._address)
+            link = ExecutorLink(self._address, self._keepalive)
             try:
                 await self._drive(link)
             except (Unavailable, LedgerUnreachable) as error:

@@ -16,6 +16,11 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
     [
         ("cpu_step.py", [str(DEMO_MODEL), "--batches=2", "--context=40", "--repeats=1"], "context 512"),
         ("cpu_kernels.py", ["--rows=1", "--repeats=1"], "norms of"),
+        (
+            "hang_detection.py",
+            ["--repeats=1", "--keepalive-seconds=1", "--keepalive-timeout-seconds=1"],
+            "| scheduler, busy |",
+        ),
         ("noisy_neighbour.py", [str(DEMO_MODEL), "--batches=2", "--turns=1"], "| context 512 |"),
         ("overload.py", ["--seconds=0.5", "--output-tokens=4", "--max-waiting=8"], "| HTTP | 10x |"),
         ("scheduler_cost.py", ["--sequences=64,256", "--steps=20"], "|   256 |"),

@@ -8,6 +8,7 @@ import pytest
 from quire.engine.config import SchedulerConfig
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.step import ExecutorInfo
+from quire.protos.channel import Keepalive
 from quire.services.scheduler import supervisor
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.supervisor import Supervisor
@@ -17,7 +18,7 @@ from support.simulated_executor import executor_info
 class IdleLink:
     """An executor that is never given anything."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, keepalive: Keepalive) -> None:
         self.address = address
 
     async def attach(self, epoch: int) -> ExecutorInfo:
