@@ -20,7 +20,7 @@ from quire.engine.executor import Executor
 from quire.engine.model.source import resolve_model
 from quire.engine.prompt import Prompt, Prompts, prompt_content, prompt_contents
 from quire.engine.scheduling.statistics import SchedulerStatistics
-from quire.engine.text.detokenizer import load_tokenizer
+from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.text_engine import TextEngine, Update
 
 DEFAULTS = SamplingParams()
@@ -49,7 +49,7 @@ class LLM:
             config = ExecutorConfig(model=model, **settings)
         except ValidationError as error:
             raise StartupError("; ".join(f"{each.setting}: {each.reason}" for each in mistakes(error))) from error
-        self.tokenizer = load_tokenizer(resolve_model(model))
+        self.tokenizer = Tokenizer.load(resolve_model(model))
         make = partial(TextEngine, self.tokenizer, Executor(config), scheduler or SchedulerConfig())
         self._thread = EngineThread(make)
         weakref.finalize(self, self._thread.close_from_any_thread)

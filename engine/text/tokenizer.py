@@ -6,19 +6,18 @@ those of `transformers.AutoTokenizer` of version 5, but for its Llama class, whi
 is "▁hi", where the file says "▁" and "▁hi".
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
 from tokenizers import AddedToken
-from tokenizers.decoders import Decoder
 
 from quire.engine.api.errors import InvalidRequest, StartupError
 from quire.engine.arrays import Int32Array
 from quire.engine.json_file import read_json_object
+from quire.engine.text.decoding import start_decoding
 from quire.engine.validation import check_length
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -34,15 +33,17 @@ class Tokenizer:
 
     Attributes:
         backend: the `tokenizers` object behind it.
-        decoders: type names of its decoding steps, in order, such as ("ByteLevel",).
+
+    Raises:
+        StartupError: its tokens cannot be turned into text as they come.
     """
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
+        start_decoding(backend)
         # Both can be stored in the file, and both would change or drop tokens without a word.
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
-        self.decoders = tuple(_step_types(backend.decoder))
         self._special = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
 
     @classmethod
@@ -50,7 +51,8 @@ class Tokenizer:
         """Reads `tokenizer.json` and, where there is one, `tokenizer_config.json`.
 
         Raises:
-            StartupError: a file is missing or cannot be read as what it should be.
+            StartupError: a file is missing or cannot be read as what it should be, or its tokens cannot be turned
+                into text as they come.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -100,12 +102,13 @@ class Tokenizer:
         return np.array(encoding.ids, dtype=np.int32)
 
     def decode(self, token_ids: Sequence[int] | Int32Array) -> str:
-        """The text of token ids, without special tokens and ids outside the vocabulary.
+        """The text of token ids, without special tokens and ids outside the vocabulary: as a stream of them has it.
 
         Spaces stay as they are: `clean_up_tokenization_spaces` is not applied.
         """
-        ids = token_ids.tolist() if isinstance(token_ids, np.ndarray) else list(token_ids)
-        return self.backend.decode(ids, skip_special_tokens=True)
+        decoding = start_decoding(self.backend)
+        tokens = (self.token(int(token_id)) for token_id in token_ids)
+        return "".join(decoding.push(token) for token in tokens if token is not None) + decoding.flush()
 
     def token(self, token_id: int) -> str | None:
         """The vocabulary's spelling of a token; None if it makes no text (special or unknown)."""
@@ -119,18 +122,6 @@ def utf8(text: str, field: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest(field, text, "must be Unicode without lone surrogates") from error
-
-
-def _step_types(step: Decoder | None) -> Iterator[str]:
-    # Its pickle state is the only place where the library shows the parts of a sequence; it is JSON.
-    return _leaf_types(json.loads(step.__getstate__())) if step else iter(())
-
-
-def _leaf_types(state: dict[str, Any]) -> Iterator[str]:
-    if state["type"] != "Sequence":
-        yield state["type"]
-    for part in state.get("decoders") or ():
-        yield from _leaf_types(part)
 
 
 def _add_special_tokens(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:

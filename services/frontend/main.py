@@ -12,8 +12,8 @@ from pydantic_settings import SettingsConfigDict
 
 from quire.engine.api.errors import Unavailable
 from quire.engine.model.source import resolve_model
-from quire.engine.text.detokenizer import load_tokenizer
 from quire.engine.text.fingerprint import tokenizer_fingerprint
+from quire.engine.text.tokenizer import Tokenizer
 from quire.services.common.address import Address, OptionalAddress
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import ServiceSettings
@@ -91,7 +91,7 @@ async def _serve(settings: Settings) -> None:
         settings.scheduler, own_name, settings.max_requests, tokenizer_fingerprint(folder), settings.keepalive
     )
     name = settings.served_model_name or _model_name(settings.model, folder)
-    inference = Inference(name, load_tokenizer(folder), link, settings.stream_interval)
+    inference = Inference(name, Tokenizer.load(folder), link, settings.stream_interval)
     servicer = InferenceServicer(inference)
 
     def register(server: grpc.aio.Server) -> None:

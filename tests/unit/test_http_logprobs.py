@@ -10,9 +10,12 @@ from tokenizers import decoders, models
 
 from quire.engine.api.completion import Completion
 from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.text.byte_tokens import BYTE_LEVEL
 from quire.engine.text.tokenizer import Tokenizer
 from quire.services.frontend.http.logprobs import ChoiceLogprobs
 from support.tokenizers import byte_tokenizer
+
+BYTE_SPELLINGS = {byte: char for char, byte in BYTE_LEVEL.items()}
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +59,28 @@ def test_offsets_are_where_characters_begin(tokenizer: Tokenizer, size: int) -> 
     assert found["text_offset"] == [0, 1, 1, 2, 2, 2, 3, 4]
 
 
-def test_offsets_behind_broken_bytes(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("€").tolist()[:1] + tokenizer.encode("bc").tolist()
-    # The text is U+FFFD, b, c.
-    assert made(ChoiceLogprobs(tokenizer), piece(ids))["text_offset"] == [0, 1, 2]
+@pytest.mark.parametrize(
+    ("parts", "offsets"),
+    [
+        ([b"\xe2", b"b", b"c"], [0, 1, 2]),
+        ([b"\xc3", b"\xe4"], [0, 1]),
+        ([b"\xc3", b"\xe4", b"\xb8", b"\xad", b"b"], [0, 1, 1, 1, 2]),
+        ([b"\xe2", b"\x82", b"\xff", b"\x80", b"b"], [0, 0, 1, 2, 3]),
+        ([b"\xf0", b"\x9f", b"\xe2", b"\x82", b"\xac", b"\xf0"], [0, 0, 1, 1, 1, 2]),
+    ],
+)
+def test_offsets_behind_broken_bytes(
+    tokenizer: Tokenizer, pieces_tokenizer: Tokenizer, parts: list[bytes], offsets: list[int]
+) -> None:
+    for kind in (tokenizer, pieces_tokenizer):
+        ids = [token_of(kind, part) for part in parts]
+        assert made(ChoiceLogprobs(kind), piece(ids))["text_offset"] == offsets
+
+
+def token_of(tokenizer: Tokenizer, byte: bytes) -> int:
+    """The token that stands for a single byte."""
+    vocabulary: dict[str, int] = tokenizer.backend.get_vocab()
+    return vocabulary.get(f"<0x{byte[0]:02X}>", vocabulary.get(BYTE_SPELLINGS[byte[0]], -1))
 
 
 def test_offsets_where_a_run_of_bytes_is_held_back(pieces_tokenizer: Tokenizer) -> None:

@@ -81,10 +81,9 @@ def test_pieces_add_up_to_the_whole(name: str, data: st.DataObject) -> None:
     detokenizer = Detokenizer(tokenizer)
     parts = [detokenizer.push(ids[at : at + size]) for at in range(0, len(ids), size)]
     text = "".join(parts) + detokenizer.flush()
-    whole = Detokenizer(tokenizer)
-    assert text == whole.push(ids) + whole.flush()
+    assert text == tokenizer.decode(ids)
     # The library gives up on a whole run of bytes where a part is no character.
-    expected = tokenizer.decode(ids)
+    expected = tokenizer.backend.decode(ids)
     if name not in ("llama", "llama-no-strip") or "\N{REPLACEMENT CHARACTER}" not in text:
         assert text == expected
 
@@ -112,7 +111,7 @@ def test_only_whole_characters_come_out(name: str) -> None:
     ids = tokenizer.encode("a 🎉 b")
     detokenizer = Detokenizer(tokenizer)
     parts = [detokenizer.push(ids[at : at + 1]) for at in range(len(ids))]
-    assert "".join([*parts, detokenizer.flush()]) == tokenizer.decode(ids)
+    assert "".join([*parts, detokenizer.flush()]) == "a 🎉 b"
     assert not any("\N{REPLACEMENT CHARACTER}" in part for part in parts)
     assert "" in parts
 
@@ -164,9 +163,9 @@ def test_an_unknown_token_is_spelled_as_nothing() -> None:
 @pytest.mark.parametrize("decoder", [None, {"type": "WordPiece", "prefix": "##", "cleanup": True}])
 def test_other_decoders_are_refused_by_name(decoder: dict[str, object] | None) -> None:
     content = json.loads(byte_level().backend.to_str()) | {"decoder": decoder}
-    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(json.dumps(content)))
+    backend = tokenizers.Tokenizer.from_str(json.dumps(content))
     with pytest.raises(StartupError, match="WordPiece" if decoder else "joining with spaces"):
-        Detokenizer(tokenizer)
+        Tokenizer(backend)
 
 
 def test_a_stop_string_in_a_run_of_bytes_is_found_when_it_is_complete() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from quire.engine.api.errors import StartupError
 from quire.engine.text.bound import TokenBound
-from quire.engine.text.detokenizer import Detokenizer, load_tokenizer
+from quire.engine.text.detokenizer import Detokenizer
 from quire.engine.text.tokenizer import LONG_TEXT, Tokenizer
 from support.public_tokenizers import PUBLIC, PublicTokenizer, word_piece
 
@@ -44,7 +44,7 @@ def folder(kind: PublicTokenizer, tmp_path_factory: pytest.TempPathFactory) -> P
 
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> Tokenizer:
-    return load_tokenizer(folder)
+    return Tokenizer.load(folder)
 
 
 @pytest.fixture(scope="module")
@@ -83,4 +83,4 @@ def test_what_cannot_fit_is_told_by_its_bytes(kind: PublicTokenizer, bound: Toke
 def test_kinds_that_lose_spaces_are_refused(tmp_path: Path) -> None:
     folder = PublicTokenizer(word_piece, "BertTokenizer").write(tmp_path)
     with pytest.raises(StartupError, match="decodes by WordPiece"):
-        load_tokenizer(folder)
+        Tokenizer.load(folder)

@@ -36,7 +36,7 @@ class ChoiceLogprobs:
             "tokens": spelled,
             "token_logprobs": [_finite(each.logprob) for each in piece.logprobs],
             "top_logprobs": [self._top(*pair) for pair in zip(spelled, piece.logprobs, strict=True)],
-            "text_offset": [self._offset(*pair) for pair in zip(piece.token_ids, spelled, strict=True)],
+            "text_offset": [self._offset(token_id) for token_id in piece.token_ids],
         }
 
     def _top(self, spelled: str, logprobs: TokenLogprobs) -> dict[str, float]:
@@ -47,12 +47,10 @@ class ChoiceLogprobs:
         found.setdefault(spelled, _finite(logprobs.logprob))
         return found
 
-    def _offset(self, token_id: int, spelled: str) -> int:
-        before, text = self._length, self._detokenizer.push((token_id,))
-        self._length += len(text)
-        # What the token released may begin with what others before it left unfinished.
-        is_whole = spelled != "" and text.endswith(spelled)
-        return self._length - len(spelled) if is_whole else before
+    def _offset(self, token_id: int) -> int:
+        begin = self._length + self._detokenizer.breaks(token_id)
+        self._length += len(self._detokenizer.push((token_id,)))
+        return begin
 
 
 def _finite(logprob: float) -> float:
