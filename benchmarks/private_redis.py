@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import redis
 
+from quire.services.up.ports import free_port
 from quire.services.up.redis_server import redis_command
-from quire.services.up.stack import free_port
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-# User and password of a URL, which no message repeats.
-_PASSWORD = re.compile(r"//[^/@]*@")
+# User and password of a URL, also of a broken one, and passwords among its options: no message repeats them.
+_PASSWORD = re.compile(r"(?<=//).*@|(?<=password=)[^&']+")
 
 
 class EngineConfig(BaseModel):
@@ -120,7 +120,11 @@ def mistakes(error: ValidationError) -> list[Mistake]:
 def _reason(problem: ErrorDetails) -> str:
     if problem["type"] == "extra_forbidden":
         return "there is no such setting"
-    given = "" if problem["type"] == "missing" else f", got {_PASSWORD.sub('//***@', repr(problem['input']))}"
+    given = "" if problem["type"] == "missing" else f", got {_redacted(problem['input'])}"
     # As a validator of ours puts it.
     message = problem["msg"].removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]}{given}"
+
+
+def _redacted(value: object) -> str:
+    return _PASSWORD.sub(lambda found: "***@" if found[0].endswith("@") else "***", repr(value))

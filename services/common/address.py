@@ -32,6 +32,11 @@ OptionalAddress = Annotated[str, AfterValidator(_checked_if_any)]
 Addresses = Annotated[str, AfterValidator(_all_checked)]
 
 
+def joined(host: str, port: int) -> str:
+    """ "host:port"; an IPv6 address gets its brackets."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
 def bound_socket(address: str) -> socket.socket:
     """A TCP socket that is bound there; port 0 chooses a free one.
 

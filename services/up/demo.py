@@ -3,11 +3,13 @@
 import asyncio
 import sys
 
+import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.convert import generate_request
+from quire.protos.status import from_rpc_error
 from quire.services.common.channel import open_channel
 from quire.services.common.signals import unless_signalled
 from quire.services.up.settings import UpSettings
@@ -58,11 +60,24 @@ async def _show(stack: Stack, settings: Settings) -> bool:
     """Returns True once the text is printed."""
     print("starting redis, executor, scheduler and frontend ...", file=sys.stderr, flush=True)
     await stack.start()
+    supervising = asyncio.create_task(stack.supervise())
+    try:
+        await _print_text(stack, settings)
+    finally:
+        supervising.cancel()
+        await asyncio.wait((supervising,))
+    return True
+
+
+async def _print_text(stack: Stack, settings: Settings) -> None:
     params = SamplingParams(temperature=0.7, top_p=0.9, seed=4, max_tokens=settings.max_tokens)
     request = generate_request(settings.prompt, params, "demo")
-    async with open_channel(stack.frontend) as channel:
-        print(settings.prompt, end="", flush=True)
-        async for piece in inference_pb2_grpc.InferenceServiceStub(channel).GenerateStream(request):
-            print(piece.text, end="", flush=True)
+    try:
+        async with open_channel(stack.frontend) as channel:
+            print(settings.prompt, end="", flush=True)
+            async for piece in inference_pb2_grpc.InferenceServiceStub(channel).GenerateStream(request):
+                print(piece.text, end="", flush=True)
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc_error(error) from error
+    finally:
         print()
-    return True

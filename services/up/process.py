@@ -6,8 +6,10 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, STDOUT, Process
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from quire.services.up import bound
 
@@ -15,6 +17,23 @@ from quire.services.up import bound
 LONGEST_LINE = 1 << 16
 # Lines that are remembered of one whose output is kept back.
 _NUM_HELD = 20
+_NO_SECRETS: Final = MappingProxyType[str, str]({})
+
+
+class Program(NamedTuple):
+    """What a child runs.
+
+    Attributes:
+        name: in front of its log lines and in messages.
+        command: program and arguments, which every user of the machine can read.
+        secrets: environment variables, which only this user can read.
+        is_quiet: its output is kept back unless it fails.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    secrets: Mapping[str, str] = _NO_SECRETS
+    is_quiet: bool = False
 
 
 class Child:
@@ -23,29 +42,36 @@ class Child:
     It is asked to end when we end, in whichever way.
 
     Attributes:
-        name: in front of its log lines and in messages.
+        program: what it runs.
         last_line: the last one that it has written.
     """
 
-    def __init__(self, name: str, process: Process, quiet: bool) -> None:
-        self.name = name
+    def __init__(self, program: Program, process: Process) -> None:
+        self.program = program
         self.last_line = ""
         self._process = process
-        self._log = asyncio.create_task(self._pass_on(quiet))
+        self._log = asyncio.create_task(self._pass_on())
 
     @classmethod
-    async def start(cls, name: str, *command: str, quiet: bool = False) -> "Child":
-        """Starts `command`; `quiet` keeps its output back unless it fails."""
+    async def start(cls, program: Program) -> "Child":
+        """
+        Raises:
+            OSError: the machine has no room for another process.
+        """
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", bound.__file__, str(os.getpid())),
-            *command,
+            *program.command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=PIPE,
             stderr=STDOUT,
             start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **program.secrets},
         )
-        return cls(name, process, quiet)
+        return cls(program, process)
+
+    @property
+    def name(self) -> str:
+        return self.program.name
 
     @property
     def pid(self) -> int:
@@ -69,7 +95,7 @@ class Child:
             async with asyncio.timeout(timeout):
                 return await self.wait()
         except TimeoutError:
-            _say(f"{self.name} does not stop in {timeout:g} s; killing it")
+            say(f"{self.name} does not stop in {timeout:g} s; killing it")
             self.kill()
             return await self.wait()
 
@@ -78,17 +104,17 @@ class Child:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
 
-    async def _pass_on(self, quiet: bool) -> None:
+    async def _pass_on(self) -> None:
         held: deque[str] = deque(maxlen=_NUM_HELD)
         assert self._process.stdout is not None
         async for line in _lines(self._process.stdout):
             self.last_line = line
-            if quiet:
+            if self.program.is_quiet:
                 held.append(f"{self.name:<9} | {line}")
             else:
-                _say(f"{self.name:<9} | {line}")
+                say(f"{self.name:<9} | {line}")
         if held and await self._process.wait() not in (0, -signal.SIGTERM, -signal.SIGKILL):
-            _say("\n".join(held))
+            say("\n".join(held))
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
@@ -103,7 +129,8 @@ async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
         yield rest.decode(errors="replace").rstrip()
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Writes a line for the user."""
     # A terminal that is gone is no reason to let a child wait for somebody who reads what it writes.
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -15,13 +15,17 @@ class UpSettings(ProcessSettings):
     model_config = SettingsConfigDict(env_prefix="QUIRE_UP_", cli_shortcuts={"executor.model": "model"})
 
     redis: str | None = Field(None, pattern=URL_PATTERN)
-    """URL of the Redis for the ledger; default: a private one, started and stopped with the services."""
+    """URL of the Redis for the ledger; default: a private one, started and stopped with the services. A URL with a
+    password belongs into QUIRE_UP_REDIS: other users can read command lines."""
+
+    host: str = Field("127.0.0.1", min_length=1)
+    """Address or name at which the frontend's two ports are; 0.0.0.0 or ::, every address of this machine."""
 
     frontend_port: int = Field(8001, ge=0, le=MAX_PORT)
-    """Port of the frontend on loopback; 0 chooses a free one."""
+    """Port of the frontend; 0 chooses a free one."""
 
     http_port: int = Field(8000, ge=0, le=MAX_PORT)
-    """Port of the OpenAI-compatible HTTP API on loopback; 0 chooses a free one."""
+    """Port of the OpenAI-compatible HTTP API; 0 chooses a free one."""
 
     served_model_name: str | None = Field(None, min_length=1)
     """The name that clients know the model by; default: the hub id, or the folder's own name."""

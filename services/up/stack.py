@@ -2,10 +2,11 @@
 
 import asyncio
 import signal
-import socket
 import sys
+import time
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from typing import NoReturn
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -13,17 +14,23 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from quire.engine.api.errors import StartupError
+from quire.services.common.address import joined
 from quire.services.common.channel import open_channel
 from quire.services.common.settings import to_flags
-from quire.services.up.process import Child
+from quire.services.up.ports import LOOPBACK, check_ports, free_port, reachable
+from quire.services.up.process import Child, Program, say
 from quire.services.up.redis_server import redis_command
 from quire.services.up.settings import UpSettings
 from quire.v1 import inference_pb2, inference_pb2_grpc
 
-LOOPBACK = "127.0.0.1"
 POLL_SECONDS = 0.05
 # What a service has to end by itself beside the time for its requests, before it is killed.
 STOP_SECONDS = 10.0
+# A child that dies is started again after this long, then twice that and so on, up to a limit.
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+# One that has run for so long begins again with the first.
+STEADY_SECONDS = 60.0
 
 
 class Stack:
@@ -33,7 +40,7 @@ class Stack:
         quiet: keep the services' logs back unless one fails.
 
     Attributes:
-        redis, frontend, http, scheduler, executors: where they listen; known once it is constructed.
+        redis, frontend, http, scheduler, executors: where this machine reaches them; known once it is constructed.
         children: the processes, in the order in which they stop.
     """
 
@@ -42,8 +49,10 @@ class Stack:
         self._quiet = quiet
         self._redis_port = None if settings.redis else free_port()
         self.redis = settings.redis or f"redis://{LOOPBACK}:{self._redis_port}/0"
-        self.frontend = f"{LOOPBACK}:{settings.frontend_port or free_port()}"
-        self.http = f"{LOOPBACK}:{settings.http_port or free_port()}"
+        self._frontend_port = settings.frontend_port or free_port()
+        self._http_port = settings.http_port or free_port()
+        self.frontend = joined(reachable(settings.host), self._frontend_port)
+        self.http = joined(reachable(settings.host), self._http_port)
         self.scheduler = f"{LOOPBACK}:{settings.scheduler_port or free_port()}"
         first = settings.executor_port
         ports = [first + i if first else free_port() for i in range(settings.num_executors)]
@@ -54,25 +63,34 @@ class Stack:
         """Returns when every service is SERVING.
 
         Raises:
-            StartupError: one of them ended instead.
+            StartupError: a port is in use, or a service ended instead.
         """
+        check_ports(self._settings)
+        # All at once: each imports for a second or more. Only the scheduler ends if Redis does not answer.
         for i, address in enumerate(self.executors):
             name = "executor" if len(self.executors) == 1 else f"executor{i}"
             self.children.append(await self.start_executor(name, address))
-        if self._redis_port is not None:
-            command = redis_command(self._redis_port)
-            self.children.append(await Child.start("redis", *command, quiet=True))
-            await self._until(_answers_ping(self.redis))
-        self.children.insert(0, await self.start_scheduler())
         self.children.insert(0, await self.start_frontend())
+        if self._redis_port is not None:
+            program = Program("redis", tuple(redis_command(self._redis_port)), is_quiet=True)
+            self.children.append(await Child.start(program))
+            await self._until(_answers_ping(self.redis))
+        self.children.insert(1, await self.start_scheduler())
         for address in (*self.executors, self.scheduler, self.frontend):
             await self._until(is_serving(address))
         await self._until(has_executors(self.frontend, len(self.executors)))
 
+    async def supervise(self) -> None:
+        """Starts a process again whenever one has ended, until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for place in range(len(self.children)):
+                tasks.create_task(self._supervise(place))
+
     async def stop(self) -> bool:
         """Stops what runs, the frontend first, and kills all if it is cancelled; whether all have ended well."""
+        running = [child for child in self.children if child.is_running]
         try:
-            codes = [await child.stop(self._settings.drain_seconds + STOP_SECONDS) for child in self.children]
+            codes = [await child.stop(self._settings.drain_seconds + STOP_SECONDS) for child in running]
         except asyncio.CancelledError:
             for child in self.children:
                 child.kill()
@@ -87,13 +105,14 @@ class Stack:
 
     async def start_scheduler(self) -> Child:
         flags = self._settings.scheduler.model_dump(exclude_unset=True)
-        places = {"listen": self.scheduler, "redis": self.redis, "executors": ",".join(self.executors)}
-        return await self._service("scheduler", "scheduler", {**places, **flags})
+        places = {"listen": self.scheduler, "executors": ",".join(self.executors)}
+        # Its URL may have a password.
+        return await self._service("scheduler", "scheduler", {**places, **flags}, {"QUIRE_SCHEDULER_REDIS": self.redis})
 
     async def start_frontend(self) -> Child:
         flags = {
-            "listen": self.frontend,
-            "http_listen": self.http,
+            "listen": joined(self._settings.host, self._frontend_port),
+            "http_listen": joined(self._settings.host, self._http_port),
             "scheduler": self.scheduler,
             "model": self._settings.executor.model,
             "served_model_name": self._settings.served_model_name,
@@ -102,38 +121,54 @@ class Stack:
         }
         return await self._service("frontend", "frontend", flags)
 
-    async def failure(self) -> str:
+    async def _service(
+        self, name: str, command: str, flags: Mapping[str, object], secrets: Mapping[str, str] | None = None
+    ) -> Child:
+        common = {"log_level": self._settings.log_level, "trace_dir": self._settings.trace_dir}
+        python = (sys.executable, "-m", "quire.services.cli")
+        return await Child.start(
+            Program(name, (*python, command, *to_flags({**common, **flags})), secrets or {}, self._quiet)
+        )
+
+    async def _supervise(self, place: int) -> NoReturn:
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            child, began = self.children[place], time.monotonic()
+            code = await child.wait()
+            if time.monotonic() - began >= STEADY_SECONDS:
+                pause = FIRST_PAUSE_SECONDS
+            say(f"quire: {child.name} {_described(code)}; starting it again in {pause:g} s")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            # The machine may have no room for it yet.
+            with suppress(OSError):
+                self.children[place] = await Child.start(child.program)
+
+    async def _failure(self) -> str:
         """Returns what is to be said of a child that has ended, as soon as one has."""
         while True:
             for child in self.children:
                 if not child.is_running:
-                    return f"{child.name} ended with exit code {await child.wait()}: {child.last_line}"
+                    return f"{child.name} {_described(await child.wait())}: {child.last_line}"
             await asyncio.sleep(POLL_SECONDS)
-
-    async def _service(self, name: str, command: str, flags: Mapping[str, object]) -> Child:
-        common = {"log_level": self._settings.log_level, "trace_dir": self._settings.trace_dir}
-        arguments = to_flags({**common, **flags})
-        python = (sys.executable, "-m", "quire.services.cli")
-        return await Child.start(name, *python, command, *arguments, quiet=self._quiet)
 
     async def _until(self, ready: Coroutine[None, None, None]) -> None:
         """Waits for it, unless a child ends first."""
-        waiting, failing = asyncio.ensure_future(ready), asyncio.ensure_future(self.failure())
+        waiting, failing = asyncio.ensure_future(ready), asyncio.ensure_future(self._failure())
         try:
             await asyncio.wait((waiting, failing), return_when=asyncio.FIRST_COMPLETED)
-            if not waiting.done():
+            if failing.done():
                 raise StartupError(failing.result())
+            waiting.result()
         finally:
             for task in (waiting, failing):
                 task.cancel()
 
 
-def free_port() -> int:
-    """A TCP port of loopback on which nothing listens now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _described(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    return f"was ended by {signal.Signals(-code).name if -code in set(signal.Signals) else f'signal {-code}'}"
 
 
 async def is_serving(address: str) -> None:
@@ -152,7 +187,10 @@ async def has_executors(frontend: str, count: int) -> None:
     """Returns when the frontend knows of `count` executors."""
     async with open_channel(frontend) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        while (await stub.GetServer(inference_pb2.GetServerRequest())).num_executors < count:
+        while True:
+            with suppress(grpc.aio.AioRpcError):
+                if (await stub.GetServer(inference_pb2.GetServerRequest())).num_executors >= count:
+                    return
             await asyncio.sleep(POLL_SECONDS)
 
 

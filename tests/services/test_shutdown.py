@@ -19,8 +19,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quire.clients.async_client import AsyncClient
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
-from quire.services.up.process import LONGEST_LINE, Child
-from quire.services.up.stack import LOOPBACK, free_port, is_serving
+from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.process import LONGEST_LINE, Child, Program
+from quire.services.up.stack import is_serving
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 from support.stacks import RunningStack, launch
@@ -205,7 +206,7 @@ def test_ctrl_c_while_a_service_starts(seconds: float) -> None:
 
 async def test_lines_of_any_length_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
     text = "import sys; sys.stdout.write('x' * 3_000_000 + '\\nlast')"
-    child = await Child.start("long", sys.executable, "-c", text)
+    child = await Child.start(Program("long", (sys.executable, "-c", text)))
     assert await asyncio.wait_for(child.wait(), 60) == 0
     assert child.last_line == "last"
     passed = capfd.readouterr().err
@@ -217,7 +218,7 @@ async def test_one_that_does_not_stop_is_killed() -> None:
     text = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('here', flush=True); time.sleep(60)"
     )
-    child = await Child.start("deaf", sys.executable, "-c", text, quiet=True)
+    child = await Child.start(Program("deaf", (sys.executable, "-c", text), is_quiet=True))
     while child.last_line != "here":
         await asyncio.sleep(0.02)
     async with asyncio.timeout(60):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from quire.engine.resources.ledger.connection import URL_PATTERN
 from quire.services.cli import COMMANDS
 from quire.services.common.address import bound_socket
-from quire.services.up.stack import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_port
 
 # Most of it is the import of torch by the executor on a busy machine.
 QUICK_SECONDS = 120
@@ -89,7 +89,7 @@ def test_a_name_that_no_host_can_have(host: str) -> None:
         bound_socket(f"{host}:0")
 
 
-def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken: str) -> None:
+def test_up_on_a_port_in_use(tiny_model: Path, taken: str) -> None:
     port = taken.rpartition(":")[2]
     arguments = [
         f"--frontend-port={port}",
@@ -102,10 +102,7 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
     done = subprocess.run(command, capture_output=True, text=True, timeout=QUICK_SECONDS, check=False)
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last == (
-        f"quire up: error: frontend ended with exit code 1: quire frontend: error: --listen {taken}: cannot listen "
-        "there: Address already in use"
-    )
+    assert last == (f"quire up: error: --frontend-port {port}: cannot listen on {taken}: Address already in use")
 
 
 @pytest.mark.parametrize(
@@ -123,6 +120,11 @@ def test_everything_stops_when_one_service_cannot_start(tiny_model: Path, taken:
         (
             ["scheduler", "--redis=http://me:secret@host/0"],
             f"quire scheduler: error: --redis: string should match pattern '{URL_PATTERN}', got 'http://***@host/0'",
+        ),
+        (
+            ["up", "--redis=redi://me:sec/ret@host/0?password=word"],
+            f"quire up: error: --redis: string should match pattern '{URL_PATTERN}', got "
+            "'redi://***@host/0?password=***'",
         ),
         (
             ["up", "--frontend-port=70000"],

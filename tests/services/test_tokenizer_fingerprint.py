@@ -16,7 +16,8 @@ from quire.engine.api.errors import Unavailable
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.text.fingerprint import tokenizer_fingerprint
-from quire.services.up.stack import LOOPBACK, free_port, has_executors
+from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.stack import has_executors
 from support.stacks import SETTLE_SECONDS, RunningStack, another_frontend
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import redis
 
+from quire.services.up.ports import free_port
 from quire.services.up.redis_server import redis_binary, redis_command
-from quire.services.up.stack import free_port
 
 NUM_SLOTS = 16384
 # A cluster's nodes talk to each other on a port this much higher.

@@ -13,9 +13,10 @@ from typing import Any, Self, TypeVar
 
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.redis import RedisLedger
+from quire.services.up.ports import LOOPBACK, free_port
 from quire.services.up.process import Child
 from quire.services.up.settings import UpSettings
-from quire.services.up.stack import LOOPBACK, Stack, free_port, is_serving
+from quire.services.up.stack import Stack, is_serving
 
 T = TypeVar("T")
 # Far more than it takes: a busy machine must not fail a test.

@@ -22,7 +22,7 @@ from quire.services.frontend.http.disconnect import leave
 from quire.services.frontend.http.errors import refuse
 from quire.services.frontend.http.limits import HttpLimits
 from quire.services.frontend.http.server import http_serving
-from quire.services.up.stack import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_port
 
 # The machine may be busy; nothing here waits for so long.
 SECONDS = 60.0

@@ -12,7 +12,7 @@ import pytest
 
 from quire.engine.api.errors import InvalidRequest
 from quire.services.common.server import serving
-from quire.services.up.stack import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_port
 
 # The machine may be busy.
 SECONDS = 60.0

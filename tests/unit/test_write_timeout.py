@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from quire.services.common.server import serving
-from quire.services.up.stack import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_port
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 

@@ -1,0 +1,152 @@
+"""`quire up`: its ports are its own, a process that dies starts again, and no password is shown."""
+
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from quire.clients.client import Client
+from quire.engine.api.errors import StartupError
+from quire.engine.api.sampling import SamplingParams
+from quire.services.up.ports import LOOPBACK, check_ports, free_port
+from quire.services.up.settings import UpSettings
+from quire.services.up.stack import Stack
+from support.redis_server import RedisServer
+
+PASSWORD = "a-secret-word"
+# Far more than it takes: a busy machine must not fail a test.
+SECONDS = 200.0
+GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+
+
+class Up:
+    """A running `quire up`, which is read line by line."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self.seen: list[str] = []
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def until(self, pattern: str) -> "re.Match[str]":
+        """Reads until a line has the pattern."""
+        while True:
+            self.seen.append(self._lines.get(timeout=SECONDS))
+            if found := re.search(pattern, self.seen[-1]):
+                return found
+
+    def child(self, command: str) -> psutil.Process:
+        """The process that runs this command of `quire`."""
+        children = psutil.Process(self.process.pid).children()
+        return next(each for each in children if command in each.cmdline())
+
+    def interrupt(self) -> int:
+        """Ctrl-C; the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(SECONDS)
+        self._reader.join()
+        while not self._lines.empty():
+            self.seen.append(self._lines.get())
+        return code
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+
+
+@contextmanager
+def up(*flags: str, **env: str) -> Iterator[Up]:
+    ports = [f"--{name}-port=0" for name in ("frontend", "http", "scheduler", "executor")]
+    command = [sys.executable, "-m", "quire.services.cli", "up", *ports, "--executor.num-blocks=64", *flags]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | env
+    ) as process:
+        try:
+            yield Up(process)
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port where somebody else listens."""
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("flag", ["frontend", "http", "scheduler", "executor"])
+def test_a_port_in_use_is_named_before_anything_starts(flag: str, taken: int) -> None:
+    settings = UpSettings.model_validate({f"{flag}_port": taken})
+    stack = Stack(settings)
+    message = rf"--{flag}-port {taken}: cannot listen on 127\.0\.0\.1:{taken}: Address already in use"
+    with pytest.raises(StartupError, match=message):
+        check_ports(settings)
+    assert stack.children == []
+
+
+def test_a_port_that_is_asked_for_twice() -> None:
+    first, second = free_port(), free_port()
+    settings = UpSettings(frontend_port=first, http_port=second, scheduler_port=first, executor_port=second)
+    with pytest.raises(StartupError) as caught:
+        check_ports(settings)
+    assert str(caught.value) == (
+        f"--scheduler-port {first}: --frontend-port has the same port; "
+        f"--executor-port {second}: --http-port has the same port"
+    )
+
+
+def test_a_host_of_somebody_else() -> None:
+    with pytest.raises(StartupError, match=r"--host 192\.0\.2\.1: cannot listen there: Cannot assign"):
+        check_ports(UpSettings(host="192.0.2.1"))
+
+
+def test_a_process_that_dies_starts_again_and_no_password_is_shown() -> None:
+    redis = RedisServer("--requirepass", PASSWORD)
+    redis_url = f"redis://:{PASSWORD}@{redis.address}/0"
+    redis.start()
+    try:
+        with up("--host=0.0.0.0", "--log-level=info", QUIRE_UP_REDIS=redis_url) as running:
+            frontend = running.until(r"quire generate --address (\S+)")[1]
+            assert frontend.startswith(f"{LOOPBACK}:")
+            listening = [each for each in running.child("frontend").net_connections() if each.status == "LISTEN"]
+            # gRPC takes the IPv4 wildcard for that of IPv6, which includes it.
+            assert {each.laddr.ip for each in listening} <= {"0.0.0.0", "::"}
+            assert len(listening) == 2
+            for name in ("executor", "scheduler", "frontend"):
+                child = running.child(name)
+                child.kill()
+                child.wait()
+                running.until(f"quire: {name} was ended by SIGKILL; starting it again in 0.5 s")
+                running.until(rf"{name} +\| .* SERVING")
+                with Client(frontend, timeout=SECONDS) as client:
+                    client.ready(SECONDS)
+                    assert len(client.generate("a", GREEDY).token_ids) == 4
+            everyone = [psutil.Process(running.process.pid)]
+            everyone += everyone[0].children(recursive=True)
+            assert len(everyone) == 4
+            assert not [each for each in everyone if PASSWORD in " ".join(each.cmdline())]
+            assert running.interrupt() == 0
+    finally:
+        redis.stop()
+    shown = "".join(running.seen)
+    assert PASSWORD not in shown
+    assert f"redis://:***@{redis.address}/0" in shown
+
+
+def test_one_that_cannot_start_ends_everything() -> None:
+    with up("--scheduler.capacity-policy=FAIREST") as running:
+        running.until(r"quire up: error: scheduler ended with exit code 1: quire scheduler: error: capacity_policy: ")
+        assert running.process.wait(SECONDS) == 1
