@@ -75,7 +75,7 @@ def main() -> None:
             for chunking in args.chunking.split(","):
                 name = policy if "," not in args.chunking else f"{policy}, {chunking}"
                 config = SchedulerConfig.model_validate(
-                    base.model_dump() | {"capacity_policy": policy, "context_chunking": chunking}
+                    base.model_dump() | {"capacity_policy": policy, "micro_batch_policy": chunking}
                 )
                 # Whatever the factor, every request must be able to run alone.
                 num_blocks = max(int(demand / factor), longest)

@@ -81,8 +81,15 @@ class SchedulerConfig(EngineConfig):
     capacity_policy: str = "GUARANTEED_NO_EVICT"
     """Who may hold KV blocks: GUARANTEED_NO_EVICT, MAX_UTILIZATION, STATIC_BATCH, or a plug-in's name."""
 
-    context_chunking: Literal["FIRST_COME_FIRST_SERVED", "EQUAL_PROGRESS"] = "FIRST_COME_FIRST_SERVED"
-    """How sequences share what a step has left for context."""
+    micro_batch_policy: str = "FIRST_COME_FIRST_SERVED"
+    """How sequences share what a step has left for context: FIRST_COME_FIRST_SERVED, EQUAL_PROGRESS, or a plug-in's
+    name."""
+
+    kv_cache_manager: str = "PAGED"
+    """Which blocks sequences get and find in the cache: PAGED, or a plug-in's name."""
+
+    resource_managers: tuple[str, ...] = ()
+    """Plug-ins that manage further resources of sequences, by name, in the order in which they are asked."""
 
     target_itl_ms: float | None = Field(None, gt=0)
     """Inter-token latency to aim at, by smaller context chunks while sequences generate; default: what the executor

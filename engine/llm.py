@@ -19,6 +19,7 @@ from quire.engine.engine_thread import EngineThread
 from quire.engine.executor import Executor
 from quire.engine.model.source import resolve_model
 from quire.engine.prompt import Prompt, Prompts, prompt_content, prompt_contents
+from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.text_engine import TextEngine, Update
@@ -38,19 +39,27 @@ class LLM:
     Args:
         model: Hugging Face folder or hub id; None: the demo model.
         scheduler: how steps are filled.
+        plugins: classes that schedule or manage resources in place of Quire's own.
         settings: further fields of `ExecutorConfig`, such as dtype="float32" or num_blocks=512.
 
     Raises:
         StartupError: the model or a setting will not do.
     """
 
-    def __init__(self, model: str | None = None, *, scheduler: SchedulerConfig | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        model: str | None = None,
+        *,
+        scheduler: SchedulerConfig | None = None,
+        plugins: Plugins = NO_PLUGINS,
+        **settings: Any,
+    ) -> None:
         try:
             config = ExecutorConfig(model=model, **settings)
         except ValidationError as error:
             raise StartupError("; ".join(f"{each.setting}: {each.reason}" for each in mistakes(error))) from error
         self.tokenizer = Tokenizer.load(resolve_model(model))
-        make = partial(TextEngine, self.tokenizer, Executor(config), scheduler or SchedulerConfig())
+        make = partial(TextEngine, self.tokenizer, Executor(config), scheduler or SchedulerConfig(), plugins)
         self._thread = EngineThread(make)
         weakref.finalize(self, self._thread.close_from_any_thread)
 

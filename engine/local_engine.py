@@ -16,6 +16,7 @@ from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.request import Request
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
+from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.sequence import Sequence
@@ -31,13 +32,13 @@ class LocalEngine:
         limits: what a request may ask for.
     """
 
-    def __init__(self, executor: Executor, config: SchedulerConfig) -> None:
+    def __init__(self, executor: Executor, config: SchedulerConfig, plugins: Plugins = NO_PLUGINS) -> None:
         info = executor.info
         self.limits = ServingLimits(info.vocab_size, info.max_model_len, info.num_blocks, info.block_size)
         pool = PoolIdentity("local", info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
         self._eos_token_ids = info.eos_token_ids
         self._ledger = MemoryLedger()
-        self._scheduler = Scheduler(config, info, PoolState(info.num_blocks))
+        self._scheduler = Scheduler(config, info, PoolState(info.num_blocks), plugins=plugins)
         # Last of what may fail: its threads end only by `stop`.
         self._runner = LocalRunner(executor)
         self._loop = StepLoop(self._scheduler, self._ledger, pool, _EPOCH, self._runner, self._deliver)

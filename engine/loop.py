@@ -4,6 +4,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 
 from quire.engine.api.errors import LedgerError, LedgerUnreachable, StaleEpoch
 from quire.engine.resources.ledger.base import KVLedger
@@ -16,6 +17,8 @@ from quire.engine.trace import NO_TRACE, Trace
 logger = logging.getLogger(__name__)
 
 MAX_STEPS_IN_FLIGHT = 2
+# A resource manager may delay a start by the clock, of which no step and no request tells.
+DELAY_SECONDS = 0.02
 
 
 class StepRunner(ABC):
@@ -98,6 +101,12 @@ class StepLoop:
                 await self._commit()
                 if self._is_draining and not self._scheduler.num_waiting and not self._scheduler.num_running:
                     return
+                await self._until_work()
+
+    async def _until_work(self) -> None:
+        """Returns when a request came or ended, or when a resource manager that delays one is to be asked again."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DELAY_SECONDS if self._scheduler.is_delaying else None):
                 await self._work.wait()
 
     async def _next(self) -> StepPlan | None:

@@ -15,6 +15,7 @@ from quire.engine.executor import Executor
 from quire.engine.local_engine import LocalEngine
 from quire.engine.open_request import OpenRequest
 from quire.engine.prompt import Tokens
+from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
@@ -30,11 +31,13 @@ Update = Completion | Exception | None
 class TextEngine:
     """All methods belong to the event loop it was made on, and raise `RequestError` for a request that fails."""
 
-    def __init__(self, tokenizer: Tokenizer, executor: Executor, config: SchedulerConfig) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, executor: Executor, config: SchedulerConfig, plugins: Plugins = NO_PLUGINS
+    ) -> None:
         self._tokenizer = tokenizer
         # Prompts that wait lie in this process anyway.
         self._encoder = TextEncoder(tokenizer, max_pending_bytes=None)
-        self._engine = LocalEngine(executor, config)
+        self._engine = LocalEngine(executor, config, plugins)
 
     async def stop(self) -> None:
         """Fails what is open and waits for the step that runs."""

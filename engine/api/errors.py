@@ -6,6 +6,7 @@ QuireError
 │   ├── Overloaded              a bounded queue is full; retryable
 │   └── Unavailable             nothing can compute now, or a fault ended it; retryable
 ├── StartupError                a service cannot start with what it was given
+├── PluginError                 a plug-in raised, or broke an invariant: nothing more is scheduled
 └── LedgerError
     ├── StaleEpoch              another scheduler owns the pool: step down
     ├── LedgerConflict          the proposal contradicts the ledger: the mirror is stale, resync
@@ -62,6 +63,18 @@ class Unavailable(RequestError):
 
 class StartupError(QuireError):
     """A service cannot start; the message says which setting to change."""
+
+
+class PluginError(QuireError):
+    """A plug-in raised, or broke an invariant of scheduling.
+
+    Args:
+        part: the plug-in; the message gives its module and class.
+        fault: what it did, such as "raised ValueError: 3".
+    """
+
+    def __init__(self, part: object, fault: str) -> None:
+        super().__init__(f"plug-in {type(part).__module__}.{type(part).__qualname__} {fault}")
 
 
 class LedgerError(QuireError):

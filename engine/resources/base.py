@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+from quire.engine.request import Request
 from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.sequence import Sequence
 
@@ -9,20 +10,26 @@ from quire.engine.sequence import Sequence
 class ResourceManager(ABC):
     """Gives sequences what they need to run, step by step.
 
-    `start` runs once when a sequence is admitted. For each step `prepare_resources` runs before its plan leaves
-    and `update_resources` after its result came, in the order of the steps. `free_resources` runs once no step
-    in flight can touch what the sequence held.
+    `validate` runs once when a request comes, and `can_start` whenever its sequence might start. `start` runs when
+    the sequence is admitted. For each step `prepare_resources` runs before its plan leaves and `update_resources`
+    after its result came, in the order of the steps. `free_resources` runs once no step in flight can touch what the
+    sequence held; a paused sequence starts again later.
     """
+
+    def validate(self, request: Request) -> None:
+        """Raises `RequestError` for a request that must be refused; one that was accepted before is not asked for."""
+
+    def can_start(self, sequence: Sequence) -> bool:
+        """Whether the sequence need not wait for this resource. It is asked in every step until the answer is yes."""
+        return True
 
     @abstractmethod
     def start(self, sequence: Sequence) -> None:
         """Takes what the sequence holds from its start to its end."""
 
-    @abstractmethod
     def prepare_resources(self, step: ScheduledStep) -> None:
         """Takes what the step's sequences need."""
 
-    @abstractmethod
     def update_resources(self, step: ScheduledStep) -> None:
         """Takes note of what the step has computed."""
 

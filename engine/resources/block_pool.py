@@ -5,8 +5,9 @@ from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from quire.engine.api.errors import PluginError
 from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY
-from quire.engine.resources.eviction import restored
+from quire.engine.resources.eviction import EvictionOrder, restored
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.prefix_tree import PrefixTree
@@ -46,11 +47,14 @@ class BlockPool:
     Args:
         state: the pool as the ledger has it, which must have passed the audit; taken over.
         clock: unix time in milliseconds.
+        order: says which cached block goes next.
     """
 
-    def __init__(self, state: PoolState, clock: Callable[[], int] = unix_ms) -> None:
+    def __init__(
+        self, state: PoolState, clock: Callable[[], int] = unix_ms, order: type[EvictionOrder] = EvictionOrder
+    ) -> None:
         self._state = state
-        self._order = restored(state.cached, state.expires, clock)
+        self._order = restored(order(clock), state.cached, state.expires)
         self._tree = PrefixTree()
         taken = state.refs.keys() | state.hashes.keys()
         # A stack: the lowest numbers first, the most recently freed before all.
@@ -63,6 +67,11 @@ class BlockPool:
     def state(self) -> PoolState:
         """The books themselves, to be read only; what the ledger holds once the transaction is committed."""
         return self._state
+
+    @property
+    def order(self) -> EvictionOrder:
+        """Which cached block goes next; the pool's own."""
+        return self._order
 
     @property
     def num_blocks(self) -> int:
@@ -169,6 +178,8 @@ class BlockPool:
     def _evict(self) -> None:
         block = self._order.pop()
         state = self._state
+        if block not in state.cached:
+            raise PluginError(self._order, f"broke the invariant: what is evicted is cached; block {block} is not")
         del state.cached[block], state.index[state.hashes.pop(block)]
         state.expires.pop(block, None)
         self._tree.remove(block)

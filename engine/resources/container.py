@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence as List
 
+from quire.engine.request import Request
 from quire.engine.resources.base import ResourceManager
 from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.sequence import Sequence
@@ -12,6 +13,13 @@ class ResourceContainer(ResourceManager):
 
     def __init__(self, managers: List[ResourceManager]) -> None:
         self._managers = tuple(managers)
+
+    def validate(self, request: Request) -> None:
+        for manager in self._managers:
+            manager.validate(request)
+
+    def can_start(self, sequence: Sequence) -> bool:
+        return all(manager.can_start(sequence) for manager in self._managers)
 
     def start(self, sequence: Sequence) -> None:
         for manager in self._managers:

@@ -64,9 +64,8 @@ class EvictionOrder:
                 heapq.heappush(self._order, (self._ranks[block], block))
 
 
-def restored(cached: Mapping[int, int], expires: Mapping[int, int], clock: Callable[[], int]) -> EvictionOrder:
-    """The order of blocks that a ledger remembers."""
-    order = EvictionOrder(clock)
+def restored(order: EvictionOrder, cached: Mapping[int, int], expires: Mapping[int, int]) -> EvictionOrder:
+    """The order, with the blocks that a ledger remembers."""
     for block, rank in cached.items():
         order.add(block, rank, expires.get(block, 0))
     return order

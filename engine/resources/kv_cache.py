@@ -1,9 +1,12 @@
 """KV blocks as a resource: block tables, prefix reuse, publication."""
 
+from collections.abc import Sequence as List
 from dataclasses import dataclass
+from typing import ClassVar
 
 from quire.engine.resources.base import ResourceManager
-from quire.engine.resources.block_pool import BlockPool, unix_ms
+from quire.engine.resources.block_pool import BlockPool, Keep, unix_ms
+from quire.engine.resources.eviction import EvictionOrder
 from quire.engine.resources.prefix import chain_root, extend_chain
 from quire.engine.resources.retention import block_retention
 from quire.engine.scheduled_step import ScheduledStep
@@ -36,7 +39,12 @@ class KVCacheManager(ResourceManager):
         pool: the mirror to take blocks from.
         block_size: tokens per block.
         fingerprint: of the model; blocks of different models never share a hash.
+
+    A subclass may replace `match`, what is found in the cache; `retention`, how long what is left stays there; and
+    `eviction_order`, the class that says which cached block goes next.
     """
+
+    eviction_order: ClassVar[type[EvictionOrder]] = EvictionOrder
 
     def __init__(self, pool: BlockPool, block_size: int, fingerprint: str) -> None:
         self._pool = pool
@@ -89,6 +97,11 @@ class KVCacheManager(ResourceManager):
             return False
         return sequence.hashes[num_matched] in self._computing
 
+    def retention(self, sequence: Sequence) -> List[Keep]:
+        """How each block of a sequence that lets go is kept, in the order of its block table."""
+        ranges = sequence.request.options.cache.retention
+        return block_retention(ranges, len(sequence.blocks), self._block_size, unix_ms())
+
     def start(self, sequence: Sequence) -> None:
         """Shares the cached prefix with a sequence about to run; its first chunk begins behind it.
 
@@ -136,11 +149,9 @@ class KVCacheManager(ResourceManager):
         if not sequence.blocks:
             return
         self._num_promised -= max(0, sequence.num_reserved - len(sequence.blocks))
-        held = block_retention(
-            sequence.request.options.cache.retention, len(sequence.blocks), self._block_size, unix_ms()
-        )
+        kept = self.retention(sequence)
         # Tail first, so that eviction takes the leaves of the prefix tree before their parents.
-        self._pool.release(sequence.holder, zip(reversed(sequence.blocks), reversed(held), strict=True))
+        self._pool.release(sequence.holder, zip(reversed(sequence.blocks), reversed(kept), strict=True))
         sequence.blocks = []
 
     def _name(self, sequence: Sequence, num_blocks: int) -> None:

@@ -1,7 +1,6 @@
 """The executor's slots as a resource."""
 
 from quire.engine.resources.base import ResourceManager
-from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.sequence import Sequence
 
 
@@ -28,12 +27,6 @@ class SlotManager(ResourceManager):
     def start(self, sequence: Sequence) -> None:
         sequence.slot = self._free.pop()
         self._sequences[sequence.slot] = sequence
-
-    def prepare_resources(self, step: ScheduledStep) -> None:
-        pass
-
-    def update_resources(self, step: ScheduledStep) -> None:
-        pass
 
     def free_resources(self, sequence: Sequence) -> None:
         if sequence.slot >= 0:

@@ -6,22 +6,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import PluginError, RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.config import SchedulerConfig
 from quire.engine.logprobs import PackedLogprobs
+from quire.engine.request import Request
 from quire.engine.resources.block_pool import BlockPool
 from quire.engine.resources.container import ResourceContainer
-from quire.engine.resources.kv_cache import KVCacheManager
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.slots import SlotManager
 from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.scheduling.admission import Admission
-from quire.engine.scheduling.capacity.registry import capacity_policy
 from quire.engine.scheduling.chunk_budget import ChunkBudget
 from quire.engine.scheduling.generation import GenerationBatch
-from quire.engine.scheduling.micro_batch import MicroBatchScheduler
+from quire.engine.scheduling.invariants import (
+    PluginGuard,
+    check_chunks,
+    check_prefix,
+    check_start,
+    check_tables,
+    check_victims,
+)
 from quire.engine.scheduling.plan import make_plan
+from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins, components
 from quire.engine.scheduling.queue import WaitingQueue
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.sequence import Sequence, SequenceState
@@ -54,9 +62,11 @@ class Scheduler:
         info: the executor's.
         state: its pool as the ledger has it, with nothing held.
         clock: seconds, monotonic.
+        plugins: what schedules, where it is not what the configuration names.
 
     Raises:
-        StartupError: the configuration names a policy that does not exist.
+        StartupError: the configuration names a plug-in that does not exist.
+        PluginError: from every method, if a plug-in raised or broke an invariant; nothing more can be scheduled.
     """
 
     def __init__(
@@ -65,31 +75,34 @@ class Scheduler:
         info: ExecutorInfo,
         state: PoolState,
         clock: Callable[[], float] = time.monotonic,
+        plugins: Plugins = NO_PLUGINS,
     ) -> None:
+        parts = components(config, plugins)
         self._num_steps = state.step
         self._num_starts = 0
         self._num_pauses = 0
+        self._fault: PluginError | None = None
         # The last step whose plan changed blocks.
         self._committed = state.step
         self._in_flight: deque[ScheduledStep] = deque()
         self._retiring: deque[tuple[int, Sequence]] = deque()
         self._context: list[Sequence] = []
         self._generation = GenerationBatch(info.max_batch_size, info.block_size)
-        self._kv = KVCacheManager(BlockPool(state), info.block_size, info.fingerprint)
-        max_num_tokens = config.max_num_tokens or info.step_tokens
+        pool = BlockPool(state, order=parts.kv_cache_manager.eviction_order)
+        self._kv = parts.kv_cache_manager(pool, info.block_size, info.fingerprint)
+        self._max_num_tokens = max_num_tokens = config.max_num_tokens or info.step_tokens
         self._slots = SlotManager(min(info.max_batch_size, max_num_tokens))
-        self._resources = ResourceContainer((self._slots, self._kv))
-        self._capacity = capacity_policy(config.capacity_policy)(self._kv, self._generation)
-        self._micro_batch = MicroBatchScheduler(
-            max_num_tokens,
-            info.block_size,
-            config.context_chunking,
-            ChunkBudget.configured(config, info, max_num_tokens),
+        further = tuple(make(config, info) for make in parts.resource_managers)
+        self._resources = ResourceContainer((self._slots, self._kv, *further))
+        self._capacity = parts.capacity_scheduler(self._kv, self._generation)
+        self._micro_batch = parts.micro_batch_scheduler(
+            max_num_tokens, info.block_size, ChunkBudget.configured(config, info, max_num_tokens)
         )
         self._waiting = WaitingQueue(
             config.max_waiting_requests, config.max_waiting_tokens, config.priority_ageing_s, clock
         )
-        self._admission = Admission(self._waiting, self._kv, self._capacity, config.max_passes)
+        self._admission = Admission(self._waiting, self._kv, self._capacity, self._resources, config.max_passes)
+        self._guard = PluginGuard((self._kv, pool.order, self._capacity, self._micro_batch, *further))
 
     @property
     def pool(self) -> BlockPool:
@@ -149,6 +162,11 @@ class Scheduler:
         return len(self._in_flight)
 
     @property
+    def is_delaying(self) -> bool:
+        """Whether a resource manager lets a sequence wait that would have started."""
+        return self._admission.is_delaying
+
+    @property
     def num_context_tokens(self) -> int:
         """Context tokens that wait or are not planned yet."""
         return self._waiting.num_tokens + sum(sequence.num_context_left for sequence in self._context)
@@ -162,10 +180,12 @@ class Scheduler:
 
         Raises:
             Overloaded: too many wait.
+            RequestError: a resource manager refuses it.
         """
         if sequence.request.is_resumed:
             self._waiting.restore(sequence)
         else:
+            self._validate(sequence.request)
             self._waiting.append(sequence)
         self._admission.look_again()
 
@@ -184,7 +204,12 @@ class Scheduler:
         elif not sequence.is_finished:
             self._retire(sequence)
             sequence.finish(FinishReason.ABORTED)
-            self._free_retired()
+            try:
+                with self._guard:
+                    self._free_retired()
+            except PluginError as error:
+                # It is not the fault of whoever cancels; the next step says it.
+                self._fault = error
 
     def evacuate(self) -> list[Sequence]:
         """All unfinished sequences, oldest first, ready to start again elsewhere.
@@ -193,8 +218,9 @@ class Scheduler:
         are given out again. This scheduler is void then.
         """
         running, waiting = self.running, list(self._waiting)
-        for sequence in running:
-            self._resources.free_resources(sequence)
+        with self._guard:
+            for sequence in running:
+                self._resources.free_resources(sequence)
         unfinished = [sequence for sequence in running if not sequence.is_finished]
         for sequence in unfinished:
             sequence.num_faults += 1
@@ -210,13 +236,30 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """Plans the next step; None if there is nothing to compute."""
+        with self._guard:
+            return self._schedule()
+
+    def _validate(self, request: Request) -> None:
+        """A plug-in that fails on one request ends that one only."""
+        try:
+            with self._guard:
+                self._resources.validate(request)
+        except PluginError as error:
+            raise RequestError(str(error)) from error
+
+    def _schedule(self) -> StepPlan | None:
+        if self._fault is not None:
+            raise self._fault
         self._capacity.begin_step(self.num_running)
-        for victim in self._capacity.victims(self._active, self._num_retiring()):
+        victims = self._capacity.victims(self._active, self._num_retiring())
+        check_victims(self._capacity, victims)
+        for victim in victims:
             self._pause(victim)
         started = sum(sequence.num_context_left for sequence in self._context)
         budget = self._micro_batch.budget(len(self._generation), self._waiting.num_tokens + started)
         starts = self._admit(budget - started)
         chunks = self._micro_batch.chunks(budget, self._context)
+        check_chunks(self._micro_batch, chunks, max(0, self._max_num_tokens - len(self._generation)))
         growing, stalled = self._split_growing()
         generation = self._generation.advance(stalled)
         if not chunks and not len(generation):
@@ -224,6 +267,7 @@ class Scheduler:
         self._num_steps += 1
         step = ScheduledStep(self._num_steps, starts, chunks, generation, growing)
         self._resources.prepare_resources(step)
+        check_tables(self._kv, step)
         self._in_flight.append(step)
         if self._kv.pool.has_changes:
             self._committed = self._num_steps
@@ -233,6 +277,10 @@ class Scheduler:
 
     def update(self, result: StepResult) -> StepOutput:
         """Takes in the result of the oldest step in flight: tokens, ends, full blocks, what can be freed."""
+        with self._guard:
+            return self._update(result)
+
+    def _update(self, result: StepResult) -> StepOutput:
         step = self._in_flight.popleft()
         if result.step != step.number:
             raise ValueError(f"result of step {result.step} where that of step {step.number} is due")
@@ -284,8 +332,10 @@ class Scheduler:
             self._num_starts += 1
             sequence.holder = str(self._num_starts)
             sequence.num_reserved = self._capacity.reservation(sequence)
+            check_start(self._capacity, self._kv, sequence)
             sequence.state = SequenceState.CONTEXT
             self._resources.start(sequence)
+            check_prefix(self._kv, sequence)
             starts.append(sequence)
             room -= sequence.num_context_left
         for sequence in starts:

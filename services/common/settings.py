@@ -95,6 +95,8 @@ def to_flags(values: Mapping[str, object]) -> list[str]:
     """Command-line flags that set these fields."""
     flags = []
     for name, value in values.items():
+        if isinstance(value, (tuple, list)):
+            value = ",".join(value)
         if value is not None:
             flags.append(f"--{name.replace('_', '-')}={value}")
     return flags

@@ -3,17 +3,18 @@
 import asyncio
 import logging
 from collections.abc import Iterator
+from typing import TypeVar
 
 import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from quire.engine.api.errors import LedgerUnreachable, StaleEpoch, StartupError
+from quire.engine.api.errors import LedgerUnreachable, PluginError, StaleEpoch, StartupError
 from quire.engine.config import SchedulerConfig
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
 from quire.engine.resources.ledger.redis import RedisLedger
-from quire.engine.scheduling.capacity.registry import capacity_policy
+from quire.engine.scheduling.plugins import components
 from quire.engine.trace import Trace
 from quire.services.common.address import Address, Addresses
 from quire.services.common.server import Health, serving
@@ -26,6 +27,8 @@ from quire.services.scheduler.supervisor import Supervisor
 from quire.v1 import scheduler_pb2_grpc
 
 logger = logging.getLogger(__name__)
+
+E = TypeVar("E", bound=BaseException)
 
 
 class Settings(ServiceSettings, SchedulerConfig):
@@ -50,8 +53,8 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    # A policy that does not exist is refused now, not when the first executor comes.
-    capacity_policy(settings.capacity_policy)
+    # A plug-in that does not exist is refused now, not when the first executor comes.
+    components(settings)
     ledger = _connect(settings.redis)
     try:
         epoch = await ledger.next_epoch()
@@ -98,6 +101,8 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
             await _drive(fleet, dispatcher, health)
     except* StaleEpoch as group:
         stale.extend(_leaves(group))
+    except* PluginError as group:
+        raise StartupError(str(next(_leaves(group)))) from group
     return max(stale, key=lambda error: error.owner, default=None)
 
 
@@ -117,7 +122,7 @@ async def _watch(dispatcher: Dispatcher, health: Health) -> None:
         await dispatcher.changed()
 
 
-def _leaves(group: BaseExceptionGroup[StaleEpoch]) -> Iterator[StaleEpoch]:
+def _leaves(group: BaseExceptionGroup[E]) -> Iterator[E]:
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             yield from _leaves(error)

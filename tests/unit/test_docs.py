@@ -146,3 +146,11 @@ def _with_gaps(node: ast.AST) -> str:
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
     texts = [str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts]
     return re.sub(r"%[-.\d]*[a-z]", "…", "".join(texts))
+
+
+@pytest.mark.parametrize("name", ["scheduler.md", "kv_cache_manager.md"])
+def test_a_worked_example_is_the_code_that_the_tests_install(name: str) -> None:
+    examples = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / name).read_text(), re.DOTALL | re.MULTILINE)
+    sources = [path.read_text() for path in (ROOT / "examples" / "plugins").rglob("*.py")]
+    assert len(examples) == 2
+    assert all(example in sources for example in examples)

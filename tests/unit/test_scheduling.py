@@ -3,16 +3,13 @@
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
-from quire.engine.api.errors import Overloaded, StartupError
+from quire.engine.api.errors import Overloaded
 from quire.engine.api.options import CacheParams, Retention
 from quire.engine.config import SchedulerConfig
 from quire.engine.resources.ledger.memory import MemoryLedger
-from quire.engine.scheduling.capacity import registry
-from quire.engine.scheduling.capacity.guaranteed_no_evict import GuaranteedNoEvict
 from quire.engine.scheduling.chunk_budget import ChunkBudget
 from quire.engine.scheduling.queue import WaitingQueue
 from quire.engine.sequence import SequenceState
@@ -129,26 +126,6 @@ def test_what_was_paused_starts_before_anything_new(make_rig) -> None:
     assert not [sequence for sequence in waiting if sequence.was_started]
 
 
-class Refuser(GuaranteedNoEvict):
-    """A plug-in."""
-
-
-def test_policies_by_name_and_plug_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = EntryPoints(
-        [
-            EntryPoint("MINE", f"{__name__}:Refuser", registry.ENTRY_POINTS),
-            EntryPoint("WRONG", "json:loads", registry.ENTRY_POINTS),
-        ]
-    )
-    monkeypatch.setattr(registry, "entry_points", lambda group: found.select(group=group))
-    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(Refuser=Refuser))
-    assert registry.capacity_policy("MINE") is Refuser
-    with pytest.raises(StartupError, match="which is no CapacityScheduler"):
-        registry.capacity_policy("WRONG")
-    with pytest.raises(StartupError, match=r"one of GUARANTEED_NO_EVICT, .*, MINE, WRONG, got 'NONE'"):
-        registry.capacity_policy("NONE")
-
-
 # ── order ──
 
 
@@ -217,14 +194,14 @@ def chunks(rig: Rig) -> list[tuple[int, int]]:
 
 
 def test_first_come_first_served_chunks(make_rig) -> None:
-    rig = make_rig(num_blocks=64, max_num_tokens=24, context_chunking="FIRST_COME_FIRST_SERVED")
+    rig = make_rig(num_blocks=64, max_num_tokens=24, micro_batch_policy="FIRST_COME_FIRST_SERVED")
     for index in range(3):
         rig.arrive(unlike(index, 21), 1)
     assert [chunks(rig) for _ in range(3)] == [[(1, 21), (2, 3)], [(2, 18), (3, 4)], [(3, 17)]]
 
 
 def test_equal_progress_chunks(make_rig) -> None:
-    rig = make_rig(num_blocks=64, max_num_tokens=24, context_chunking="EQUAL_PROGRESS")
+    rig = make_rig(num_blocks=64, max_num_tokens=24, micro_batch_policy="EQUAL_PROGRESS")
     for token, length in ((4, 21), (5, 21), (6, 40)):
         rig.arrive([token] * length, 1)
     # Blocks in turn; the third starts when the step has room for it.

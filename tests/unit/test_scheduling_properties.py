@@ -111,10 +111,10 @@ CONFIGS = {
     "guaranteed, small steps, strict order": SchedulerConfig(max_num_tokens=7, max_passes=0),
     "utilization": SchedulerConfig(max_num_tokens=64, capacity_policy="MAX_UTILIZATION"),
     "utilization, small steps, equal progress": SchedulerConfig(
-        max_num_tokens=9, capacity_policy="MAX_UTILIZATION", context_chunking="EQUAL_PROGRESS"
+        max_num_tokens=9, capacity_policy="MAX_UTILIZATION", micro_batch_policy="EQUAL_PROGRESS"
     ),
     "static, equal progress": SchedulerConfig(
-        max_num_tokens=16, capacity_policy="STATIC_BATCH", context_chunking="EQUAL_PROGRESS", target_itl_ms=1
+        max_num_tokens=16, capacity_policy="STATIC_BATCH", micro_batch_policy="EQUAL_PROGRESS", target_itl_ms=1
     ),
 }
 

@@ -1,7 +1,7 @@
 """The interface of capacity policies."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from quire.engine.resources.kv_cache import KVCacheManager
 from quire.engine.scheduling.generation import GenerationBatch
@@ -11,8 +11,9 @@ from quire.engine.sequence import Sequence
 class CapacityScheduler(ABC):
     """Decides who starts, what is set aside for it, and who must make room.
 
-    For each step the scheduler calls `begin_step`, then `victims`, then `fits` for waiting sequences in order. It
-    starts each sequence that fits before it asks about the next. A plug-in is a subclass with the same constructor.
+    For each step the scheduler calls `begin_step`, then `victims`, then `order`, then `fits` for waiting sequences in
+    that order. It starts each sequence that fits before it asks about the next. A plug-in is a subclass with the same
+    constructor.
 
     Args:
         kv: whose blocks are at stake.
@@ -44,6 +45,14 @@ class CapacityScheduler(ABC):
             num_retiring: blocks that become available once the steps in flight are over.
         """
         return []
+
+    def order(self, waiting: Iterable[Sequence]) -> Iterable[Sequence]:
+        """The waiting sequences in the order in which they may start.
+
+        Args:
+            waiting: by priority, ageing and arrival; those that ran before come first.
+        """
+        return waiting
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether a waiting sequence may start now. Cached prefix blocks count as held, not as needed."""

@@ -1,0 +1,1 @@
+"""Who runs in a step: the micro-batch policies, one file each."""
