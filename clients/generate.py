@@ -14,6 +14,7 @@ from quire.clients.settings import ClientSettings
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import QuireError
 from quire.engine.api.sampling import SamplingParams
+from quire.protos.address import Address
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
@@ -36,7 +37,7 @@ class Settings(ClientSettings):
     prompt: CliPositionalArg[str]
     """The text to go on from; "-" reads it from standard input."""
 
-    address: str = "127.0.0.1:8001"
+    address: Address = "127.0.0.1:8001"
     """Host and port of a frontend's gRPC service."""
 
     max_tokens: int | None = None
@@ -102,8 +103,8 @@ def run(settings: Settings) -> int:
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return EXIT_INTERRUPTED
-    except (QuireError, OSError, UnicodeDecodeError) as error:
-        print(f"quire generate: {_one_line(error)}", file=sys.stderr)
+    except (QuireError, UnicodeDecodeError) as error:
+        print(f"quire generate: error: {_one_line(error)}", file=sys.stderr)
         return EXIT_FAILED
     return 0
 

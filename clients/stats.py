@@ -11,6 +11,7 @@ from pydantic_settings import SettingsConfigDict
 from quire.clients.errors import translated
 from quire.clients.settings import ClientSettings
 from quire.engine.api.errors import QuireError
+from quire.protos.address import Address
 from quire.v1 import scheduler_pb2 as pb
 from quire.v1 import scheduler_pb2_grpc
 
@@ -22,7 +23,7 @@ class Settings(ClientSettings):
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_STATS_")
 
-    scheduler: str = "127.0.0.1:8002"
+    scheduler: Address = "127.0.0.1:8002"
     """Host and port of the scheduler's gRPC service."""
 
     timeout: float = Field(5.0, gt=0)

@@ -6,6 +6,9 @@ UNAVAILABLE          Unavailable
 any other            QuireError, with the status's name in front
 """
 
+import re
+from urllib.parse import unquote
+
 import grpc
 from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import RetryInfo
@@ -14,6 +17,9 @@ from grpc_status import rpc_status
 from quire.engine.api.errors import InvalidRequest, Overloaded, QuireError, RequestError, Unavailable
 from quire.v1 import inference_pb2 as pb
 
+# As gRPC's core puts it.
+_NO_CONNECTION = re.compile(r"last error: \w+: \w+:(?://)?(\S+): (?:Failed to connect to remote host: )?(.*)")
+_NO_ADDRESS = re.compile(r"address lookup failed for ([^\s:]+)\S*: ([^\]]*)")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -35,7 +41,16 @@ def from_rpc_error(error: grpc.RpcError) -> QuireError:
     """The error of a failed call."""
     if not isinstance(error, (grpc.Call, grpc.aio.AioRpcError)):
         return QuireError(str(error))
-    return _from_status(error.code(), error.details() or "", _retry_after(error))
+    return _from_status(error.code(), readable(error.details() or ""), _retry_after(error))
+
+
+def readable(details: str) -> str:
+    """The text of a status; where the call did not reach a server, the address and the reason alone."""
+    if found := _NO_CONNECTION.search(details):
+        return f"cannot connect to {unquote(found[1])}: {found[2]}"
+    if found := _NO_ADDRESS.search(details):
+        return f"cannot find {found[1]}: {found[2]}"
+    return details
 
 
 def from_failure(failure: pb.GenerateFailure) -> QuireError:

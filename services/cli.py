@@ -1,6 +1,7 @@
 """The command line: `quire COMMAND`. Each command's module is imported only when it is asked for."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -35,12 +36,31 @@ COMMANDS = {
 }
 
 
-# What shells call the end by SIGINT.
+# What shells call the ends by SIGINT and SIGPIPE.
 _INTERRUPTED = 130
+_NO_READER = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    """Runs a command; returns its exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 141 nobody reads."""
+    try:
+        try:
+            return _dispatch(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if sys.stdout is not None:
+            # What is left in the buffer would be tried again at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return _NO_READER
+        reason = error.strerror or str(error)
+        print(f"quire: error: {f'{error.filename}: ' if error.filename else ''}{reason}", file=sys.stderr)
+        return 1
+
+
+def _dispatch(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     while words[:1] == ["help"]:
         words = [*words[1:], "--help"]

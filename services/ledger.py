@@ -13,7 +13,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from quire.engine.api.errors import LedgerError, LedgerUnreachable
 from quire.engine.resources.ledger.audit import audit
-from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
+from quire.engine.resources.ledger.connection import RedisUrl, redacted
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.services.common.settings import ProcessSettings
@@ -30,7 +30,7 @@ class Settings(ProcessSettings):
     action: CliPositionalArg[Literal["audit", "show"]]
     """audit: check every invariant and name the blocks at fault; show: draw each pool's blocks, too."""
 
-    redis: str = Field("redis://127.0.0.1:6379/0", pattern=URL_PATTERN)
+    redis: RedisUrl = "redis://127.0.0.1:6379/0"
     """URL of the Redis that holds the ledger: redis, rediss, unix, redis+sentinel or redis+cluster."""
 
     pool: str | None = None

@@ -17,9 +17,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from pydantic_settings import BaseSettings, CliPositionalArg
 
-from quire.engine.resources.ledger.connection import URL_PATTERN
+from quire.engine.resources.ledger.connection import RedisUrl
+from quire.protos.address import Address, Addresses, OptionalAddress
 from quire.services.cli import COMMANDS
-from quire.services.common.address import Address, Addresses, OptionalAddress
 
 INTRODUCTION = """\
 # Settings
@@ -44,7 +44,12 @@ num_blocks = 4096
 |---|---|
 """
 WORDS = {str: "text", int: "whole number", float: "number", bool: "yes or no", Path: "path"}
-ADDRESSES = {Address: "host:port", OptionalAddress: "host:port or nothing", Addresses: "host:port, comma-separated"}
+PLACES = {
+    Address: "host:port",
+    OptionalAddress: "host:port or nothing",
+    Addresses: "host:port, comma-separated",
+    RedisUrl: "URL",
+}
 POSITIONAL = get_args(CliPositionalArg)[-1]
 BOUNDS = {
     Ge: ("ge", "from {}"),
@@ -96,8 +101,7 @@ def _kebab(name: str) -> str:
 
 
 def _row(names: str, hint: Any, field: FieldInfo) -> str:
-    is_url = any(getattr(each, "pattern", None) == URL_PATTERN for each in field.metadata)
-    words = ["URL" if is_url else _type(hint), _range(field)]
+    words = [_type(hint), _range(field)]
     meaning = " ".join((field.description or "").split()).replace("|", "\\|")
     return f"| {names} | {', '.join(word for word in words if word)} | {_default(field)} | {meaning} |"
 
@@ -108,8 +112,8 @@ def _type(hint: Any) -> str:
     >>> _type(int | None), _type(list[float]), _type(Literal["a", "b"])
     ('whole number', 'number, several', '`a`, `b`')
     """
-    if hint in ADDRESSES:
-        return ADDRESSES[hint]
+    if hint in PLACES:
+        return PLACES[hint]
     arguments = get_args(hint)
     kind = get_origin(hint)
     if kind is Annotated:

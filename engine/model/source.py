@@ -1,14 +1,25 @@
 """Where a model is: from the value of `--model` to a folder. Knows nothing of torch; frontends use it too."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
-from huggingface_hub import snapshot_download
+import huggingface_hub
 
 from quire.engine.api.errors import StartupError
 from quire.engine.demo_model import DEMO_MODEL
 
 WEIGHTS: Final = ("*.safetensors",)
+_NOT_HERE: Final = "it is not in the local cache, and the hub cannot be reached"
+# By the names of the library's errors, which are in modules that take long to import.
+_REASONS: Final = MappingProxyType(
+    {
+        "GatedRepoError": "its owner must grant access; log in with `hf auth login`",
+        "RepositoryNotFoundError": "the hub has no such model, or it is private",
+        "OfflineModeIsEnabled": _NOT_HERE,
+        "LocalEntryNotFoundError": _NOT_HERE,
+    }
+)
 DESCRIPTION: Final = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
 
 
@@ -31,14 +42,27 @@ def resolve_model(model: str | None, weights: bool = True) -> Path:
 def _folder(model: str | None, weights: bool) -> Path:
     if model is None:
         return DEMO_MODEL
+    if not model.strip():
+        raise StartupError(f"model: must be a folder or a hub id, got {model!r}")
     path = Path(model).expanduser()
     if path.is_dir():
         return path
     if path.exists():
         raise StartupError(f"model: {model!r} is a file; must be a folder or a hub id")
+    # A hub id is NAME or OWNER/NAME.
+    if model.startswith((".", "/", "~")) or model.endswith("/") or model.count("/") > 1:
+        raise StartupError(f"model: there is no folder {model!r}")
     try:
-        return Path(snapshot_download(model, allow_patterns=[*DESCRIPTION, *(WEIGHTS if weights else ())]))
+        # The library imports what it needs when it is first called.
+        return Path(
+            huggingface_hub.snapshot_download(model, allow_patterns=[*DESCRIPTION, *(WEIGHTS if weights else ())])
+        )
     # Its errors have no common base: those of the network belong to an HTTP library that changes with the version.
     except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise StartupError(f"model: {model!r} is neither a folder nor a hub model that can be had: {reason}") from error
+        reason = f"there is no folder {model!r}, and no such model of the hub: {_why(error)}"
+        raise StartupError(f"model: {reason}") from error
+
+
+def _why(error: Exception) -> str:
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    return next((_REASONS[kind] for kind in kinds if kind in _REASONS), str(error).strip().split("\n")[0])

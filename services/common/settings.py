@@ -1,11 +1,13 @@
 """Settings of a process: one definition gives flags, environment variables and a file, in that order."""
 
+import re
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import (
@@ -21,6 +23,22 @@ from quire.engine.api.errors import StartupError
 from quire.engine.config import mistakes
 from quire.protos.channel import DEFAULT_KEEPALIVE, MIN_KEEPALIVE_SECONDS, Keepalive
 
+# Types, as the library spells them, in the help text.
+_WORDS: Final = MappingProxyType(
+    {
+        "str": "TEXT",
+        "int": "INTEGER",
+        "float": "NUMBER",
+        "Path": "PATH",
+        "tuple[str,...]": "TEXT",
+        "tuple[int,...]": "INTEGER",
+        "list[str]": "TEXT",
+        "list[int]": "INTEGER",
+        "list[float]": "NUMBER",
+    }
+)
+# Defaults that say nothing; the setting's own text says what is done without it.
+_NO_DEFAULT: Final = re.compile(r" *\(default(: (None|null|\(\)|\[\])?| factory: \w+)\)$")
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
@@ -77,7 +95,7 @@ class ServiceSettings(ProcessSettings):
 
 def parse(settings: type[SettingsT], prog: str, argv: Sequence[str]) -> SettingsT:
     """Settings from a command line; on a mistake prints what is wrong and exits with 2, as argparse does."""
-    source: CliSettingsSource[Any] = CliSettingsSource(settings, cli_prog_name=prog)
+    source: CliSettingsSource[Any] = CliSettingsSource(settings, cli_prog_name=prog, add_argument_method=_add_argument)
     try:
         from_file = _read_file(argv)
         return CliApp.run(settings, cli_args=list(argv), cli_settings_source=source, **from_file)
@@ -109,9 +127,21 @@ def _read_file(argv: Sequence[str]) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        raise StartupError(f"--config {path}: {error}") from error
+    except OSError as error:
+        raise StartupError(f"--config {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise StartupError(f"--config {path}: must be TOML: {error}") from error
 
 
 def _flag(location: tuple[int | str, ...]) -> str:
-    return "--" + ".".join(str(part).replace("_", "-") for part in location)
+    # The numbers count the values of a flag that takes several.
+    return "--" + ".".join(part.replace("_", "-") for part in location if isinstance(part, str))
+
+
+def _add_argument(parser: Any, *flags: str, **options: Any) -> None:
+    """Adds an argument in a user's words, not in Python's."""
+    if metavar := options.get("metavar"):
+        options["metavar"] = _WORDS.get(metavar, metavar)
+    if text := options.get("help"):
+        options["help"] = _NO_DEFAULT.sub("", text)
+    parser.add_argument(*flags, **options)

@@ -9,7 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.trace import Trace
-from quire.services.common.address import Address
+from quire.protos.address import Address
 from quire.services.common.server import serving
 from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import ending_at_once, until_signal

@@ -14,7 +14,7 @@ from quire.engine.api.errors import Unavailable
 from quire.engine.model.source import resolve_model
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.text.tokenizer import Tokenizer
-from quire.services.common.address import Address, OptionalAddress
+from quire.protos.address import Address, OptionalAddress
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import until_signal

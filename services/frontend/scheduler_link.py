@@ -18,7 +18,7 @@ from quire.engine.arrays import Int32Array
 from quire.engine.drain_rate import DrainRate
 from quire.engine.open_request import Finish, OpenRequest
 from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
-from quire.protos.status import RefusedRequest
+from quire.protos.status import RefusedRequest, readable
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
 from quire.v1 import scheduler_pb2 as pb
@@ -199,7 +199,7 @@ class SchedulerLink:
                     await self._converse(call)
                 except grpc.aio.AioRpcError as error:
                     if error.details() != complaint:
-                        logger.warning("scheduler %s: %s", self._address, error.details())
+                        logger.warning("scheduler %s: %s", self._address, readable(error.details() or ""))
                     complaint = error.details() or ""
                 finally:
                     call.cancel()

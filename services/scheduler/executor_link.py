@@ -10,6 +10,7 @@ from quire.engine.api.errors import StaleEpoch, Unavailable
 from quire.engine.loop import StepRunner
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
+from quire.protos.status import readable
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
 from quire.v1 import executor_pb2 as pb
@@ -93,4 +94,4 @@ class ExecutorLink(StepRunner):
             trailing = dict(await self._call.trailing_metadata())
             owner = int(trailing.get(wire.EPOCH_METADATA, 0))
             raise StaleEpoch(f"executor {self._address}: {details}", owner) from error
-        raise Unavailable(f"executor {self._address}: {code.name}: {details}") from error
+        raise Unavailable(f"executor {self._address}: {code.name}: {readable(details)}") from error

@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 import grpc
-from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from quire.engine.api.errors import LedgerUnreachable, PluginError, StaleEpoch, StartupError
 from quire.engine.config import SchedulerConfig
 from quire.engine.resources.ledger.base import KVLedger
-from quire.engine.resources.ledger.connection import URL_PATTERN, redacted
+from quire.engine.resources.ledger.connection import RedisUrl, redacted
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.scheduling.plugins import components
 from quire.engine.trace import Trace
-from quire.services.common.address import Address, Addresses
+from quire.protos.address import Address, Addresses
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import until_signal
@@ -39,7 +38,7 @@ class Settings(ServiceSettings, SchedulerConfig):
     listen: Address = "127.0.0.1:8002"
     """host:port to listen on; port 0 chooses a free one."""
 
-    redis: str = Field("redis://127.0.0.1:6379/0", pattern=URL_PATTERN)
+    redis: RedisUrl = "redis://127.0.0.1:6379/0"
     """URL of the Redis that holds the ledger: redis, rediss, unix, redis+sentinel or redis+cluster."""
 
     executors: Addresses = "127.0.0.1:8003"

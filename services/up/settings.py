@@ -4,8 +4,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
 from quire.engine.config import ExecutorConfig, SchedulerConfig
-from quire.engine.resources.ledger.connection import URL_PATTERN
-from quire.services.common.address import MAX_PORT
+from quire.engine.resources.ledger.connection import RedisUrl
+from quire.protos.address import MAX_PORT
 from quire.services.common.settings import ProcessSettings
 
 
@@ -14,7 +14,7 @@ class UpSettings(ProcessSettings):
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_UP_", cli_shortcuts={"executor.model": "model"})
 
-    redis: str | None = Field(None, pattern=URL_PATTERN)
+    redis: RedisUrl | None = None
     """URL of the Redis for the ledger; default: a private one, started and stopped with the services. A URL with a
     password belongs into QUIRE_UP_REDIS: other users can read command lines."""
 

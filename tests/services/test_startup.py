@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from quire.engine.resources.ledger.connection import URL_PATTERN
 from quire.services.cli import COMMANDS
 from quire.services.common.address import bound_socket
 from quire.services.up.ports import LOOPBACK, free_port
 
 # Most of it is the import of torch by the executor on a busy machine.
 QUICK_SECONDS = 120
+A_URL = "must be a URL that begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
 
 
 def refused(*arguments: str) -> tuple[int, str]:
@@ -45,9 +45,7 @@ def test_an_unknown_model_folder() -> None:
     for command in ("executor", "frontend"):
         code, message = refused(command, "--model=/no/such/folder")
         assert code == 1
-        assert message.startswith(
-            f"quire {command}: error: model: '/no/such/folder' is neither a folder nor a hub model that can be had"
-        )
+        assert message == (f"quire {command}: error: model: there is no folder '/no/such/folder'")
 
 
 def test_a_folder_with_missing_tensors(tiny_model: Path, tmp_path: Path) -> None:
@@ -115,16 +113,15 @@ def test_up_on_a_port_in_use(tiny_model: Path, taken: str) -> None:
         ),
         (
             ["scheduler", "--redis=localhost"],
-            f"quire scheduler: error: --redis: string should match pattern '{URL_PATTERN}', got 'localhost'",
+            f"quire scheduler: error: --redis: {A_URL}, got 'localhost'",
         ),
         (
             ["scheduler", "--redis=http://me:secret@host/0"],
-            f"quire scheduler: error: --redis: string should match pattern '{URL_PATTERN}', got 'http://***@host/0'",
+            f"quire scheduler: error: --redis: {A_URL}, got 'http://***@host/0'",
         ),
         (
             ["up", "--redis=redi://me:sec/ret@host/0?password=word"],
-            f"quire up: error: --redis: string should match pattern '{URL_PATTERN}', got "
-            "'redi://***@host/0?password=***'",
+            f"quire up: error: --redis: {A_URL}, got 'redi://***@host/0?password=***'",
         ),
         (
             ["up", "--frontend-port=70000"],

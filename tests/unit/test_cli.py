@@ -1,5 +1,10 @@
 """`quire` says what it can do, however it is asked."""
 
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 
 from quire.services.cli import COMMANDS, main
@@ -42,3 +47,25 @@ def test_help_for_one_command(words: str, capsys: pytest.CaptureFixture[str]) ->
 def test_no_such_command(words: str, name: str, commands: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words.split()) == 2
     assert capsys.readouterr() == ("", f"quire: error: no command {name!r}; commands: {', '.join(commands)}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_speaks_to_users(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*name.split(), "--help"])
+    shown = capsys.readouterr().out
+    assert not re.findall(r"tuple\[|list\[|\bstr\b|\bint\b|\bNone\b|\bnull\b|default factory|default: \(\)", shown)
+
+
+@pytest.mark.parametrize(("target", "code", "said"), [("closed", 141, b""), ("full", 1, b"No space left on device")])
+def test_output_that_nobody_takes(target: str, code: int, said: bytes) -> None:
+    if target == "closed":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open("/dev/full", os.O_WRONLY)
+    command = [sys.executable, "-m", "quire.services.cli", "help"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(writing)
+    assert done.returncode == code
+    assert done.stderr == (b"quire: error: " + said + b"\n" if said else b"")

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from quire.clients.generate import Settings
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, Overloaded, QuireError, Unavailable
 from quire.engine.api.sampling import SamplingParams
-from quire.protos.status import RefusedRequest
+from quire.protos.status import RefusedRequest, readable
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
@@ -349,12 +350,47 @@ def test_generate_reads_standard_input(
     assert capsys.readouterr().out == "from a pipe\n"
 
 
+@pytest.mark.parametrize("flags", [(), ("--json",)])
+def test_generate_ends_quietly_when_nobody_reads(server: EchoServer, flags: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "quire.services.cli", "generate", "ab", "--stop=x", *flags]
+    reading, writing = os.pipe()
+    os.close(reading)
+    env = os.environ | {"QUIRE_GENERATE_ADDRESS": server.address}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, timeout=60, env=env, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0.1:9: Failed to connect to remote "
+            "host: Connection refused",
+            "cannot connect to 127.0.0.1:9: Connection refused",
+        ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:9: connection attempt timed out",
+            "cannot connect to [::1]:9: connection attempt timed out",
+        ),
+        (
+            "errors resolving a.b:80: [field:hostname lookup error:address lookup failed for a.b:80: Domain name not "
+            "found]",
+            "cannot find a.b: Domain name not found",
+        ),
+        ("no executor is attached", "no executor is attached"),
+    ],
+)
+def test_the_transports_own_messages_are_made_readable(details: str, message: str) -> None:
+    assert readable(details) == message
+
+
 @pytest.mark.parametrize("as_json", [False, True])
 def test_generate_says_in_one_line_what_went_wrong(
     server: EchoServer, capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
     assert generate.run(Settings(prompt="invalid", address=server.address, json=as_json)) == 1
-    assert capsys.readouterr() == ("", f"quire generate: {REFUSAL}\n")
+    assert capsys.readouterr() == ("", f"quire generate: error: {REFUSAL}\n")
 
 
 @pytest.mark.parametrize("as_json", [False, True])

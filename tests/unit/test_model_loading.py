@@ -215,11 +215,25 @@ def test_no_model_is_the_demo_model() -> None:
     assert resolve_model(None) == DEMO_MODEL
 
 
-@pytest.mark.parametrize("model", ["no such/folder/at all", "quire-tests/offline"])
-def test_a_hub_model_that_cannot_be_had_is_named(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("no such/folder/at all", "there is no folder 'no such/folder/at all'"),
+        ("./nothing", "there is no folder './nothing'"),
+        ("nothing/", "there is no folder 'nothing/'"),
+        (" ", "must be a folder or a hub id, got ' '"),
+        (
+            "quire-tests/offline",
+            "there is no folder 'quire-tests/offline', and no such model of the hub: it is not in the local cache, and "
+            "the hub cannot be reached",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_had(model: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(StartupError, match=f"model: '{model}' is neither a folder nor a hub model"):
+    with pytest.raises(StartupError) as caught:
         resolve_model(model)
+    assert str(caught.value) == f"model: {message}"
 
 
 def test_resolving_does_not_load_torch() -> None:

@@ -15,7 +15,7 @@ from quire.engine.api.errors import QuireError
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.convert import generate_request
-from quire.protos.status import code_name
+from quire.protos.status import code_name, readable
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
@@ -61,7 +61,7 @@ class GrpcTarget:
             async for part in self._responses(payload):
                 parts.append((time.perf_counter(), part))
         except grpc.aio.AioRpcError as error:
-            return Exchange(sent, time.perf_counter(), parts, error.code().name, error.details() or "")
+            return Exchange(sent, time.perf_counter(), parts, error.code().name, readable(error.details() or ""))
         except QuireError as error:
             return Exchange(sent, time.perf_counter(), parts, code_name(error), str(error))
         return Exchange(sent, time.perf_counter(), parts)

@@ -12,9 +12,10 @@
 """
 
 import re
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
+from pydantic import AfterValidator
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import parse_url
@@ -23,11 +24,22 @@ from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
-URL_PATTERN = r"^(rediss?(\+sentinel|\+cluster)?|unix)://."
+_URL = re.compile(r"(rediss?(\+sentinel|\+cluster)?|unix)://.")
 HEALTH_CHECK_SECONDS = 15
 # One for each call under way; executors bound those.
 MAX_CONNECTIONS = 10_000
 SENTINEL_PREFIX = "sentinel_"
+
+
+def _checked(url: str) -> str:
+    if not _URL.match(url):
+        raise ValueError(
+            "must be a URL that begins with redis://, rediss://, unix://, redis+sentinel:// or redis+cluster://"
+        )
+    return url
+
+
+RedisUrl = Annotated[str, AfterValidator(_checked)]
 
 
 def connect(url: str, timeout: float = 5.0) -> Redis | RedisCluster:

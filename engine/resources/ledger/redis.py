@@ -11,6 +11,8 @@ Keys of a pool share one hash tag, so that a cluster keeps them on one node:
     quire:epoch           string the last epoch given out
 """
 
+import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -139,4 +141,13 @@ class RedisLedger(KVLedger):
         try:
             yield
         except (RedisError, RedisClusterException, OSError) as error:
-            raise LedgerUnreachable(f"Redis: {error}") from error
+            raise LedgerUnreachable(f"Redis: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the repetitions of redis-py's "Error 111 connecting to HOST. Connect call failed"."""
+    found = re.match(r"Error (-?\d+) connecting to (\S+)\. (.*)", str(error))
+    if found is None:
+        return str(error) or type(error).__name__
+    number, place, prose = int(found[1]), found[2], found[3]
+    return f"cannot connect to {place}: {os.strerror(number) if number > 0 else prose.rstrip('.')}"
