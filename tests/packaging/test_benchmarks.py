@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
         ),
         ("noisy_neighbour.py", [str(DEMO_MODEL), "--batches=2", "--turns=1"], "| context 512 |"),
         ("overload.py", ["--seconds=0.5", "--output-tokens=4", "--max-waiting=8"], "| HTTP | 10x |"),
+        ("startup.py", ["--rounds=1"], "| executor | this |"),
         ("scheduler_cost.py", ["--sequences=64,256", "--steps=20"], "|   256 |"),
     ],
 )
