@@ -10,10 +10,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import torch
-from transformers import CONFIG_MAPPING
 
 from quire.engine.api.errors import StartupError
-from quire.engine.json_file import read_json_object, shortened
+from quire.engine.json_file import read_json_object
 from quire.engine.model.end_tokens import END_TOKENS, read_end_tokens
 from quire.engine.model.families import model_config
 from quire.engine.model.model_config import ModelConfig, check_sizes
@@ -76,10 +75,9 @@ def read_checkpoint(folder: Path, max_model_len: int | None = None) -> Checkpoin
         generation = read_json_object(folder / GENERATION_CONFIG, required=False)
         # Chat models end turns with more tokens than config.json names.
         eos = read_end_tokens(GENERATION_CONFIG, generation) or named
-        hf = _library_config(description)
+        config, hf = model_config(description, max_model_len)
         if eos is None and END_TOKENS not in description:
             eos = read_end_tokens(CONFIG, {END_TOKENS: hf.eos_token_id})
-        config = model_config(hf, max_model_len)
         tensors = stored_tensors(folder)
         stretched = config.max_model_len if config.max_model_len > hf.max_position_embeddings else None
         return Checkpoint(
@@ -91,19 +89,6 @@ def read_checkpoint(folder: Path, max_model_len: int | None = None) -> Checkpoin
         )
     except StartupError as error:
         raise StartupError(f"model {folder}: {error}") from error
-
-
-def _library_config(description: Mapping[str, Any]) -> Any:
-    """As transformers understands config.json, with its defaults; end tokens are read by `read_end_tokens`."""
-    kind = description.get("model_type")
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise StartupError(f"{CONFIG}: model_type must be one that transformers knows, got {shortened(kind)}")
-    try:
-        return CONFIG_MAPPING[kind].from_dict({key: value for key, value in description.items() if key != END_TOKENS})
-    # Its checks have no common base, and values of wrong types reach code that expects none.
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise StartupError(f"{CONFIG} is refused by transformers: {type(error).__name__}: {reason}") from error
 
 
 def _fingerprint(description: Mapping[str, Any], tensors: Mapping[str, StoredTensor], stretched: int | None) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from quire.engine.api.errors import StartupError
 from quire.engine.json_file import shortened
+from quire.engine.model.hf_config import HfConfig
 from quire.engine.model.rotary import context_length, inverse_frequencies
 
 # The least and the most of each size in config.json. The most is far above every model's, and low enough that the bytes
@@ -72,20 +73,20 @@ def check_sizes(description: Mapping[str, Any]) -> None:
         _require(is_size, f"{name} must be an integer from {least} to {most}, got {shortened(value)}")
 
 
-def common_config(hf: Any) -> ModelConfig:
+def common_config(hf: HfConfig) -> ModelConfig:
     """Settings that all families call by the same names; a family adds its own with `dataclasses.replace`.
 
     Raises:
         StartupError: the model has something that no family here computes.
     """
     _require(hf.hidden_act == "silu", f"hidden_act must be silu, got {hf.hidden_act!r}")
-    quantization = getattr(hf, "quantization_config", None)
+    quantization = hf.quantization_config
     _require(quantization is None, f"quantized weights are not supported, got {shortened(quantization)}")
     eps = hf.rms_norm_eps
     _require(0 < eps < math.inf, f"rms_norm_eps must be a number above 0, got {eps!r}")
     num_heads, num_kv_heads = hf.num_attention_heads, hf.num_key_value_heads
     _require(num_heads % num_kv_heads == 0, f"{num_heads} query heads do not divide among {num_kv_heads} key heads")
-    head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // num_heads
+    head_dim = hf.head_dim
     _require(head_dim % 2 == 0, f"head_dim must be even, got {head_dim}")
     max_model_len = hf.max_position_embeddings
     inv_freq, rope_scale = inverse_frequencies(hf, head_dim, max_model_len)
@@ -106,7 +107,7 @@ def common_config(hf: Any) -> ModelConfig:
     )
 
 
-def with_length(config: ModelConfig, hf: Any, max_model_len: int | None) -> ModelConfig:
+def with_length(config: ModelConfig, hf: HfConfig, max_model_len: int | None) -> ModelConfig:
     """The model for that many tokens, where a length is asked for; windows that hold them all are none.
 
     Raises:
@@ -119,7 +120,7 @@ def with_length(config: ModelConfig, hf: Any, max_model_len: int | None) -> Mode
     return replace(config, max_model_len=length, inv_freq=inv_freq, rope_scale=rope_scale, windows=windows)
 
 
-def layer_windows(hf: Any) -> tuple[int | None, ...]:
+def layer_windows(hf: HfConfig) -> tuple[int | None, ...]:
     """Sliding windows by layer, for families whose `layer_types` say which layers slide."""
     return tuple(hf.sliding_window if kind == "sliding_attention" else None for kind in hf.layer_types)
 

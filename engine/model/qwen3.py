@@ -1,13 +1,13 @@
 """Qwen3: queries and keys are normalised per head; the upper layers may slide."""
 
 from dataclasses import replace
-from typing import Any
 
+from quire.engine.model.hf_config import HfConfig
 from quire.engine.model.model_config import ModelConfig, common_config, layer_windows
 
 
-def qwen3_config(hf: Any) -> ModelConfig:
-    """From a `transformers.Qwen3Config`."""
+def qwen3_config(hf: HfConfig) -> ModelConfig:
+    """As `transformers.Qwen3Config` means it."""
     return replace(
         common_config(hf),
         qkv_bias=hf.attention_bias,

@@ -5,12 +5,12 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from quire.engine.api.errors import StartupError
 from quire.engine.json_file import shortened
+from quire.engine.model.hf_config import HfConfig
+from quire.engine.model.rope_scaling import SCALINGS
 
-ROPE_TYPES: Final = ("default", "linear", "dynamic", "llama3", "yarn")
 # Of a scaling, those that formulas divide by or take logarithms of.
 _POSITIVE: Final = (
     "rope_theta", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow",
@@ -18,7 +18,7 @@ _POSITIVE: Final = (
 )  # fmt: skip
 
 
-def context_length(hf: Any, asked: int | None) -> int:
+def context_length(hf: HfConfig, asked: int | None) -> int:
     """Tokens that one sequence may have: what is asked for, or else what `max_position_embeddings` says.
 
     A scaling of the rotary positions may reach further. "linear" and "dynamic" reach `factor` times
@@ -48,7 +48,7 @@ def context_length(hf: Any, asked: int | None) -> int:
     raise StartupError(f"max_model_len: must be at most {limit}, got {asked}")
 
 
-def inverse_frequencies(hf: Any, head_dim: int, num_positions: int) -> tuple[tuple[float, ...], float]:
+def inverse_frequencies(hf: HfConfig, head_dim: int, num_positions: int) -> tuple[tuple[float, ...], float]:
     """Radians per position of each of the head_dim / 2 pairs, and the factor of cosines and sines.
 
     Args:
@@ -60,19 +60,13 @@ def inverse_frequencies(hf: Any, head_dim: int, num_positions: int) -> tuple[tup
         StartupError: the kind of scaling is not supported, its numbers are none, or it rotates only a part of the head.
     """
     kind, parameters = _scaling(hf)
-    if kind == "default":
-        if parameters.get("rope_theta") is None:
-            raise StartupError("rope_parameters: rope_theta must be a number above 0, got None")
-        exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-        inv_freq, scale = 1.0 / parameters["rope_theta"] ** exponents, 1.0
-    else:
-        part = parameters.get("partial_rotary_factor")
-        if part not in (None, 1):
-            raise StartupError(f"rotary positions must span the head of {head_dim}, got a part of {shortened(part)}")
-        try:
-            inv_freq, scale = ROPE_INIT_FUNCTIONS[kind](hf, seq_len=num_positions)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-            raise StartupError(f"rope_parameters: no {kind} frequencies can be made of them: {error!r}") from error
+    part = parameters.get("partial_rotary_factor")
+    if kind != "default" and part not in (None, 1):
+        raise StartupError(f"rotary positions must span the head of {head_dim}, got a part of {shortened(part)}")
+    try:
+        inv_freq, scale = SCALINGS[kind](parameters, head_dim, hf.max_position_embeddings, num_positions)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise StartupError(f"rope_parameters: no {kind} frequencies can be made of them: {error!r}") from error
     if not (inv_freq.isfinite().all() and math.isfinite(scale)):
         raise StartupError(f"rope_parameters: {kind} frequencies must be finite, got {shortened(inv_freq.tolist())}")
     return tuple(inv_freq.tolist()), float(scale)
@@ -85,12 +79,14 @@ def cos_sin_table(inv_freq: tuple[float, ...], scale: float, num_positions: int,
     return torch.cat((angles.cos(), angles.sin()), dim=-1) * scale
 
 
-def _scaling(hf: Any) -> tuple[str, dict[str, Any]]:
+def _scaling(hf: HfConfig) -> tuple[str, dict[str, Any]]:
     """The kind and its parameters, whose numbers are numbers."""
     parameters = hf.rope_parameters
     kind = parameters.get("rope_type")
-    if kind not in ROPE_TYPES:
-        raise StartupError(f"rope_type must be one of {', '.join(ROPE_TYPES)}, got {shortened(kind)}")
+    if not isinstance(kind, str) or kind not in SCALINGS:
+        raise StartupError(f"rope_type must be one of {', '.join(SCALINGS)}, got {shortened(kind)}")
+    if parameters["rope_theta"] is None:
+        raise StartupError("rope_parameters: rope_theta must be a number above 0, got None")
     for name in _POSITIVE:
         if parameters.get(name) is not None and not _is_positive(parameters[name]):
             raise StartupError(f"rope_parameters: {name} must be a number above 0, got {shortened(parameters[name])}")

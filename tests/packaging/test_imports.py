@@ -31,7 +31,7 @@ PROTOCOL = {"grpc", "google"}
         ("quire.engine.text", TORCH | REDIS | PROTOCOL),
         ("quire.services.frontend", TORCH | REDIS),
         ("quire.services.scheduler", TORCH),
-        ("quire.services.executor", REDIS),
+        ("quire.services.executor", REDIS | {"transformers"}),
     ],
 )
 def test_package_loads_nothing_that_it_must_do_without(package: str, forbidden: set[str]) -> None:
