@@ -32,6 +32,8 @@ KINDS = {
     "one letter": "a" * 10_000_000,
     "words": "word " * 3_000_000,
     "no ASCII": "é中😀" * 1_000_000,
+    "8 MB of no ASCII": "é中😀" * 888_888,
+    "8 MB of words": "word " * 1_600_000,
     "1 MiB of words": "word " * 209_715,
     "1 MiB of one letter": "a" * 1_048_576,
 }

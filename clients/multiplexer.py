@@ -10,7 +10,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from quire.engine.api.errors import QuireError, Unavailable
-from quire.protos.channel import MAX_MESSAGE_BYTES
+from quire.protos.channel import MAX_REQUEST_BYTES
 from quire.protos.status import from_failure, from_rpc_error
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
@@ -19,7 +19,7 @@ _Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.GenerateManyRequest, pb.Generat
 _Parts: TypeAlias = "asyncio.Queue[pb.GenerateManyPart | QuireError]"
 _Requests: TypeAlias = "asyncio.Queue[pb.GenerateManyRequest]"
 # A larger one would end the call, and all others with it; a little is for what is around it.
-_MAX_REQUEST_BYTES = MAX_MESSAGE_BYTES - 64
+_MAX_BYTES = MAX_REQUEST_BYTES - 64
 
 
 class Multiplexer:
@@ -47,10 +47,8 @@ class Multiplexer:
         Raises:
             QuireError: the request has failed, or the call.
         """
-        if (size := request.ByteSize()) > _MAX_REQUEST_BYTES:
-            raise QuireError(
-                f"RESOURCE_EXHAUSTED: the request has {size} bytes, at most {_MAX_REQUEST_BYTES} can be sent"
-            )
+        if (size := request.ByteSize()) > _MAX_BYTES:
+            raise QuireError(f"RESOURCE_EXHAUSTED: the request has {size} bytes, at most {_MAX_BYTES} can be sent")
         number = next(self._numbers)
         parts: _Parts = asyncio.Queue()
         self._connect()

@@ -5,6 +5,8 @@ from typing import Final
 
 # Long prompts in ids, block tables of full pools and answers with many log-probabilities are a few megabytes at most.
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+# Of one request, if the frontend is not told otherwise.
+MAX_REQUEST_BYTES: Final = 8 * 1024 * 1024
 MESSAGE_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -4,6 +4,8 @@ import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import grpc
@@ -15,6 +17,7 @@ from grpc_status import rpc_status
 
 from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
 from quire.protos.status import code_of, retry_delay
+from quire.services.common.intake import SMALL_BYTES, Intake
 from quire.services.common.utf8 import find_broken_utf8
 
 
@@ -24,10 +27,12 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
     Args:
         write_seconds: how long a client may leave a message of a stream unread; its call then ends. None: as long as
             it likes.
+        intake: bounds messages and parses large ones; None: they are parsed as they come.
     """
 
-    def __init__(self, write_seconds: float | None = None) -> None:
+    def __init__(self, write_seconds: float | None = None, intake: Intake | None = None) -> None:
         self._write_seconds = write_seconds
+        self._intake = intake
 
     async def intercept_service(
         self,
@@ -38,17 +43,63 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or handler.stream_unary is not None:
             return handler
         decode: Any = _tolerant(handler.request_deserializer, _input_type(handler_call_details.method))
+        if self._intake is not None:
+            decode = _deferring(decode, self._intake.max_bytes)
         if handler.stream_stream is not None:
-            both: Any = _refusing(_writing(_reading(handler.stream_stream), self._write_seconds))
+            both: Any = _refusing(_writing(self._reading_each(handler.stream_stream), self._write_seconds))
             return grpc.stream_stream_rpc_method_handler(both, decode, handler.response_serializer)
         if handler.unary_unary is not None:
-            unary: Any = _refusing(handler.unary_unary)
+            unary: Any = _refusing(self._reading_one(handler.unary_unary))
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
         # Ours yield their answers; that of gRPC's health service is awaited and writes them to its context.
         stream: Any = handler.unary_stream
         if inspect.isasyncgenfunction(stream):
             stream = _writing(stream, self._write_seconds)
-        return grpc.unary_stream_rpc_method_handler(_refusing(stream), decode, handler.response_serializer)
+        stream = _refusing(self._reading_one(stream))
+        return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)
+
+    async def _read(self, message: Any) -> Any:
+        """The message, parsed; raises what is wrong with it."""
+        if isinstance(message, _Unread) and self._intake is not None:
+            with self._intake.hold() as add:
+                add(len(message.payload))
+                message = await self._intake.run(partial(message.decode, message.payload))
+        if isinstance(message, RequestError):
+            raise message
+        return message
+
+    def _reading_one(self, behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            return await behavior(await self._read(request), context)
+
+        return call
+
+    def _reading_each(self, behavior: Any) -> Callable[..., AsyncIterator[Any]]:
+        """The first message of the stream that does not parse raises."""
+
+        async def read(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
+            async for request in requests:
+                yield await self._read(request)
+
+        async def call(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            # gRPC's iterator is in a cycle with its latest message until it is closed.
+            async with (
+                aclosing(aiter(requests)) as received,
+                aclosing(read(received)) as messages,
+                aclosing(behavior(messages, context)) as responses,
+            ):
+                async for response in responses:
+                    yield response
+
+        return call
+
+
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """A large message that is parsed when its turn comes."""
+
+    payload: bytes
+    decode: Callable[[bytes], Any]
 
 
 def to_status(error: RequestError) -> status_pb2.Status:
@@ -82,19 +133,30 @@ def _tolerant(decode: Any, input_type: Descriptor) -> Callable[[bytes], Any]:
     return decode_or_refuse
 
 
+def _deferring(decode: Callable[[bytes], Any], max_bytes: int) -> Callable[[bytes], Any]:
+    """A deserializer that leaves large messages for later, and refuses those that are too large."""
+
+    def decode_small(payload: bytes) -> Any:
+        if len(payload) <= SMALL_BYTES:
+            return decode(payload)
+        if len(payload) <= max_bytes:
+            return _Unread(payload, decode)
+        return InvalidRequest("request", len(payload), f"must be at most {max_bytes} bytes")
+
+    return decode_small
+
+
 def _refusing(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        refusal = to_status(request) if isinstance(request, RequestError) else None
-        if refusal is None:
-            try:
-                return await behavior(request, context)
-            except RequestError as error:
-                refusal = to_status(error)
-            except asyncio.CancelledError:
-                # Its caller has gone, or the service ends. gRPC would log it as an error that nobody handled.
-                if context.done():
-                    return None
-                refusal = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="the service has ended")
+        try:
+            return await behavior(request, context)
+        except RequestError as error:
+            refusal = to_status(error)
+        except asyncio.CancelledError:
+            # Its caller has gone, or the service ends. gRPC would log it as an error that nobody handled.
+            if context.done():
+                return None
+            refusal = status_pb2.Status(code=code_pb2.UNAVAILABLE, message="the service has ended")
         # gRPC keeps the exception by which it ends a call, in a cycle with this frame. The collector may come late, and
         # a request can be large: so it is let go here, and the error's frames above.
         del request
@@ -125,25 +187,3 @@ async def _write(context: grpc.aio.ServicerContext[Any, Any], response: Any, sec
             await context.write(response)
     except TimeoutError:
         raise Unavailable(f"the client has left a message unread for {seconds:g} s") from None
-
-
-def _reading(behavior: Any) -> Callable[..., AsyncIterator[Any]]:
-    """The first message of the stream that does not parse raises."""
-
-    async def parsed(requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
-        async for request in requests:
-            if isinstance(request, RequestError):
-                raise request
-            yield request
-
-    async def call(requests: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-        # gRPC's iterator is in a cycle with its latest message until it is closed.
-        async with (
-            aclosing(aiter(requests)) as received,
-            aclosing(parsed(received)) as messages,
-            aclosing(behavior(messages, context)) as responses,
-        ):
-            async for response in responses:
-                yield response
-
-    return call

@@ -10,14 +10,15 @@ from grpc_reflection.v1alpha import reflection
 
 from quire.engine.api.errors import StartupError
 from quire.engine.garbage import freeze_gc
-from quire.protos.channel import DEFAULT_KEEPALIVE, MESSAGE_OPTIONS, MIN_KEEPALIVE_SECONDS, Keepalive
+from quire.protos.channel import DEFAULT_KEEPALIVE, MAX_MESSAGE_BYTES, MIN_KEEPALIVE_SECONDS, Keepalive
 from quire.services.common.address import bound_socket
+from quire.services.common.intake import Intake
 from quire.services.common.interceptor import RefusalInterceptor
 
 logger = logging.getLogger(__name__)
 
 SERVER_OPTIONS = [
-    *MESSAGE_OPTIONS,
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # Half, as a peer's clock may run fast.
     ("grpc.http2.min_ping_interval_without_data_ms", round(500 * MIN_KEEPALIVE_SECONDS)),
     # Calls that have come and are not begun: with fewer, those of a burst would end as CANCELLED.
@@ -58,19 +59,22 @@ async def serving(
     grace: float,
     write_seconds: float | None = None,
     keepalive: Keepalive = DEFAULT_KEEPALIVE,
+    intake: Intake | None = None,
 ) -> AsyncIterator[Health]:
     """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until `Health.set(True)`.
 
     A client that leaves a message unread for `write_seconds` loses its call, one that hangs is given up by `keepalive`.
+    The intake, if there is one, bounds messages and parses large ones. gRPC itself receives twice the bound, so that
+    most of what is too large is refused with the numbers.
     On leaving, calls have `grace` seconds to end before they are cancelled.
 
     Raises:
         StartupError: the address cannot be listened on.
     """
     health = Health(names)
-    server = grpc.aio.server(
-        options=[*SERVER_OPTIONS, *keepalive.options], interceptors=[RefusalInterceptor(write_seconds)]
-    )
+    max_bytes = MAX_MESSAGE_BYTES if intake is None else 2 * intake.max_bytes
+    options = [*SERVER_OPTIONS, *keepalive.options, ("grpc.max_receive_message_length", max_bytes)]
+    server = grpc.aio.server(options=options, interceptors=[RefusalInterceptor(write_seconds, intake)])
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     reflection.enable_server_reflection(

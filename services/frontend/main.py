@@ -15,6 +15,8 @@ from quire.engine.model.source import resolve_model
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.text.tokenizer import Tokenizer
 from quire.protos.address import Address, OptionalAddress
+from quire.protos.channel import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
+from quire.services.common.intake import Intake
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import until_signal
@@ -62,8 +64,9 @@ class Settings(ServiceSettings):
     http_max_header_bytes: int = Field(64 * 1024, ge=1024)
     """Bytes of an HTTP request's line and header fields; more are refused with 431."""
 
-    http_max_body_bytes: int = Field(16 * 1024 * 1024, ge=1024)
-    """Bytes of an HTTP request's body; more are refused with 413. A million token ids take about seven million."""
+    max_request_bytes: int = Field(MAX_REQUEST_BYTES, ge=1024, le=MAX_MESSAGE_BYTES // 2)
+    """Bytes of a gRPC message or of an HTTP body; larger ones are refused. English text takes about four for a token,
+    a token id three over gRPC and seven over HTTP."""
 
     http_header_seconds: float = Field(10.0, gt=0)
     """How long an HTTP connection may take to send a request's header fields."""
@@ -97,15 +100,15 @@ async def _serve(settings: Settings) -> None:
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
 
+    intake = Intake(settings.max_request_bytes)
     limits = HttpLimits(
         max_connections=min(settings.http_max_connections, raise_file_limit()),
         max_header_bytes=settings.http_max_header_bytes,
-        max_body_bytes=settings.http_max_body_bytes,
         header_seconds=settings.http_header_seconds,
         body_seconds=settings.http_body_seconds,
         write_seconds=settings.write_seconds,
     )
-    app = make_app(inference, limits.max_body_bytes)
+    app = make_app(inference, intake)
     http = http_serving(settings.http_listen, app, limits, grace=1) if settings.http_listen else nullcontext()
     async with (
         serving(
@@ -115,6 +118,7 @@ async def _serve(settings: Settings) -> None:
             grace=1.0,
             write_seconds=settings.write_seconds,
             keepalive=settings.keepalive,
+            intake=intake,
         ) as health,
         http,
         asyncio.TaskGroup() as tasks,

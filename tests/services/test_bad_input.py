@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from quire.clients.async_client import AsyncClient
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
+from quire.protos.channel import MAX_REQUEST_BYTES
 from quire.services.frontend.inference import MAX_DETOKENIZE_IDS, MAX_TOKENIZE_BYTES
 from quire.v1 import inference_pb2 as pb
 from support.stacks import RunningStack
@@ -142,11 +143,19 @@ async def test_a_prompt_longer_than_the_model(client: AsyncClient) -> None:
 
 async def test_a_text_that_cannot_fit(client: AsyncClient) -> None:
     length = (await client.model()).max_model_len
-    for text in ("a" * 10_000_000, "word " * 3_000_000):
+    for text in ("a" * 8_000_000, "word " * 1_600_000):
         with pytest.raises(InvalidRequest) as caught:
             await client.generate(text, GREEDY)
         limit = f"must be at most {length - 1} tokens (the model's context of {length}, less one)"
         assert str(caught.value).startswith(f"text: {limit}, got '{len(text)} bytes, which make at least ")
+
+
+@pytest.mark.parametrize("text", ["a" * 10_000_000, "word " * 3_000_000, "é中" * 2_000_000], ids=["a", "word", "é中"])
+async def test_a_request_of_too_many_bytes(client: AsyncClient, text: str) -> None:
+    for call in (client.generate(text, GREEDY), anext(client.generate_stream(text, GREEDY)), client.tokenize(text)):
+        with pytest.raises(InvalidRequest) as caught:
+            await call
+        assert str(caught.value).startswith(f"request: must be at most {MAX_REQUEST_BYTES} bytes, got 1")
 
 
 async def test_more_than_is_tokenized_and_detokenized(client: AsyncClient) -> None:
@@ -154,7 +163,7 @@ async def test_more_than_is_tokenized_and_detokenized(client: AsyncClient) -> No
     # Longer than any prompt: this limit is its own.
     assert len(await client.tokenize(longest)) > (await client.model()).max_model_len
     limit = f"must be at most {MAX_TOKENIZE_BYTES} bytes of UTF-8"
-    for text, size in ((longest + "a", MAX_TOKENIZE_BYTES + 1), ("a" * 10_000_000, 10_000_000)):
+    for text, size in ((longest + "a", MAX_TOKENIZE_BYTES + 1), ("a" * 8_000_000, 8_000_000)):
         with pytest.raises(InvalidRequest) as caught:
             await client.tokenize(text)
         assert str(caught.value) == f"text: {limit}, got {size}"

@@ -16,6 +16,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from quire.engine.api.errors import Overloaded, RequestError
+from quire.services.common.intake import Intake
 from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.body import Body, read_body
 from quire.services.frontend.http.disconnect import leave
@@ -27,7 +28,7 @@ from quire.services.up.ports import LOOPBACK, free_port
 # The machine may be busy; nothing here waits for so long.
 SECONDS = 60.0
 LIMITS = HttpLimits(
-    max_connections=100, max_header_bytes=2000, max_body_bytes=1000, header_seconds=SECONDS, body_seconds=SECONDS,
+    max_connections=100, max_header_bytes=2000, header_seconds=SECONDS, body_seconds=SECONDS,
     write_seconds=SECONDS,
 )  # fmt: skip
 SOON = 0.05
@@ -49,7 +50,7 @@ class Server:
             Route("/endless", lambda request: StreamingResponse(self.write())),
         ]
         self.app = Starlette(routes=routes, exception_handlers=handlers)
-        self.app.state.max_body_bytes = LIMITS.max_body_bytes
+        self.app.state.intake = Intake(max_bytes=1000)
 
     async def read(self, request: Request) -> Response:
         await read_body(request, Body)
@@ -213,7 +214,7 @@ async def test_overload_is_refused_before_the_body_is_read() -> None:
             raise Overloaded("full", 35.5)
 
     server = Server()
-    server.app = make_app(Full(), LIMITS.max_body_bytes)  # type: ignore[arg-type]
+    server.app = make_app(Full(), Intake())  # type: ignore[arg-type]
     async with http_serving(server.place, server.app, LIMITS, grace=1), asyncio.timeout(SECONDS):
         reader, writer = await server.connect()
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")

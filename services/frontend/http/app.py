@@ -6,6 +6,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from quire.engine.api.errors import RequestError
+from quire.services.common.intake import Intake
 from quire.services.frontend.http.completions import Completions
 from quire.services.frontend.http.disconnect import leave
 from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_route
@@ -14,8 +15,8 @@ from quire.services.frontend.http.tokens import Tokens
 from quire.services.frontend.inference import Inference
 
 
-def make_app(inference: Inference, max_body_bytes: int) -> Starlette:
-    """The API over the frontend's request path; bodies of more bytes are refused."""
+def make_app(inference: Inference, intake: Intake) -> Starlette:
+    """The API over the frontend's request path; the intake bounds bodies and parses large ones."""
     completions, models, tokens = Completions(inference), Models(inference), Tokens(inference)
     app = Starlette(
         routes=[
@@ -34,5 +35,5 @@ def make_app(inference: Inference, max_body_bytes: int) -> Starlette:
             Exception: refuse_fault,
         },
     )
-    app.state.max_body_bytes = max_body_bytes
+    app.state.intake = intake
     return app

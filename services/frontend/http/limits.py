@@ -15,7 +15,6 @@ class HttpLimits:
     Attributes:
         max_connections: open at once; with more, the one that has waited longest for a request is closed.
         max_header_bytes: of a request's line and header fields.
-        max_body_bytes: of a request's body.
         header_seconds: from a connection, or a request's first byte, to the end of its header fields.
         body_seconds: from there to the end of the body.
         write_seconds: how long a peer may leave what is written unread.
@@ -23,7 +22,6 @@ class HttpLimits:
 
     max_connections: int
     max_header_bytes: int
-    max_body_bytes: int
     header_seconds: float
     body_seconds: float
     write_seconds: float
