@@ -5,14 +5,19 @@
 
 The capacity is that of `--capacity-concurrency` callers which wait for their answers. Then requests are sent at a
 fixed rate, whether the earlier ones are answered or not. Client and services share the cores, so sending takes time
-from the executor. A client that falls behind sees its own delay in the times of refusals.
+from the executor. A client that falls behind sees its own delay in the times of refusals. So a probe, a process of its
+own, sends few requests at a time meanwhile: its times are those of the services. A gRPC server in Python takes one new
+call each turn of its event loop, so where the executor has all cores, calls wait before they are seen.
 """
 
 import argparse
 import asyncio
+import multiprocessing
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 
 import aiohttp
 import numpy as np
@@ -25,6 +30,10 @@ from quire.services.up.stack import Stack
 
 # Sends one request; raises `Overloaded` if it is refused.
 Send = Callable[[], Awaitable[object]]
+# Of the probe; a caller whose request is taken waits for the answer.
+PROBE_CALLERS = 16
+# Seconds behind each request.
+PROBE_PAUSE = 0.1
 
 
 @dataclass
@@ -90,6 +99,54 @@ async def post(session: aiohttp.ClientSession, prompt: list[int], num_tokens: in
         response.raise_for_status()
 
 
+def probe(name: str, addresses: tuple[str, str], num_tokens: int, results: Connection) -> None:
+    """Sends few requests at a time until it is told to end; then sends how long each refusal took."""
+    asyncio.run(_probe(name, addresses, num_tokens, results))
+
+
+async def _probe(name: str, addresses: tuple[str, str], num_tokens: int, results: Connection) -> None:
+    outcome = Outcome()
+    async with senders(*addresses, num_tokens) as ways:
+
+        async def call() -> None:
+            while not results.poll():
+                await outcome.of(ways[name])
+                await asyncio.sleep(PROBE_PAUSE)
+
+        await asyncio.gather(*(call() for _ in range(PROBE_CALLERS)))
+    results.send(outcome.refused)
+
+
+@asynccontextmanager
+async def senders(grpc_address: str, http_address: str, num_tokens: int) -> AsyncIterator[dict[str, Send]]:
+    """By the name of the API."""
+    random = np.random.default_rng(0)
+    params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
+    async with (
+        AsyncClient(grpc_address) as client,
+        aiohttp.ClientSession(f"http://{http_address}", connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        yield {
+            "gRPC": lambda: client.generate(random.integers(3, 500, 16).tolist(), params),
+            "HTTP": lambda: post(session, random.integers(3, 500, 16).tolist(), num_tokens),
+        }
+
+
+async def probed_load(
+    name: str, addresses: tuple[str, str], num_tokens: int, send: Send, rate: float, seconds: float
+) -> tuple[Outcome, list[float]]:
+    """Requests at a fixed rate, and how long refusals of a probe took meanwhile."""
+    processes = multiprocessing.get_context("spawn")
+    results, theirs = processes.Pipe()
+    process = processes.Process(target=probe, args=(name, addresses, num_tokens, theirs), daemon=True)
+    process.start()
+    outcome = await open_load(send, rate, seconds)
+    results.send(None)
+    refused = await asyncio.to_thread(results.recv)
+    await asyncio.to_thread(process.join)
+    return outcome, refused
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
@@ -106,41 +163,38 @@ async def main() -> None:
         log_level="warning",
         **ports,
     )
-    stack, random = Stack(settings, quiet=True), np.random.default_rng(0)
-    params = SamplingParams(temperature=0, max_tokens=args.output_tokens, ignore_eos=True)
+    stack = Stack(settings, quiet=True)
     try:
         await stack.start()
-        print("| API | load | sent/s | answered/s | goodput | refused | within, p50 / p99 | hints | other ends |")
-        print("|---|---|---|---|---|---|---|---|---|")
-        async with (
-            AsyncClient(stack.frontend) as client,
-            aiohttp.ClientSession(f"http://{stack.http}", connector=aiohttp.TCPConnector(limit=0)) as session,
-        ):
-            ways: dict[str, Send] = {
-                "gRPC": lambda: client.generate(random.integers(3, 500, 16).tolist(), params),
-                "HTTP": lambda: post(session, random.integers(3, 500, 16).tolist(), args.output_tokens),
-            }
+        cells = "API | load | sent/s | answered/s | goodput | refused | p50 / p99 | of the probe | hints | other ends"
+        print(f"| {cells} |")
+        print("|---|---|---|---|---|---|---|---|---|---|")
+        addresses = (stack.frontend, stack.http)
+        async with senders(*addresses, args.output_tokens) as ways:
             for name, send in ways.items():
                 await closed_load(send, args.capacity_concurrency, 1.0)
                 capacity = await closed_load(send, args.capacity_concurrency, args.seconds)
                 for factor in (1.0, args.factor):
-                    outcome = await open_load(send, capacity * factor, args.seconds)
-                    print_row(name, factor, capacity, outcome)
+                    outcome, refused = await probed_load(
+                        name, addresses, args.output_tokens, send, capacity * factor, args.seconds
+                    )
+                    print_row(name, factor, capacity, outcome, refused)
     finally:
         await stack.stop()
 
 
-def print_row(name: str, factor: float, capacity: float, outcome: Outcome) -> None:
+def print_row(name: str, factor: float, capacity: float, outcome: Outcome, probed: list[float]) -> None:
     answered = outcome.answered / outcome.seconds
-    refused = (
-        [f"{1000 * np.percentile(outcome.refused, q):.0f} ms" for q in (50, 99)] if outcome.refused else ["-", "-"]
-    )
     hints = f"{min(outcome.hints):.0f} to {max(outcome.hints):.0f} s" if outcome.hints else "-"
     cells = [
         name, f"{factor:g}x", f"{capacity * factor:.0f}", f"{answered:.0f}", f"{answered / capacity:.0%}",
-        f"{len(outcome.refused)}", " / ".join(refused), hints, f"{outcome.errors or 'none'}",
+        f"{len(outcome.refused)}", times(outcome.refused), times(probed), hints, f"{outcome.errors or 'none'}",
     ]  # fmt: skip
     print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def times(seconds: list[float]) -> str:
+    return " / ".join(f"{1000 * np.percentile(seconds, q):.0f} ms" for q in (50, 99)) if seconds else "-"
 
 
 if __name__ == "__main__":
