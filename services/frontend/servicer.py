@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import grpc
 
@@ -30,13 +31,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Generate(
         self,
         request: pb.GenerateRequest,
-        context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse],
+        context: Any,  # the stubs' type for its callbacks fits no function
     ) -> pb.GenerateResponse:
         opened = await self._submit(request, whole=True)
-        try:
-            answer = join([piece async for piece in self._inference.follow(opened)])
-        finally:
-            self._inference.close(opened)
+        # Not before gRPC has sent the answer.
+        context.add_done_callback(lambda _: self._inference.close(opened))
+        answer = join([piece async for piece in self._inference.follow(opened)])
         return completion_to_proto(answer, pb.GenerateResponse)
 
     async def GenerateStream(
