@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.config import ExecutorConfig
 from quire.protos.convert import generate_request
 from quire.protos.status import from_rpc_error
 from quire.services.common.channel import open_channel
@@ -39,6 +40,9 @@ class Settings(UpSettings):
 
     executor_port: int = 0
     """Port of the executor; 0 chooses a free one."""
+
+    executor: ExecutorConfig = ExecutorConfig(kv_memory_mib=64)
+    """Settings of each executor; without any of them the KV pool has 64 MiB, enough for one text."""
 
 
 def run(settings: Settings) -> int:
