@@ -114,7 +114,7 @@ class Executor:
         """Hand one step to the device; a GPU computes it behind those launched before.
 
         Raises:
-            ValueError: the plan contradicts what the slots hold; only `reset` makes them usable again.
+            InvalidRequest: the plan contradicts what the slots hold; only `reset` makes them usable again.
         """
         timer = CudaTimer() if self._engine.device.type == "cuda" else HostTimer()
         self._engine.copy_blocks(plan.copies)

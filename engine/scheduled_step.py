@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from quire.engine.api.errors import InvalidRequest
 from quire.engine.arrays import Int32Array
 from quire.engine.sequence import Sequence
+from quire.engine.step import StepResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,15 @@ class ScheduledStep:
     copies: list[tuple[int, int]] = field(default_factory=list)
     appended: list[tuple[int, int]] = field(default_factory=list)
     filled: list[tuple[Sequence, int]] = field(default_factory=list)
+
+    def check(self, result: StepResult) -> None:
+        """Raises `InvalidRequest` unless it is this step's result: one row for every slot that samples, in order."""
+        if result.step != self.number:
+            raise InvalidRequest("result.step", result.step, f"must be {self.number}, the oldest in flight")
+        sampling = [each.sequence.slot for each in self.chunks if each.end == each.sequence.num_context]
+        expected = np.concatenate((np.array(sampling, np.int32), self.generation)) if sampling else self.generation
+        if not np.array_equal(result.slots, expected):
+            raise InvalidRequest("result.slots", result.slots.tolist(), f"must be {expected.tolist()}")
 
     @property
     def num_context_tokens(self) -> int:

@@ -135,7 +135,7 @@ def token_array(token_ids: Sequence[int], limits: ServingLimits, field: str = "t
     has_truth = isinstance(token_ids, (list, tuple)) and bool in map(type, token_ids)
     if has_truth or wide.ndim != 1 or (wide.size and not _are_integers(wide)):
         raise InvalidRequest(field, token_ids, "must be a flat list of integers")
-    _check_ids(field, wide, limits.vocab_size)
+    check_ids(field, wide, limits.vocab_size)
     return wide.astype(np.int32)
 
 
@@ -154,6 +154,20 @@ def check_length(field: str, num_tokens: int, max_model_len: int, given: str | N
         raise InvalidRequest(field, num_tokens if given is None else given, limit)
 
 
+def check_ids(field: str, ids: NDArray[Any], end: int) -> None:
+    """Raises `InvalidRequest` for the first integer that is not 0 to `end` - 1."""
+    outside = np.flatnonzero((ids < 0) | (ids >= end))
+    if outside.size:
+        index = int(outside[0])
+        raise InvalidRequest(f"{field}[{index}]", int(ids[index]), f"must be 0 to {end - 1}")
+
+
+def check_range(field: str, value: int, lowest: int, highest: int, unit: str = "") -> None:
+    """Raises `InvalidRequest` for a number outside of both bounds, which it may equal."""
+    if not lowest <= value <= highest:
+        raise InvalidRequest(field, value, f"must be {lowest} to {highest} {unit}".rstrip())
+
+
 def validate(prompt: Int32Array, params: SamplingParams, limits: ServingLimits, *, field: str = "token_ids") -> None:
     """Refuses what can never be served.
 
@@ -166,15 +180,42 @@ def validate(prompt: Int32Array, params: SamplingParams, limits: ServingLimits, 
         InvalidRequest: names the field, the value and the limit.
     """
     _check_prompt(prompt, limits, field)
+    validate_sampling(params)
+    _check_stops(params, limits)
+    _check_room(len(prompt), params, limits)
+
+
+def validate_sampling(params: SamplingParams, message: str = "") -> None:
+    """Refuses parameters that are out of range for every model.
+
+    Args:
+        message: name of the message that has them, for the name of the field.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    prefix = f"{message}." if message else ""
     for rule in _RULES:
         value = rule.value(params)
         if value is None and rule.may_be_unset:
             continue
-        _check_kind(rule.field, value, rule.kind)
+        _check_kind(prefix + rule.field, value, rule.kind)
         if value is not None and not rule.allows(value):
-            raise InvalidRequest(rule.field, value, rule.limit)
-    _check_stops(params, limits)
-    _check_room(len(prompt), params, limits)
+            raise InvalidRequest(prefix + rule.field, value, rule.limit)
+
+
+def validate_generated(generated: Int32Array, params: SamplingParams, limits: ServingLimits) -> None:
+    """Refuses tokens that a request cannot have been given before it came.
+
+    Args:
+        generated: token ids, int32, shape (num_generated,).
+        params: with `max_tokens`.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    check_range("generated", len(generated), 0, params.max_tokens or 0, "tokens")
+    check_ids("generated", generated, limits.vocab_size)
 
 
 def validate_options(options: RequestOptions) -> None:
@@ -216,20 +257,13 @@ def _check_prompt(prompt: Int32Array, limits: ServingLimits, field: str) -> None
     if len(prompt) == 0:
         raise InvalidRequest(field, 0, "must be at least 1 token")
     check_length(field, len(prompt), limits.max_model_len)
-    _check_ids(field, prompt, limits.vocab_size)
+    check_ids(field, prompt, limits.vocab_size)
 
 
 def _are_integers(values: NDArray[Any]) -> bool:
     if values.dtype.kind == "O":
         return all(isinstance(each, int) for each in values)
     return values.dtype.kind in "iu"
-
-
-def _check_ids(field: str, token_ids: NDArray[Any], vocab_size: int) -> None:
-    outside = np.flatnonzero((token_ids < 0) | (token_ids >= vocab_size))
-    if outside.size:
-        index = int(outside[0])
-        raise InvalidRequest(f"{field}[{index}]", int(token_ids[index]), f"must be 0 to {vocab_size - 1}")
 
 
 def _check_stops(params: SamplingParams, limits: ServingLimits) -> None:

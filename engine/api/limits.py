@@ -2,16 +2,22 @@
 
 from dataclasses import dataclass
 
+MAX_INT32 = 2**31 - 1
+# Of epochs and numbers of steps: Redis computes with doubles, which are exact up to here.
+MAX_COUNTER = 2**53
 MAX_TEMPERATURE = 100
 MAX_PENALTY = 2
 MAX_REPETITION_PENALTY = 10
 MAX_LOGPROBS = 20
-MAX_TOP_K = 2**31 - 1
+MAX_TOP_K = MAX_INT32
 MAX_SEED = 2**64 - 1
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 MAX_STOP_TOKENS = 64
 MAX_PRIORITY = 100
+MAX_REQUEST_ID_BYTES = 128
+# Steps that tokens may wait to be sent together.
+MAX_INTERVAL = 1024
 MAX_SALT_BYTES = 128
 MAX_RETENTIONS = 16
 MAX_RETENTION_PRIORITY = 100

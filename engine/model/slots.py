@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quire.engine.api.errors import InvalidRequest
 from quire.engine.arrays import Int32Array
 from quire.engine.model.batch import Batch
 from quire.engine.model.logprobs import SlotLogprobs
@@ -68,7 +69,7 @@ class Slots:
         """Take in what the plan changes and build its step; `advance` completes it.
 
         Raises:
-            ValueError: the plan contradicts the slots; the slots are then in no usable state but `reset`.
+            InvalidRequest: the plan contradicts the slots; the slots are then in no usable state but `reset`.
         """
         for start in plan.starts:
             self._start(start)
@@ -126,19 +127,16 @@ class Slots:
 
     def _start(self, start: SequenceStart) -> None:
         slot, num_tokens = start.slot, len(start.token_ids)
-        self._check_slots(np.array([slot], np.int32))
-        self._check(
-            0 <= start.num_computed < num_tokens <= self._max_model_len,
-            f"slot {slot} starts with {start.num_computed} of {num_tokens} tokens computed; "
-            f"must be fewer than all, and these at most {self._max_model_len}",
-        )
-        in_vocabulary = start.token_ids.min() >= 0 and start.token_ids.max() < self._vocab_size
-        self._check(in_vocabulary, f"slot {slot}: token ids must be below {self._vocab_size}")
+        self._check_slots("starts.slot", np.array([slot], np.int64))
+        if not 0 <= start.num_computed < num_tokens <= self._max_model_len:
+            limit = f"must be below the {num_tokens} tokens of slot {slot}, and these at most {self._max_model_len}"
+            raise InvalidRequest("starts.num_computed", start.num_computed, limit)
+        if start.token_ids.min() < 0 or start.token_ids.max() >= self._vocab_size:
+            raise InvalidRequest("starts.token_ids", start.token_ids, f"must be 0 to {self._vocab_size - 1}")
         penalties = start.penalties
-        self._check(
-            penalties is None or 0 < penalties.num_prompt <= num_tokens,
-            f"slot {slot} starts with {num_tokens} tokens, of which the prompt must be at least one and at most all",
-        )
+        if penalties is not None and not 0 < penalties.num_prompt <= num_tokens:
+            limit = f"must be 1 to the {num_tokens} tokens of slot {slot}"
+            raise InvalidRequest("starts.penalties.num_prompt", penalties.num_prompt, limit)
         self._sampling.start(start)
         self._penalties.start(start)
         self._logprobs.start(start)
@@ -152,36 +150,44 @@ class Slots:
         """A slot may come several times; its blocks keep their order."""
         if not len(slots):
             return
-        self._check_slots(slots)
-        in_pool = blocks.min() >= 0 and blocks.max() < self._num_blocks
-        self._check(in_pool, f"block ids must be from 0 to {self._num_blocks - 1}, got {blocks}")
+        self._check_slots("append_slots", slots)
+        if blocks.min() < 0 or blocks.max() >= self._num_blocks:
+            raise InvalidRequest("append_blocks", blocks, f"must be 0 to {self._num_blocks - 1}")
         order = np.argsort(slots, kind="stable")
         ordered = slots[order]
         rank = np.arange(len(slots)) - np.searchsorted(ordered, ordered)
         column = self._num_table[ordered] + rank
         width = self._block_table.shape[1]
-        self._check(column.max() < width, f"slot {ordered[column.argmax()]} gets more than {width} blocks")
+        if column.max() >= width:
+            raise InvalidRequest("append_slots", int(ordered[column.argmax()]), f"must be given at most {width} blocks")
         self._block_table[ordered, column] = blocks[order]
         np.add.at(self._num_table, slots, 1)
 
     def _check_rows(self, plan: StepPlan, slots: Int32Array, num_tokens: Int32Array) -> None:
-        self._check_slots(slots)
-        distinct = not len(slots) or np.bincount(slots).max() == 1
-        self._check(distinct, f"step {plan.step}: a slot is scheduled twice")
+        self._check_slots("context_slots, generation_slots", slots)
+        if len(slots) and np.bincount(slots).max() > 1:
+            twice = np.flatnonzero(np.bincount(slots) > 1)
+            raise InvalidRequest("generation_slots", twice, f"must not be in step {plan.step} twice")
         context, generation = plan.context_slots, plan.generation_slots
         end = self._num_computed[slots] + num_tokens
         holds = end <= self._num_table[slots] * self._block_size
-        self._check(holds.all(), f"step {plan.step}: slots {slots[~holds]} lack blocks for their tokens")
+        self._check_all("context_slots, generation_slots", slots, holds, "must have blocks for the tokens to compute")
         if len(context):
             holds = (plan.context_tokens > 0) & (end[: len(context)] <= self._num_known[context])
-            self._check(holds.all(), f"step {plan.step}: slots {context[~holds]} do not know the tokens to compute")
+            self._check_all("context_slots", context, holds, "must know the tokens to compute, at least one")
         num_tokens = self._num_tokens[generation]
         holds = (self._num_computed[generation] + 1 == num_tokens) & (num_tokens <= self._max_model_len)
-        self._check(holds.all(), f"step {plan.step}: slots {generation[~holds]} cannot generate now")
+        limit = f"must have computed all tokens but the newest, and have at most {self._max_model_len}"
+        self._check_all("generation_slots", generation, holds, limit)
 
-    def _check_slots(self, slots: Int32Array) -> None:
+    def _check_slots(self, field: str, slots: NDArray[Any]) -> None:
         holds = (slots >= 0) & (slots < len(self._known))
-        self._check(holds.all(), f"slots must be from 0 to {len(self._known) - 1}, got {slots[~holds]}")
+        self._check_all(field, slots, holds, f"must be 0 to {len(self._known) - 1}")
+
+    @staticmethod
+    def _check_all(field: str, slots: NDArray[Any], holds: NDArray[np.bool_], limit: str) -> None:
+        if not holds.all():
+            raise InvalidRequest(field, slots[~holds].tolist(), limit)
 
     def _known_tokens(self, plan: StepPlan) -> NDArray[np.int64]:
         """Token ids of the context rows."""
@@ -205,11 +211,6 @@ class Slots:
         column, offset = np.divmod(positions, self._block_size)
         slot_mapping = table[row, column] * np.int64(self._block_size) + offset
         return num_blocks, table[np.arange(table.shape[1]) < num_blocks[:, None]], positions, slot_mapping
-
-    @staticmethod
-    def _check(holds: bool | np.bool_, complaint: str) -> None:
-        if not holds:
-            raise ValueError(complaint)
 
 
 def _indptr(lengths: Int32Array) -> Int32Array:

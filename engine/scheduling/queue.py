@@ -22,8 +22,8 @@ class WaitingQueue:
     """
 
     def __init__(self, max_requests: int, max_tokens: int, ageing: float, clock: Callable[[], float]) -> None:
-        self._max_requests = max_requests
-        self._max_tokens = max_tokens
+        self.max_requests = max_requests
+        self.max_tokens = max_tokens
         self._ageing = ageing
         self._clock = clock
         self._rate = DrainRate(clock)
@@ -46,7 +46,7 @@ class WaitingQueue:
     @property
     def room(self) -> int:
         """Requests that may still join; 0 if the tokens alone fill it."""
-        return 0 if self._num_tokens >= self._max_tokens else max(0, self._max_requests - len(self))
+        return 0 if self._num_tokens >= self.max_tokens else max(0, self.max_requests - len(self))
 
     @property
     def retry_after(self) -> float:
@@ -59,11 +59,11 @@ class WaitingQueue:
         Raises:
             Overloaded: the queue is full.
         """
-        if len(self) >= self._max_requests:
-            raise Overloaded(f"{len(self)} requests wait, at most {self._max_requests} may", self.retry_after)
+        if len(self) >= self.max_requests:
+            raise Overloaded(f"{len(self)} requests wait, at most {self.max_requests} may", self.retry_after)
         num_tokens = self._num_tokens + sequence.num_context
-        if self._entries and num_tokens > self._max_tokens:
-            limit = f"at most {self._max_tokens} may"
+        if self._entries and num_tokens > self.max_tokens:
+            limit = f"at most {self.max_tokens} may"
             raise Overloaded(f"{num_tokens} tokens would wait, {limit}", self.retry_after)
         self._insert(self._clock() - sequence.request.options.priority * self._ageing, sequence)
 

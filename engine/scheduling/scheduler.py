@@ -136,6 +136,16 @@ class Scheduler:
         return self._waiting.room
 
     @property
+    def max_accepted_requests(self) -> int:
+        """Requests that may wait and run at once."""
+        return self._waiting.max_requests + len(self._slots.by_slot)
+
+    @property
+    def max_accepted_tokens(self) -> int:
+        """Tokens of the requests that may wait and run at once, if these share no blocks."""
+        return self._waiting.max_tokens + self.pool.num_blocks * self._kv.block_size
+
+    @property
     def retry_after(self) -> float:
         """Seconds in which all that wait will have started."""
         return self._waiting.retry_after
@@ -276,14 +286,17 @@ class Scheduler:
         return plan
 
     def update(self, result: StepResult) -> StepOutput:
-        """Takes in the result of the oldest step in flight: tokens, ends, full blocks, what can be freed."""
+        """Takes in the result of the oldest step in flight: tokens, ends, full blocks, what can be freed.
+
+        Raises:
+            InvalidRequest: it cannot be that step's result.
+        """
+        self._in_flight[0].check(result)
         with self._guard:
             return self._update(result)
 
     def _update(self, result: StepResult) -> StepOutput:
         step = self._in_flight.popleft()
-        if result.step != step.number:
-            raise ValueError(f"result of step {result.step} where that of step {step.number} is due")
         self._micro_batch.observe(step.num_context_tokens, len(step.generation), result.compute_us)
         step.filled = self._filled(step)
         if step.filled:

@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TypeAlias
 
 import grpc
 
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.executor import Executor, PendingStep
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
 from quire.engine.step import StepPlan, StepResult
 from quire.engine.trace import Trace
+from quire.engine.validation import check_range
 from quire.services.common import wire
 from quire.services.common.wire import EPOCH_METADATA
 from quire.v1 import executor_pb2 as pb
@@ -38,6 +41,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._waiting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="result")
         self._epoch = 0
         self._num_attached = 0
+        self._newest_step = 0
         self._committed = 0
         self._stream: asyncio.Task[None] | None = None
         self._results: _Results = asyncio.Queue()
@@ -46,10 +50,21 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     async def Execute(
         self, request_iterator: AsyncIterator[pb.ExecuteRequest], context: _Context
     ) -> AsyncIterator[pb.ExecuteResponse]:
+        try:
+            async with aclosing(self._execute(request_iterator, context)) as responses:
+                async for response in responses:
+                    yield response
+        except InvalidRequest as error:
+            logger.warning("a scheduler's stream is ended: %s", error)
+            raise
+
+    async def _execute(
+        self, request_iterator: AsyncIterator[pb.ExecuteRequest], context: _Context
+    ) -> AsyncGenerator[pb.ExecuteResponse]:
         first = await anext(aiter(request_iterator), None)
         if first is None or not first.HasField("attach"):
-            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first message must be an attach")
-            return
+            raise InvalidRequest("message", _kind(first), "must be attach where a stream begins")
+        check_range("attach.epoch", first.attach.epoch, 0, MAX_COUNTER)
         await self._attach(first.attach.epoch, context)
         info = replace(self._executor.info, committed=self._committed)
         results: _Results = asyncio.Queue()
@@ -70,10 +85,13 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 raise
             await self._refuse(context, grpc.StatusCode.ABORTED, "displaced")
         finally:
-            reader.cancel()
             if self._stream is reader:
                 self._stream = None
                 self._ended.set()
+            reader.cancel()
+            # The requests can be closed only when nobody reads them any more.
+            await asyncio.gather(reader, return_exceptions=True)
+            _discard(results)
 
     async def drain(self, timeout: float) -> None:
         """Tells the scheduler that this executor is about to stop; returns when it has let go, or after `timeout`."""
@@ -116,10 +134,31 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         loop = asyncio.get_running_loop()
         try:
             async for request in requests:
+                if not request.HasField("plan"):
+                    raise InvalidRequest("message", _kind(request), "must be a plan behind the attach")
                 if results.qsize() > MAX_STEPS_IN_FLIGHT:
-                    raise ValueError(f"more than {MAX_STEPS_IN_FLIGHT} plans in flight")
-                plan = wire.plan_from_proto(request.plan)
+                    limit = f"must wait until at most {MAX_STEPS_IN_FLIGHT} plans are unanswered"
+                    raise InvalidRequest("plan", request.plan.step, limit)
+                plan = wire.plan_from_proto(request.plan, self._executor.info, self._newest_step)
+                self._newest_step = max(self._newest_step, plan.step)
                 self._committed = max(self._committed, plan.committed)
                 results.put_nowait(loop.run_in_executor(self._thread, self._launch, plan))
         finally:
             results.put_nowait(None)
+
+
+def _kind(request: pb.ExecuteRequest | None) -> str | None:
+    return None if request is None else request.WhichOneof("message")
+
+
+def _discard(results: _Results) -> None:
+    """Nobody asks for these any more; what became of them would be logged as if someone should have."""
+    while not results.empty():
+        result = results.get_nowait()
+        if isinstance(result, asyncio.Future):
+            result.add_done_callback(_look)
+
+
+def _look(done: "asyncio.Future[PendingStep]") -> None:
+    if not done.cancelled():
+        done.exception()

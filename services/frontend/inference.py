@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import InvalidRequest, Unavailable
-from quire.engine.api.limits import ServingLimits
+from quire.engine.api.limits import MAX_REQUEST_ID_BYTES, ServingLimits
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.open_request import OpenRequest
@@ -18,7 +18,6 @@ from quire.engine.validation import check_length, fill_defaults, token_array, va
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.v1 import scheduler_pb2
 
-MAX_REQUEST_ID_BYTES = 128
 # Steps that the scheduler may keep the tokens of an answer that is given in one piece: what is lost with it is computed
 # again.
 WHOLE_INTERVAL = 16

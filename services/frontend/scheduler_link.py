@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import TypeAlias
 
 import grpc
-from google.rpc import code_pb2
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
@@ -18,7 +17,7 @@ from quire.engine.arrays import Int32Array
 from quire.engine.drain_rate import DrainRate
 from quire.engine.open_request import Finish, OpenRequest
 from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
-from quire.protos.status import RefusedRequest, readable
+from quire.protos.status import readable
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
 from quire.v1 import scheduler_pb2 as pb
@@ -67,6 +66,8 @@ class SchedulerLink:
         self._by_id: dict[str, OpenRequest] = {}
         self._next_handle = 0
         self._state = pb.ServingState()
+        # Of the last state in which something could be served: what was computed then may come behind the end of that.
+        self._vocab_size = 0
         self._state_changed = asyncio.Event()
         self._submissions: list[pb.Submission] = []
         self._cancels: list[int] = []
@@ -201,6 +202,10 @@ class SchedulerLink:
                     if error.details() != complaint:
                         logger.warning("scheduler %s: %s", self._address, readable(error.details() or ""))
                     complaint = error.details() or ""
+                except InvalidRequest as error:
+                    if str(error) != complaint:
+                        logger.warning("scheduler %s sent what it must not: %s", self._address, error)
+                    complaint = str(error)
                 finally:
                     call.cancel()
                     self._is_open = False
@@ -215,6 +220,8 @@ class SchedulerLink:
         try:
             async for response in call:
                 if response.HasField("state"):
+                    wire.check_state(response.state)
+                    self._vocab_size = response.state.vocab_size or self._vocab_size
                     self._set_state(response.state)
                     self._open()
                 elif response.HasField("output"):
@@ -257,22 +264,19 @@ class SchedulerLink:
                 logger.error("scheduler %s: %s", self._address, reason)
 
     def _receive(self, output: pb.StepOutput) -> None:
-        for handle, cached in _pairs(output.started_handles, output.cached_tokens):
+        update = wire.step_update_from_proto(output, self._vocab_size)
+        for handle, cached in update.started:
             request = self._requests.get(handle)
             if request is not None and request.cached_tokens is None:
                 request.cached_tokens = cached
-        for handle, token_id in _pairs(output.handles, output.token_ids):
+        for handle, token_id in update.tokens:
             if request := self._requests.get(handle):
                 request.push(token_id)
-        if output.HasField("logprobs"):
-            for handle, logprobs in wire.logprobs_from_proto(output.logprobs).unpack():
-                if request := self._requests.get(handle):
-                    request.push_logprobs(logprobs)
-        for finished in output.finished:
-            stop = finished.stop_token_id if finished.HasField("stop_token_id") else None
-            self._end(finished.handle, Finish(FinishReason(finished.reason), stop))
-        for failed in output.failed:
-            self._end(failed.handle, _error(failed))
+        for handle, logprobs in update.logprobs:
+            if request := self._requests.get(handle):
+                request.push_logprobs(logprobs)
+        for handle, outcome in update.ended:
+            self._end(handle, outcome)
 
     def _end(self, handle: int, outcome: Finish | RequestError) -> None:
         if request := self._forget(handle):
@@ -284,15 +288,3 @@ class SchedulerLink:
             del self._by_id[request.request_id]
             self._closed.set()
         return request
-
-
-def _pairs(left: bytes, right: bytes) -> list[tuple[int, int]]:
-    return list(zip(wire.unpack(left).tolist(), wire.unpack(right).tolist(), strict=True))
-
-
-def _error(failed: pb.SequenceFailed) -> RequestError:
-    if failed.code == code_pb2.INVALID_ARGUMENT:
-        return RefusedRequest(failed.message)
-    if failed.code == code_pb2.RESOURCE_EXHAUSTED:
-        return Overloaded(failed.message, failed.retry_ms / 1000)
-    return Unavailable(failed.message) if failed.retryable else RequestError(failed.message)

@@ -5,12 +5,12 @@ import itertools
 import logging
 from dataclasses import asdict
 
-from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
+from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
 from quire.engine.request import Request
 from quire.engine.scheduling.scheduler import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo
-from quire.engine.validation import validate
+from quire.engine.validation import validate, validate_generated
 from quire.services.scheduler.attached_executor import Pool
 from quire.services.scheduler.frontend_stream import FrontendStream
 from quire.v1 import scheduler_pb2 as pb
@@ -36,6 +36,7 @@ class Dispatcher:
         self._homes: dict[Sequence, Pool] = {}
         # Sequences of a lost executor while no other is there that can hold them.
         self._orphans: list[Sequence] = []
+        self._expected: set[str] = set()
         self._changed = asyncio.Event()
 
     @property
@@ -46,6 +47,14 @@ class Dispatcher:
         """Returns when an executor has come or gone since the last call."""
         await self._changed.wait()
         self._changed.clear()
+
+    def expect(self, name: str) -> None:
+        """An executor of this name may attach."""
+        self._expected.add(name)
+
+    def forget(self, name: str) -> None:
+        """It may not any more."""
+        self._expected.discard(name)
 
     def statistics(self) -> pb.GetStatisticsResponse:
         executors = [
@@ -80,6 +89,8 @@ class Dispatcher:
             if sequence.is_finished:
                 stream.finish(sequence)
                 return
+            if request.is_resumed:
+                self._check_resumed(sequence)
             pool.scheduler.add(sequence)
         except RequestError as error:
             stream.fail(request.handle, error)
@@ -199,6 +210,25 @@ class Dispatcher:
         sequence = Sequence(request, able[0].info.eos_token_ids)
         return sequence, self._cheapest(sequence, able) or able[0]
 
+    def _check_resumed(self, sequence: Sequence) -> None:
+        """Raises `Overloaded` for more than a scheduler before this one could have accepted.
+
+        All its requests may come to the first executor that attaches, so those to come count as the largest that is
+        here. Twice as much may come, as more executors may have been there before.
+        """
+        schedulers = [pool.scheduler for pool in self._open_pools()]
+        num_executors = 2 * max(len(self._expected), len(schedulers))
+        most_requests = num_executors * max(scheduler.max_accepted_requests for scheduler in schedulers)
+        most_tokens = num_executors * max(scheduler.max_accepted_tokens for scheduler in schedulers)
+        num_open = len(self._homes) + len(self._orphans)
+        num_tokens = sequence.num_context + sum(scheduler.num_context_tokens for scheduler in schedulers)
+        if num_open >= most_requests or (num_open and num_tokens > most_tokens):
+            raise Overloaded(
+                f"{num_open} requests are open and {num_tokens} tokens would wait, at most {most_requests} and "
+                f"{most_tokens} may",
+                max(scheduler.retry_after for scheduler in schedulers),
+            )
+
     def _able(self, request: Request) -> tuple[list[Pool], RequestError]:
         """The pools that can ever hold a request, and what to say if there is none."""
         refusal: RequestError = Unavailable("no executor is attached")
@@ -206,6 +236,7 @@ class Dispatcher:
         for pool in self._open_pools():
             try:
                 validate(request.prompt, request.params, pool.limits)
+                validate_generated(request.generated, request.params, pool.limits)
                 able.append(pool)
             except InvalidRequest as error:
                 refusal = error

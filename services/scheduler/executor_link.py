@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import grpc
 
-from quire.engine.api.errors import StaleEpoch, Unavailable
+from quire.engine.api.errors import InvalidRequest, StaleEpoch, Unavailable
 from quire.engine.loop import StepRunner
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
@@ -31,6 +31,9 @@ class ExecutorLink(StepRunner):
         self._channel = open_channel(address, keepalive)
         self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute()
         self._results: asyncio.Queue[StepResult] = asyncio.Queue()
+        self._epoch = 0
+        self._num_due = 0
+        self._vocab_size = 0
 
     async def attach(self, epoch: int) -> ExecutorInfo:
         """Takes the executor over for this epoch; its slots are empty then.
@@ -38,7 +41,9 @@ class ExecutorLink(StepRunner):
         Raises:
             StaleEpoch: it obeys a scheduler of a higher epoch.
             Unavailable: it does not answer.
+            InvalidRequest: its answer is not what an executor says.
         """
+        self._epoch = epoch
         try:
             async with asyncio.timeout(ATTACH_SECONDS):
                 await self._call.write(pb.ExecuteRequest(attach=pb.Attach(epoch=epoch)))
@@ -47,9 +52,14 @@ class ExecutorLink(StepRunner):
             raise Unavailable(f"executor {self._address}: no answer in {ATTACH_SECONDS:.0f} s") from error
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             await self._raise(error)
-        return wire.info_from_proto(response.info)
+        if not response.HasField("info"):
+            raise InvalidRequest("message", response.WhichOneof("message"), "must be info where a stream begins")
+        info = wire.info_from_proto(response.info)
+        self._vocab_size = info.vocab_size
+        return info
 
     async def send(self, plan: StepPlan) -> None:
+        self._num_due += 1
         try:
             await self._call.write(pb.ExecuteRequest(plan=wire.plan_to_proto(plan)))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
@@ -66,13 +76,18 @@ class ExecutorLink(StepRunner):
 
         Raises:
             StaleEpoch, Unavailable: the stream has ended.
+            InvalidRequest: what comes is no result of a plan that was sent.
         """
         while True:
             response = await self._read()
             if response.HasField("draining"):
                 on_draining()
+            elif response.HasField("result") and self._num_due:
+                self._num_due -= 1
+                self._results.put_nowait(wire.result_from_proto(response.result, self._vocab_size))
             else:
-                self._results.put_nowait(wire.result_from_proto(response.result))
+                limit = f"must be draining, or a result of one of {self._num_due} plans sent"
+                raise InvalidRequest("message", response.WhichOneof("message"), limit)
 
     async def close(self) -> None:
         self._call.cancel()
@@ -91,7 +106,6 @@ class ExecutorLink(StepRunner):
         """The call's own status says more than the operation that failed on it."""
         code, details = await self._call.code(), await self._call.details()
         if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
-            trailing = dict(await self._call.trailing_metadata())
-            owner = int(trailing.get(wire.EPOCH_METADATA, 0))
+            owner = wire.epoch_from_metadata(await self._call.trailing_metadata(), self._epoch)
             raise StaleEpoch(f"executor {self._address}: {details}", owner) from error
         raise Unavailable(f"executor {self._address}: {code.name}: {readable(details)}") from error

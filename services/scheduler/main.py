@@ -9,6 +9,7 @@ import grpc
 from pydantic_settings import SettingsConfigDict
 
 from quire.engine.api.errors import LedgerUnreachable, PluginError, StaleEpoch, StartupError
+from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.config import SchedulerConfig
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.connection import RedisUrl, redacted
@@ -80,6 +81,8 @@ def _connect(url: str) -> RedisLedger:
 async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch | None:
     """Serves until a signal comes, or until it turns out that a higher epoch leads, which is returned."""
     logger.info("epoch %d", epoch)
+    if epoch == MAX_COUNTER:
+        logger.error("this is the last epoch, so a second scheduler would not displace this one; empty Redis soon")
     config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
     dispatcher = Dispatcher(epoch)
     trace = Trace(settings.trace_dir, f"scheduler-{epoch}")

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.validation import check_range
 from quire.services.common import wire
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.frontend_stream import FrontendStream
@@ -14,6 +16,8 @@ from quire.v1 import scheduler_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
+# Characters of a frontend's name.
+MAX_NAME = 512
 _Context = grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]
 _StatisticsContext = grpc.aio.ServicerContext[pb.GetStatisticsRequest, pb.GetStatisticsResponse]
 
@@ -42,6 +46,8 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         finally:
             reader.cancel()
             updates.cancel()
+            # The requests can be closed only when nobody reads them any more.
+            await asyncio.gather(reader, updates, return_exceptions=True)
             self._dispatcher.disconnect(stream)
             logger.info("frontend %d disconnected", stream.client)
 
@@ -51,10 +57,30 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         return self._dispatcher.statistics()
 
     async def _read(self, requests: AsyncIterator[pb.ConnectRequest], stream: FrontendStream) -> None:
-        async for request in requests:
-            if request.frontend:
-                logger.info("frontend %d connected: %s", stream.client, request.frontend)
-            for submission in request.submissions:
-                self._dispatcher.submit(stream, wire.submission_from_proto(stream.client, submission))
-            for handle in request.cancels:
-                self._dispatcher.cancel(stream, handle)
+        try:
+            async for request in requests:
+                self._take(request, stream)
+        except InvalidRequest as error:
+            logger.warning("frontend %d: its stream is ended: %s", stream.client, error)
+            raise
+
+    def _take(self, request: pb.ConnectRequest, stream: FrontendStream) -> None:
+        """Raises `InvalidRequest` for what no message about a single request could answer."""
+        if request.frontend:
+            check_range("frontend", len(request.frontend), 0, MAX_NAME, "characters")
+            logger.info("frontend %d connected: %s", stream.client, request.frontend)
+        for submission in request.submissions:
+            self._submit(submission, stream)
+        for handle in request.cancels:
+            self._dispatcher.cancel(stream, wire.handle_from_proto("cancels", handle))
+
+    def _submit(self, submission: pb.Submission, stream: FrontendStream) -> None:
+        handle = wire.handle_from_proto("handle", submission.handle)
+        if handle in stream.sequences:
+            raise InvalidRequest("handle", handle, "must not be open already")
+        try:
+            request = wire.submission_from_proto(stream.client, submission)
+        except InvalidRequest as error:
+            stream.fail(handle, error)
+        else:
+            self._dispatcher.submit(stream, request)

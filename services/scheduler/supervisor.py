@@ -5,7 +5,7 @@ import logging
 from contextlib import suppress
 from functools import partial
 
-from quire.engine.api.errors import LedgerUnreachable, Unavailable
+from quire.engine.api.errors import InvalidRequest, LedgerUnreachable, Unavailable
 from quire.engine.config import SchedulerConfig
 from quire.engine.loop import StepLoop
 from quire.engine.resources.ledger.audit import audit
@@ -66,18 +66,23 @@ class Supervisor:
             StaleEpoch: another scheduler leads.
         """
         complaint = ""
+        self._dispatcher.expect(self._address)
         while not self._is_leaving:
             link = ExecutorLink(self._address, self._keepalive)
             try:
                 await self._drive(link)
-            except (Unavailable, LedgerUnreachable) as error:
+            except (Unavailable, LedgerUnreachable, InvalidRequest) as error:
+                found = str(error)
+                if isinstance(error, InvalidRequest):
+                    found = f"executor {self._address} is left out, as it sent what it must not: {error}"
                 # Once per outage, not once per attempt.
-                if str(error) != complaint:
-                    logger.warning("%s", error)
-                complaint = str(error)
+                if found != complaint:
+                    logger.warning("%s", found)
+                complaint = found
             finally:
                 await link.close()
             await asyncio.sleep(RETRY_SECONDS)
+        self._dispatcher.forget(self._address)
         if self._identity is not None:
             with suppress(LedgerUnreachable):
                 await self._ledger.remove(self._identity, self._epoch)

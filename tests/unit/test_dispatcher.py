@@ -199,3 +199,23 @@ async def test_frontends_are_told_what_the_queues_take() -> None:
     dispatcher.cancel(stream, 0)
     for each in (stream, other):
         assert [message.queue.room for message in await each.next()] == [1]
+
+
+async def test_requests_submitted_again_are_bounded_by_what_could_have_been_accepted() -> None:
+    dispatcher, stream, pool = await one_pool()
+    most = 2 * (64 + pool.info.max_batch_size)
+    for handle in range(most + 10):
+        dispatcher.submit(stream, replace(request(handle, stream.client, [1, 2, 3]), is_resumed=True))
+    assert len(stream.sequences) == most
+    failed = [each for message in await stream.next() for each in message.output.failed]
+    assert [each.code for each in failed] == [code_pb2.RESOURCE_EXHAUSTED] * 10
+
+
+@pytest.mark.parametrize("generated", [[-1], [7], [1] * 5])
+async def test_generated_tokens_that_cannot_be_are_refused(generated: list[int]) -> None:
+    dispatcher, stream, _ = await one_pool()
+    bad = replace(request(1, stream.client, [1, 2, 3]), generated=np.array(generated, np.int32))
+    dispatcher.submit(stream, bad)
+    failed = [each for message in await stream.next() for each in message.output.failed]
+    assert [each.code for each in failed] == [code_pb2.INVALID_ARGUMENT]
+    assert failed[0].message.startswith("generated")

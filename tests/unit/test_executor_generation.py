@@ -20,6 +20,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from quire.engine.api.errors import InvalidRequest
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.step import SequenceStart, StepPlan, StepResult
@@ -263,7 +264,7 @@ def test_reset_empties_the_slots(llama: tuple[Path, Any]) -> None:
     driver.start(0, prompt(3, 8))
     driver.run({0: 3})
     driver.executor.reset()
-    with pytest.raises(ValueError, match=r"slots \[0\]"):
+    with pytest.raises(InvalidRequest, match=r"generation_slots.* got \[0\]"):
         driver.run(generation=[0])
     driver.start(0, prompt(3, 8))
     driver.run({0: 3})

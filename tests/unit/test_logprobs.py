@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quire.engine.api.completion import Completion, FinishReason, join
+from quire.engine.api.limits import MAX_INT32
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig, SchedulerConfig
@@ -22,6 +23,7 @@ from quire.engine.step import Penalties, SequenceStart, StepPlan, StepResult
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.services.common import wire
+from quire.v1 import scheduler_pb2
 from support.models import load_reference
 from support.operations import Operations
 from support.prompts import random_prompts
@@ -132,16 +134,19 @@ async def test_a_piece_has_one_for_each_of_its_tokens_also_where_text_is_held_ba
 
 
 def entries() -> st.SearchStrategy[list[tuple[int, TokenLogprobs]]]:
-    real = st.floats(width=32, allow_nan=False)
-    top = st.dictionaries(st.integers(0, 2**31 - 1), real, max_size=3)
+    real = st.floats(width=32, allow_nan=False, max_value=0)
+    top = st.dictionaries(st.integers(0, 2**31 - 2), real, max_size=3)
     one = st.builds(lambda own, top: TokenLogprobs(own, tuple(top), tuple(top.values())), real, top)
     return st.lists(st.tuples(st.integers(0, 2**31 - 1), one), min_size=1, max_size=5)
 
 
 @given(entries())
 def test_they_travel_as_they_are(some: list[tuple[int, TokenLogprobs]]) -> None:
-    message = wire.logprobs_to_proto(pack(some))
-    assert wire.logprobs_from_proto(message).unpack() == some
+    handles = wire.pack(handle for handle, _ in some)
+    output = scheduler_pb2.StepOutput(
+        handles=handles, token_ids=bytes(len(handles)), logprobs=wire.logprobs_to_proto(pack(some))
+    )
+    assert wire.step_update_from_proto(output, MAX_INT32).logprobs == some
 
 
 def ints(values: Any) -> Any:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from quire.engine.api.errors import InvalidRequest
 from quire.engine.model.batch import Batch
 from quire.engine.model.slots import Slots
 from quire.engine.step import SequenceStart, StepPlan
@@ -190,29 +191,38 @@ def test_the_blocks_of_two_slots_may_arrive_interleaved() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"starts": (start(9, [1], [0]),)}, r"slots must be from 0 to 3, got \[9\]"),
-        ({"starts": (start(1, [1, 2], [0], 2),)}, "starts with 2 of 2 tokens computed"),
-        ({"starts": (start(1, [], []),)}, "starts with 0 of 0 tokens computed"),
+        ({"starts": (start(9, [1], [0]),)}, r"starts.slot: must be 0 to 3, got \[9\]"),
+        ({"starts": (start(1, [1, 2], [0], 2),)}, "num_computed: must be below the 2 tokens of slot 1, .* got 2"),
+        ({"starts": (start(1, [], []),)}, "num_computed: must be below the 0 tokens"),
         ({"starts": (start(1, [0] * 25, []),)}, "at most 24"),
-        ({"starts": (start(1, [50], []),)}, "token ids must be below 50"),
-        ({"starts": (start(1, [1], [1000]),)}, "block ids must be from 0 to 999"),
-        ({"starts": (start(1, [1], range(9)),)}, "slot 1 gets more than 8 blocks"),
-        ({"append_slots": ints([0]), "append_blocks": ints([-1])}, "block ids must be from 0 to 999"),
-        ({"append_slots": ints([4]), "append_blocks": ints([1])}, r"slots must be from 0 to 3, got \[4\]"),
-        ({"context_slots": ints([0]), "context_tokens": ints([5])}, r"slots \[0\] lack blocks"),
-        ({"context_slots": ints([0]), "context_tokens": ints([3])}, r"slots \[0\] do not know the tokens"),
-        ({"context_slots": ints([0]), "context_tokens": ints([0])}, r"slots \[0\] do not know the tokens"),
-        ({"context_slots": ints([-1]), "context_tokens": ints([1])}, r"slots must be from 0 to 3, got \[-1\]"),
-        ({"generation_slots": ints([0])}, r"slots \[0\] cannot generate"),
-        ({"generation_slots": ints([4])}, r"slots must be from 0 to 3, got \[4\]"),
+        ({"starts": (start(1, [50], []),)}, "starts.token_ids: must be 0 to 49"),
+        ({"starts": (start(1, [1], [1000]),)}, "append_blocks: must be 0 to 999"),
+        ({"starts": (start(1, [1], range(9)),)}, "must be given at most 8 blocks, got 1"),
+        ({"append_slots": ints([0]), "append_blocks": ints([-1])}, "append_blocks: must be 0 to 999"),
+        ({"append_slots": ints([4]), "append_blocks": ints([1])}, r"append_slots: must be 0 to 3, got \[4\]"),
+        (
+            {"context_slots": ints([0]), "context_tokens": ints([5])},
+            r"must have blocks .*, got \[0\]",
+        ),
+        (
+            {"context_slots": ints([0]), "context_tokens": ints([3])},
+            r"context_slots: must know .*, got \[0\]",
+        ),
+        (
+            {"context_slots": ints([0]), "context_tokens": ints([0])},
+            r"context_slots: must know .*, got \[0\]",
+        ),
+        ({"context_slots": ints([-1]), "context_tokens": ints([1])}, r"context_slots.*: must be 0 to 3, got \[-1\]"),
+        ({"generation_slots": ints([0])}, r"generation_slots: must have computed all .*, got \[0\]"),
+        ({"generation_slots": ints([4])}, r"generation_slots: must be 0 to 3, got \[4\]"),
         (
             {"context_slots": ints([0]), "context_tokens": ints([1]), "generation_slots": ints([0])},
-            "scheduled twice",
+            "must not be in step . twice",
         ),
     ],
 )
 def test_a_plan_that_contradicts_the_slots_is_refused(change: dict[str, Any], complaint: str) -> None:
     slots = new_slots()
     slots.apply(plan(starts=(start(0, [1, 2], [0]),)))
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(InvalidRequest, match=complaint):
         slots.apply(plan(**change))

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
 from quire.engine.demo_model import DEMO_MODEL
@@ -24,6 +25,7 @@ from support.operations import Operations
 from support.penalties import counts_of
 from support.prompts import random_prompts
 from support.rig import new_request
+from support.simulated_executor import executor_info
 
 NUM_SLOTS, VOCAB, BLOCKS_PER_SLOT = 4, 12, 8
 PENALTIES: dict[str, Any] = {"presence_penalty": 0.4, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
@@ -109,7 +111,7 @@ def test_a_reset_forgets_what_was_penalised() -> None:
 
 @pytest.mark.parametrize("num_prompt", [0, 3])
 def test_a_prompt_that_ends_outside_of_the_tokens_is_refused(num_prompt: int) -> None:
-    with pytest.raises(ValueError, match="slot 1 starts with 2 tokens, of which the prompt must be at least one"):
+    with pytest.raises(InvalidRequest, match="num_prompt: must be 1 to the 2 tokens of slot 1"):
         new_slots().apply(plan([start(1, [1, 2], num_prompt)], {1: 2}, []))
 
 
@@ -155,7 +157,8 @@ def test_the_plan_says_where_the_prompt_ends_and_only_if_that_matters() -> None:
     assert not without.HasField("penalties")
     message = wire.plan_to_proto(planned(replace(plain, **PENALTIES), [1, 2])).starts[0]
     assert message.penalties.num_prompt == 3
-    (back,) = wire.plan_from_proto(wire.plan_to_proto(planned(replace(plain, **PENALTIES), [1, 2]))).starts
+    plan = wire.plan_to_proto(planned(replace(plain, **PENALTIES), [1, 2]))
+    (back,) = wire.plan_from_proto(plan, replace(executor_info(), vocab_size=10), 0).starts
     assert back.penalties == Penalties(3, *(float(np.float32(value)) for value in PENALTIES.values()))
     message.ClearField("penalties")
     assert message.SerializeToString() == without.SerializeToString()

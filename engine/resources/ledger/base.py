@@ -14,7 +14,10 @@ class KVLedger(ABC):
 
     @abstractmethod
     async def next_epoch(self, above: int = 0) -> int:
-        """A number higher than `above` and any given out before; who asked last owns the pools it opens."""
+        """A number higher than `above` and any given out before; who asked last owns the pools it opens.
+
+        Numbers end at `MAX_COUNTER`, which is given out again and again then.
+        """
 
     @abstractmethod
     async def last_epoch(self) -> int:

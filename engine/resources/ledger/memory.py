@@ -4,6 +4,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from quire.engine.api.errors import LedgerLost, StaleEpoch
+from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
@@ -24,7 +25,7 @@ class MemoryLedger(KVLedger):
         self._pools: dict[str, _Pool] = {}
 
     async def next_epoch(self, above: int = 0) -> int:
-        self._epoch = max(self._epoch, above) + 1
+        self._epoch = min(max(self._epoch, above) + 1, MAX_COUNTER)
         return self._epoch
 
     async def last_epoch(self) -> int:

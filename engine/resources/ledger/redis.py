@@ -21,6 +21,7 @@ from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError
 
 from quire.engine.api.errors import LedgerConflict, LedgerError, LedgerLost, LedgerUnreachable, StaleEpoch
+from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.connection import close, connect
@@ -32,7 +33,8 @@ from quire.engine.resources.rank import MAX_TICK, make_rank
 
 _POOLS, _EPOCH = "quire:pools", "quire:epoch"
 _NEXT_EPOCH = """
-local next = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), tonumber(ARGV[1])) + 1
+local last = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), tonumber(ARGV[1]))
+local next = math.min(last + 1, tonumber(ARGV[2]))
 redis.call('SET', KEYS[1], string.format('%.0f', next))
 return next
 """
@@ -65,7 +67,7 @@ class RedisLedger(KVLedger):
 
     async def next_epoch(self, above: int = 0) -> int:
         async with self._reaching():
-            return int(await self.redis.eval(_NEXT_EPOCH, 1, _EPOCH, above))
+            return int(await self.redis.eval(_NEXT_EPOCH, 1, _EPOCH, above, MAX_COUNTER))
 
     async def last_epoch(self) -> int:
         async with self._reaching():

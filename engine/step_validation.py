@@ -1,0 +1,153 @@
+"""What an executor's description, a step plan and a step result must be where they come from another process.
+
+Only what a message shows by itself is checked here. `Slots` compares a plan with the sequences that it knows, and
+`ScheduledStep` a result with its plan. Fields are named as in the protocol.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.limits import MAX_COUNTER, MAX_INT32, MAX_LOGPROBS
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.arrays import Int32Array
+from quire.engine.logprobs import PackedLogprobs
+from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
+from quire.engine.validation import check_ids, check_range, validate_sampling
+
+# One plan may skip so many numbers: a single wrong one cannot use up all that there are.
+MAX_STEP_GAP = 2**32
+_MAX_BLOCKS = 2**24
+_MAX_BLOCK_SIZE = 2**16
+_MAX_BATCH_SIZE = 2**16
+_MAX_END_TOKENS = 2**10
+_MAX_NAME = 256
+
+
+def validate_info(info: ExecutorInfo) -> None:
+    """Refuses an executor that no scheduler can work with.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    check_range("incarnation", len(info.incarnation), 1, _MAX_NAME, "characters")
+    check_range("fingerprint", len(info.fingerprint), 1, _MAX_NAME, "characters")
+    check_range("tokenizer_fingerprint", len(info.tokenizer_fingerprint), 0, _MAX_NAME, "characters")
+    for field, value, largest in (
+        ("vocab_size", info.vocab_size, MAX_INT32),
+        ("max_model_len", info.max_model_len, MAX_INT32),
+        ("num_blocks", info.num_blocks, _MAX_BLOCKS),
+        ("block_size", info.block_size, _MAX_BLOCK_SIZE),
+        ("max_batch_size", info.max_batch_size, _MAX_BATCH_SIZE),
+        ("step_tokens", info.step_tokens, MAX_INT32),
+    ):
+        check_range(field, value, 1, largest)
+    check_range("itl_ms", info.itl_ms, 0, MAX_INT32)
+    check_range("committed", info.committed, 0, MAX_COUNTER)
+    check_range("eos_token_ids", len(info.eos_token_ids), 0, _MAX_END_TOKENS, "tokens")
+    for index, token_id in enumerate(info.eos_token_ids):
+        check_range(f"eos_token_ids[{index}]", token_id, 0, info.vocab_size - 1)
+
+
+def validate_plan(plan: StepPlan, info: ExecutorInfo, newest_step: int) -> None:
+    """Refuses a plan that the executor must not even try.
+
+    Args:
+        newest_step: the highest number of a plan so far.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    check_range("step", plan.step, 1, min(newest_step + MAX_STEP_GAP, MAX_COUNTER))
+    check_range("committed", plan.committed, 0, plan.step)
+    check_lengths("append_blocks", plan.append_blocks, "append_slots", plan.append_slots)
+    check_lengths("context_tokens", plan.context_tokens, "context_slots", plan.context_slots)
+    if len(plan.copies):
+        check_ids("copies", plan.copies.reshape(-1), info.num_blocks)
+    if len(plan.context_tokens):
+        check_ids("context_tokens", plan.context_tokens, info.max_model_len + 1)
+    if plan.starts:
+        _check_distinct("starts", (start.slot for start in plan.starts))
+    for index, start in enumerate(plan.starts):
+        _check_start(f"starts[{index}]", start, info)
+
+
+def validate_result(result: StepResult, vocab_size: int) -> None:
+    """Refuses a result whose rows are not tokens.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    check_lengths("token_ids", result.token_ids, "slots", result.slots)
+    check_ids("token_ids", result.token_ids, vocab_size)
+    if result.logprobs is not None:
+        validate_logprobs(result.logprobs, vocab_size, result.slots)
+
+
+def validate_logprobs(logprobs: PackedLogprobs, vocab_size: int, owners: Int32Array) -> None:
+    """Refuses log-probabilities that cannot be taken apart.
+
+    Args:
+        owners: who has got a token in the same message.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    check_lengths("logprobs.num_top", logprobs.num_top, "logprobs.owners", logprobs.owners)
+    check_ids("logprobs.num_top", logprobs.num_top, min(MAX_LOGPROBS, vocab_size) + 1)
+    strangers = ~np.isin(logprobs.owners, owners)
+    if strangers.any():
+        raise InvalidRequest("logprobs.owners", logprobs.owners[strangers].tolist(), "must be given a token, too")
+    num_top = int(logprobs.num_top.sum())
+    for field, length, expected in (
+        ("logprobs.top_token_ids", len(logprobs.top_token_ids), num_top),
+        ("logprobs.logprobs", len(logprobs.logprobs), len(logprobs.owners) + num_top),
+    ):
+        if length != expected:
+            raise InvalidRequest(field, length, f"must be {expected} numbers by logprobs.num_top")
+    check_ids("logprobs.top_token_ids", logprobs.top_token_ids, vocab_size)
+    # False for NaN. Rounding may end a little above zero.
+    if not (logprobs.logprobs < 1).all():
+        raise InvalidRequest("logprobs.logprobs", float(logprobs.logprobs.max()), "must be logarithms of probabilities")
+
+
+def check_lengths(field: str, values: Int32Array, other_field: str, others: Int32Array) -> None:
+    """Raises `InvalidRequest` for two arrays that belong together and are not equally long."""
+    if len(values) != len(others):
+        raise InvalidRequest(field, len(values), f"must be as many as {other_field}, {len(others)}")
+
+
+def _check_start(field: str, start: SequenceStart, info: ExecutorInfo) -> None:
+    check_range(f"{field}.slot", start.slot, 0, info.max_batch_size - 1)
+    check_range(f"{field}.token_ids", len(start.token_ids), 1, info.max_model_len, "tokens")
+    check_ids(f"{field}.token_ids", start.token_ids, info.vocab_size)
+    check_range(f"{field}.num_computed", start.num_computed, 0, len(start.token_ids) - 1)
+    check_ids(f"{field}.block_table", start.block_table, info.num_blocks)
+    longest = -(-info.max_model_len // info.block_size)
+    check_range(
+        f"{field}.block_table", len(start.block_table), -(-start.num_computed // info.block_size), longest, "blocks"
+    )
+    penalties = start.penalties
+    if penalties is not None:
+        check_range(f"{field}.penalties.num_prompt", penalties.num_prompt, 1, len(start.token_ids))
+    params = SamplingParams(
+        temperature=start.temperature,
+        top_k=start.top_k,
+        top_p=start.top_p,
+        min_p=start.min_p,
+        seed=start.seed,
+        presence_penalty=penalties.presence if penalties else 0.0,
+        frequency_penalty=penalties.frequency if penalties else 0.0,
+        repetition_penalty=penalties.repetition if penalties else 1.0,
+        logprobs=start.logprobs,
+    )
+    validate_sampling(params, field)
+
+
+def _check_distinct(field: str, slots: Iterable[int]) -> None:
+    seen = set()
+    for slot in slots:
+        if slot in seen:
+            raise InvalidRequest(field, slot, "must not name a slot twice")
+        seen.add(slot)
