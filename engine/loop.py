@@ -131,7 +131,7 @@ class StepLoop:
 
     async def close(self) -> list[Sequence]:
         """Gives up the pool, in the books and in the ledger if it answers, and returns what is unfinished."""
-        sequences = self._scheduler.evacuate()
+        sequences = self._scheduler.evacuate(is_lost=not self._is_draining)
         try:
             await self._ledger.commit(self._pool, self._epoch, self._scheduler.take_transaction())
         except LedgerError as error:

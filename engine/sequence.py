@@ -38,8 +38,11 @@ class Sequence:
         num_scheduled: context tokens computed or in flight, those found in the cache included.
         num_cached: tokens of the prompt found in the cache at the first start.
         was_started: it held resources before, so it goes before those that never did.
-        num_faults: executors that were lost while it ran.
+        num_computed: context tokens whose step's result has come since it (re)started.
+        num_faults: executors lost in a row while it ran and made no progress. A request that is submitted again after
+            the scheduler's death begins at 0.
         num_passed: sequences that came later and started before it.
+        furthest: tokens known and context computed at the last loss that it had got past.
         holder: its name in the pool's ledger, a number that grows from start to start.
         slot: the executor's slot, or -1.
         blocks, hashes, num_published, num_reserved: the KV cache manager's: the block table; chained hashes of
@@ -50,10 +53,12 @@ class Sequence:
     __slots__ = (
         "blocks",
         "finish_reason",
+        "furthest",
         "hashes",
         "holder",
         "max_len",
         "num_cached",
+        "num_computed",
         "num_context",
         "num_faults",
         "num_passed",
@@ -79,6 +84,8 @@ class Sequence:
         self.max_len = len(request.prompt) + request.params.max_tokens
         self.num_context = len(self.tokens)
         self.num_scheduled = 0
+        self.num_computed = 0
+        self.furthest = (self.num_context, 0)
         self.num_cached = 0
         self.was_started = False
         self.num_faults = 0
@@ -114,11 +121,23 @@ class Sequence:
         self.finish_reason = reason
         self.stop_token_id = stop_token_id
 
+    @property
+    def is_suspect(self) -> bool:
+        """Whether it has got no further since an executor was lost, of which it may be the cause."""
+        return self.num_faults > 0 and (len(self.tokens), self.num_computed) <= self.furthest
+
+    def lose_executor(self) -> None:
+        """The executor that it ran on was lost; that counts against it unless it got further than ever before."""
+        reached = (len(self.tokens), self.num_computed)
+        self.num_faults = 0 if reached > self.furthest else self.num_faults + 1
+        self.furthest = max(self.furthest, reached)
+
     def restart(self) -> None:
         """Sends it back to the start with the tokens it has; it must hold nothing."""
         self.state = SequenceState.WAITING
         self.num_context = len(self.tokens)
         self.num_scheduled = 0
+        self.num_computed = 0
         self.num_published = 0
         self.num_reserved = 0
         self.num_passed = 0

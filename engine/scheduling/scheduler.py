@@ -87,6 +87,8 @@ class Scheduler:
         self._in_flight: deque[ScheduledStep] = deque()
         self._retiring: deque[tuple[int, Sequence]] = deque()
         self._context: list[Sequence] = []
+        # It runs alone.
+        self._suspect: Sequence | None = None
         self._generation = GenerationBatch(info.max_batch_size, info.block_size)
         pool = BlockPool(state, order=parts.kv_cache_manager.eviction_order)
         self._kv = parts.kv_cache_manager(pool, info.block_size, info.fingerprint)
@@ -221,8 +223,11 @@ class Scheduler:
                 # It is not the fault of whoever cancels; the next step says it.
                 self._fault = error
 
-    def evacuate(self) -> list[Sequence]:
+    def evacuate(self, is_lost: bool = True) -> list[Sequence]:
         """All unfinished sequences, oldest first, ready to start again elsewhere.
+
+        Args:
+            is_lost: the executor was lost, of which one of the running may be the cause; it did not leave in order.
 
         Everything held is freed, whatever is in flight: the executor must be gone or reset before its blocks
         are given out again. This scheduler is void then.
@@ -233,7 +238,8 @@ class Scheduler:
                 self._resources.free_resources(sequence)
         unfinished = [sequence for sequence in running if not sequence.is_finished]
         for sequence in unfinished:
-            sequence.num_faults += 1
+            if is_lost:
+                sequence.lose_executor()
             sequence.restart()
         return unfinished + waiting
 
@@ -297,6 +303,8 @@ class Scheduler:
 
     def _update(self, result: StepResult) -> StepOutput:
         step = self._in_flight.popleft()
+        for chunk in step.chunks:
+            chunk.sequence.num_computed = chunk.end
         self._micro_batch.observe(step.num_context_tokens, len(step.generation), result.compute_us)
         step.filled = self._filled(step)
         if step.filled:
@@ -338,10 +346,20 @@ class Scheduler:
         return [(sequence, each) for sequence, each in found if sequence in given]
 
     def _admit(self, room: int) -> list[Sequence]:
-        """Starts waiting sequences as long as the step has room for their context."""
+        """Starts waiting sequences as long as the step has room for their context.
+
+        One of which an executor may have been lost runs alone until it gets further than before.
+        """
         starts: list[Sequence] = []
+        if self._suspect is not None and self._suspect.is_suspect and not self._suspect.is_finished:
+            return starts
+        self._suspect = None
         candidates = self._admission.candidates()
         while room > 0 and self._slots.num_free and (sequence := next(candidates, None)) is not None:
+            if sequence.is_suspect:
+                if self._slots.num_used:
+                    break
+                self._suspect, room = sequence, 0
             self._num_starts += 1
             sequence.holder = str(self._num_starts)
             sequence.num_reserved = self._capacity.reservation(sequence)

@@ -17,7 +17,8 @@ from quire.v1 import scheduler_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-# A request is tried again so often after the executor that it ran on was lost.
+# Losses of executors in a row, while a request ran and got no further, behind which it is still tried again. After the
+# first it runs alone, so the others count against nobody else.
 MAX_FAULTS = 3
 
 
@@ -177,12 +178,17 @@ class Dispatcher:
     def _rehome(self, sequences: list[Sequence]) -> None:
         """Sequences that ran, or waited, elsewhere go on where that costs least.
 
-        One that ran on every executor that was lost lately may be what kills them: it goes nowhere any more.
+        One on which executor after executor was lost may be what kills them: it goes nowhere any more.
         """
         for sequence in sequences:
             self._homes.pop(sequence, None)
             if sequence.num_faults > MAX_FAULTS:
-                self._fail(sequence, RequestError(f"{sequence.num_faults} executors were lost while this ran"))
+                self._fail(
+                    sequence,
+                    Unavailable(
+                        f"{sequence.num_faults} executors in a row were lost while this ran and got no further"
+                    ),
+                )
                 continue
             pool = self._cheapest(sequence, self._able(sequence.request)[0])
             if pool is None:

@@ -47,19 +47,56 @@ async def one_pool() -> tuple[Dispatcher, FrontendStream, Pool]:
     return dispatcher, stream, pool
 
 
-async def test_a_request_that_kills_executors_ends() -> None:
+async def lose(dispatcher: Dispatcher, pool: Pool) -> Pool:
+    """The executor is gone; another takes its place."""
+    dispatcher.detach(pool, pool.scheduler.evacuate())
+    pool = await make_pool(dispatcher, "next")
+    dispatcher.attach(pool)
+    return pool
+
+
+async def test_a_request_that_kills_executors_ends_and_no_other() -> None:
+    dispatcher, stream, pool = await one_pool()
+    for handle in (1, 2, 3):
+        dispatcher.submit(stream, request(handle, stream.client, [handle, 2, 3], max_tokens=8))
+    failed, num_losses = [], 0
+    executor = SimulatedExecutor(pool.info)
+    while stream.sequences:
+        plan = pool.scheduler.schedule()
+        assert plan is not None
+        if any(start.token_ids[0] == 2 for start in plan.starts):  # whoever computes request 2 dies
+            pool, num_losses = await lose(dispatcher, pool), num_losses + 1
+            executor = SimulatedExecutor(pool.info)
+        else:
+            dispatcher.deliver(pool.scheduler.update(executor.execute(plan)))
+            failed += [each for message in await stream.next() for each in message.output.failed]
+    assert num_losses == MAX_FAULTS + 1
+    assert [(each.handle, each.code, each.retryable) for each in failed] == [(2, code_pb2.UNAVAILABLE, True)]
+    assert failed[0].retry_ms > 0
+
+
+async def test_losses_with_progress_between_them_do_not_count() -> None:
+    dispatcher, stream, pool = await one_pool()
+    dispatcher.submit(stream, request(1, stream.client, [1, 2, 3], max_tokens=20))
+    for _ in range(3 * MAX_FAULTS):
+        plan = pool.scheduler.schedule()
+        assert plan is not None
+        dispatcher.deliver(pool.scheduler.update(SimulatedExecutor(pool.info).execute(plan)))
+        assert pool.scheduler.schedule() is not None
+        pool = await lose(dispatcher, pool)
+    assert stream.sequences[1].num_faults == 0
+
+
+async def test_executors_that_drain_are_not_counted_as_lost() -> None:
     dispatcher, stream, pool = await one_pool()
     dispatcher.submit(stream, request(1, stream.client, [1, 2, 3]))
-    for attempt in range(MAX_FAULTS + 1):
-        assert stream.sequences, f"given up after {attempt} faults"
+    for _ in range(3 * MAX_FAULTS):
         assert pool.scheduler.schedule() is not None
-        dispatcher.detach(pool, pool.scheduler.evacuate())
+        dispatcher.drain(pool)
+        dispatcher.detach(pool, await pool.loop.close())
         pool = await make_pool(dispatcher, "next")
         dispatcher.attach(pool)
-    assert not stream.sequences
-    failed = [each for message in await stream.next() for each in message.output.failed]
-    assert [(each.handle, each.code, each.retryable) for each in failed] == [(1, code_pb2.INTERNAL, False)]
-    assert pool.scheduler.schedule() is None
+    assert stream.sequences[1].num_faults == 0
 
 
 async def test_cost_is_prefill_left_and_load() -> None:
