@@ -15,6 +15,7 @@ from quire.clients.multiplexer import Multiplexer
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import QuireError
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.prompt import Prompt
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.convert import (
@@ -66,7 +67,7 @@ class AsyncClient:
 
     async def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         params: SamplingParams = DEFAULTS,
         *,
         request_id: str = "",
@@ -79,7 +80,7 @@ class AsyncClient:
 
     async def generate_stream(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         params: SamplingParams = DEFAULTS,
         *,
         request_id: str = "",

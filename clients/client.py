@@ -12,6 +12,7 @@ from quire.clients.errors import may_pass, not_ready, translated
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import QuireError
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.prompt import Prompt
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.convert import (
@@ -58,7 +59,7 @@ class Client:
 
     def generate(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         params: SamplingParams = DEFAULTS,
         *,
         request_id: str = "",
@@ -72,7 +73,7 @@ class Client:
 
     def generate_stream(
         self,
-        prompt: str | Sequence[int],
+        prompt: Prompt,
         params: SamplingParams = DEFAULTS,
         *,
         request_id: str = "",

@@ -80,7 +80,7 @@ class Settings(ClientSettings):
     logprobs: int | None = None
     """With --json: number of most likely tokens to print beside each token, with log-probabilities; at most 20."""
 
-    timeout: float | None = Field(None, gt=0)
+    timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Seconds that the whole answer may take; default: no limit."""
 
     json_output: bool = Field(False, alias="json")

@@ -26,7 +26,7 @@ class Settings(ClientSettings):
     scheduler: Address = "127.0.0.1:8002"
     """Host and port of the scheduler's gRPC service."""
 
-    timeout: float = Field(5.0, gt=0)
+    timeout: float = Field(5.0, gt=0, allow_inf_nan=False)
     """Seconds that the answer may take."""
 
     json_output: bool = Field(False, alias="json")

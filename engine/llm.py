@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import StartupError
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.prompt import Prompt, Prompts, prompt_content, prompt_contents
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig, SchedulerConfig, mistakes
 from quire.engine.engine_thread import EngineThread
 from quire.engine.executor import Executor
 from quire.engine.model.source import resolve_model
-from quire.engine.prompt import Prompt, Prompts, prompt_content, prompt_contents
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.tokenizer import Tokenizer

@@ -8,13 +8,13 @@ from typing import Any, Final
 from quire.engine.api.completion import Completion, join
 from quire.engine.api.errors import Overloaded
 from quire.engine.api.options import RequestOptions
+from quire.engine.api.prompt import Tokens
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.config import SchedulerConfig
 from quire.engine.executor import Executor
 from quire.engine.local_engine import LocalEngine
 from quire.engine.open_request import OpenRequest
-from quire.engine.prompt import Tokens
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.encoder import TextEncoder

@@ -1,12 +1,16 @@
 """The client's types to protocol messages and back. Nothing is checked here but what a message cannot hold."""
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any, TypeVar
+
+from google.protobuf.descriptor import FieldDescriptor
 
 from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.engine.api.errors import InvalidRequest, RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import DEFAULT_OPTIONS, CacheParams, RequestOptions, Retention
+from quire.engine.api.prompt import Prompt, prompt_content
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.status import code_of, retry_delay
 from quire.v1 import inference_pb2 as pb
@@ -18,6 +22,12 @@ _SCALARS = (
     "frequency_penalty", "repetition_penalty", "logprobs",
 )  # fmt: skip
 _LISTS = ("stop", "stop_token_ids")
+# What the whole numbers of a message can be.
+_RANGES = {
+    FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
+    FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
+    FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1),
+}
 
 
 def sampling_to_proto(params: SamplingParams) -> pb.SamplingParams:
@@ -74,7 +84,7 @@ def cache_from_proto(message: pb.CacheOptions) -> CacheParams:
 
 
 def generate_request(
-    prompt: str | Sequence[int],
+    prompt: Prompt,
     params: SamplingParams,
     request_id: str,
     options: RequestOptions = DEFAULT_OPTIONS,
@@ -82,8 +92,9 @@ def generate_request(
     """A text goes to be tokenized by the server; token ids go as they are.
 
     Raises:
-        InvalidRequest: a value does not fit its field.
+        InvalidRequest: a value does not fit its field, or the prompt is none.
     """
+    content = prompt_content(prompt)
     message = pb.GenerateRequest(sampling=sampling_to_proto(params))
     message.request_id = _unicode("request_id", request_id)
     _unicode("cache.salt", options.cache.salt)
@@ -92,10 +103,10 @@ def generate_request(
         message.cache.CopyFrom(cache_to_proto(options.cache))
     except (ValueError, TypeError) as error:
         raise _does_not_fit("priority or cache", options, error) from error
-    if isinstance(prompt, str):
-        message.text = _unicode("text", prompt)
+    if isinstance(content, str):
+        message.text = _unicode("text", content)
     else:
-        message.token_ids.CopyFrom(pb.TokenIds(ids=_token_ids(prompt)))
+        message.token_ids.CopyFrom(pb.TokenIds(ids=_token_ids(content)))
     return message
 
 
@@ -194,12 +205,20 @@ def _unicode(field: str, text: str) -> str:
     return text
 
 
-def _token_ids(token_ids: Sequence[int]) -> Sequence[int]:
-    for index, token_id in enumerate(token_ids):
+def _token_ids(token_ids: Sequence[int]) -> list[int]:
+    try:
+        ids = list(map(index, token_ids))
+    except TypeError as error:
+        raise InvalidRequest("token_ids", token_ids, "must be a flat list of integers") from error
+    for place, token_id in enumerate(ids):
         if not 0 <= token_id < 2**32:
-            raise InvalidRequest(f"token_ids[{index}]", token_id, f"must be 0 to {2**32 - 1}")
-    return token_ids
+            raise InvalidRequest(f"token_ids[{place}]", token_id, f"must be 0 to {2**32 - 1}")
+    return ids
 
 
 def _does_not_fit(field: str, value: object, error: Exception) -> InvalidRequest:
+    kind = pb.SamplingParams.DESCRIPTOR.fields_by_name.get(field.removeprefix("sampling."))
+    if kind is not None and kind.type in _RANGES and isinstance(error, ValueError):
+        low, high = _RANGES[kind.type]
+        return InvalidRequest(field, value, f"must be {low} to {high}")
     return InvalidRequest(field, value, f"does not fit the protocol's field ({error})")

@@ -95,14 +95,16 @@ class ServiceSettings(ProcessSettings):
 
 def parse(settings: type[SettingsT], prog: str, argv: Sequence[str]) -> SettingsT:
     """Settings from a command line; on a mistake prints what is wrong and exits with 2, as argparse does."""
-    source: CliSettingsSource[Any] = CliSettingsSource(settings, cli_prog_name=prog, add_argument_method=_add_argument)
+    source: CliSettingsSource[Any] = CliSettingsSource(
+        settings, cli_prog_name=prog, add_argument_method=_add_argument, cli_exit_on_error=False
+    )
     try:
         from_file = _read_file(argv)
         return CliApp.run(settings, cli_args=list(argv), cli_settings_source=source, **from_file)
     except ValidationError as error:
         problems = [f"{_flag(mistake.location)}: {mistake.reason}" for mistake in mistakes(error)]
     except (SettingsError, StartupError) as error:
-        problems = [str(error)]
+        problems = [str(error).removeprefix("error parsing CLI: ")]
     for problem in problems:
         print(f"{prog}: error: {problem}", file=sys.stderr)
     print(f"{prog} --help lists the settings", file=sys.stderr)

@@ -1,6 +1,7 @@
 """The client's types and the protocol's messages."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -50,11 +51,18 @@ def test_unset_stays_unset() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("seed", -1), ("seed", 2**64), ("top_k", 2**31), ("stop", ("\ud800",)), ("stop_token_ids", (-1,))],
+    ("name", "value", "limit"),
+    [
+        ("seed", -1, "must be 0 to 18446744073709551615, got -1"),
+        ("seed", 2**64, "must be 0 to 18446744073709551615, got"),
+        ("max_tokens", 2**40, "must be -2147483648 to 2147483647, got"),
+        ("stop_token_ids", (-1,), r"must be 0 to 4294967295, got \(-1,\)"),
+        ("top_k", "many", "does not fit the protocol's field"),
+        ("stop", ("\ud800",), "does not fit the protocol's field"),
+    ],
 )
-def test_what_a_message_cannot_hold_is_named(name: str, value: object) -> None:
-    with pytest.raises(InvalidRequest, match=f"sampling.{name}: does not fit"):
+def test_what_a_message_cannot_hold_is_named(name: str, value: object, limit: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"sampling.{name}: {limit}"):
         sampling_to_proto(replace(SamplingParams(), **{name: value}))
 
 
@@ -63,6 +71,23 @@ def test_a_prompt_is_text_or_token_ids() -> None:
     request = generate_request((1, 2), SamplingParams(), "")
     assert list(request.token_ids.ids) == [1, 2]
     assert generate_request([], SamplingParams(), "").WhichOneof("input") == "token_ids"
+
+
+def test_a_prompt_may_be_a_mapping() -> None:
+    assert generate_request({"prompt": "one"}, SamplingParams(), "r").text == "one"
+    assert list(generate_request({"prompt_token_ids": [1]}, SamplingParams(), "r").token_ids.ids) == [1]
+
+
+@pytest.mark.parametrize("prompt", [None, 5, b"x", {"a": 1}])
+def test_what_is_no_prompt_is_refused(prompt: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^prompt: must "):
+        generate_request(prompt, SamplingParams(), "")
+
+
+@pytest.mark.parametrize("prompt", [[1.5], ["a"], [[1], [2]], [None]])
+def test_token_ids_are_integers(prompt: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^token_ids: must be a flat list of integers"):
+        generate_request(prompt, SamplingParams(), "")
 
 
 def test_bad_text_and_ids_are_refused() -> None:

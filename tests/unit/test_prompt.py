@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.prompt import prompt_content, prompt_contents
 from quire.engine.api.sampling import SamplingParams
-from quire.engine.prompt import prompt_content, prompt_contents
 
 ONE = 'a text, a list of token ids, {"prompt": text} or {"prompt_token_ids": token ids}'
 

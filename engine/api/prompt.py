@@ -1,4 +1,4 @@
-"""What a caller in this process may give as a prompt, or as several."""
+"""What a Python program may give as a prompt, or as several."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Number
