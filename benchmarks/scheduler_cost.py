@@ -71,10 +71,20 @@ def make_scheduler(num_sequences: int, num_steps: int, info: ExecutorInfo, ledge
     return scheduler
 
 
-def pretend(plan: StepPlan, rng: np.random.Generator) -> StepResult:
-    """A result with random tokens for every row; whole contexts sample as well."""
-    slots = np.concatenate([plan.context_slots, plan.generation_slots])
-    return StepResult(plan.step, slots, rng.integers(3, 30_000, len(slots)).astype(np.int32), 1)
+class Pretender:
+    """Answers with random tokens for every row that samples: those whose context ends, and those that generate."""
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_left = np.zeros(num_slots, np.int64)
+        self._rng = np.random.default_rng(1)
+
+    def execute(self, plan: StepPlan) -> StepResult:
+        for start in plan.starts:
+            self._num_left[start.slot] = len(start.token_ids) - start.num_computed
+        self._num_left[plan.context_slots] -= plan.context_tokens
+        complete = self._num_left[plan.context_slots] == 0
+        slots = np.concatenate([plan.context_slots[complete], plan.generation_slots])
+        return StepResult(plan.step, slots, self._rng.integers(3, 30_000, len(slots)).astype(np.int32), 1)
 
 
 async def measure(ledger: KVLedger, num_sequences: int, num_steps: int) -> Samples:
@@ -83,7 +93,7 @@ async def measure(ledger: KVLedger, num_sequences: int, num_steps: int) -> Sampl
     pool = PoolIdentity(f"cost-{num_sequences}", info.incarnation, "model", num_blocks, BLOCK_SIZE)
     epoch = await ledger.next_epoch()
     scheduler = make_scheduler(num_sequences, num_steps, info, await ledger.open(pool, epoch))
-    rng = np.random.default_rng(1)
+    executor = Pretender(num_sequences)
     samples, pending, warm_up = Samples(), [], 100
     for index in range(num_steps + warm_up):
         if index == warm_up:
@@ -99,7 +109,7 @@ async def measure(ledger: KVLedger, num_sequences: int, num_steps: int) -> Sampl
         samples.commit_wall.append((time.perf_counter_ns() - began) / 1000)
         with cpu(samples.wire):
             samples.plan_bytes.append(float(len(plan_to_proto(plan).SerializeToString())))
-        pending.append(pretend(plan, rng))
+        pending.append(executor.execute(plan))
         if len(pending) == 2:
             with cpu(samples.update):
                 scheduler.update(pending.pop(0))

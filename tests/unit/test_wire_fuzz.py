@@ -4,7 +4,6 @@ import asyncio
 import gc
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +11,6 @@ import grpc
 import numpy as np
 import pytest
 
-from quire.engine.api.errors import RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import CacheParams, RequestOptions, Retention
 from quire.engine.api.sampling import SamplingParams
@@ -233,9 +231,9 @@ class BadExecutor(executor_pb2_grpc.ExecutorServiceServicer):
         message = executor_pb2.ExecuteResponse(info=wire.info_to_proto(info))
         if place == 0:
             message = mutated(message, chance)
-            with suppress(RequestError):
-                info = wire.info_from_proto(message.info)
         yield message
+        if place == 0:
+            return
         runner = Runner(info)
         async for request in request_iterator:
             plan = wire.plan_from_proto(request.plan, info, 0)
@@ -255,7 +253,7 @@ class BadExecutor(executor_pb2_grpc.ExecutorServiceServicer):
 
 async def test_a_bad_executor_is_left_out(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.0)
-    address, servicer, dispatcher = f"{LOOPBACK}:{free_port()}", BadExecutor(40), Dispatcher(epoch=1)
+    address, servicer, dispatcher = f"{LOOPBACK}:{free_port()}", BadExecutor(400), Dispatcher(epoch=1)
 
     def register(server: grpc.aio.Server) -> None:
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
@@ -274,7 +272,7 @@ async def test_a_bad_executor_is_left_out(monkeypatch: pytest.MonkeyPatch, caplo
             await asyncio.sleep(0)
         driving.cancel()
         await asyncio.wait((driving,))
-    assert sum("sent what it must not" in record.getMessage() for record in caplog.records) > 10
+    assert sum("sent what it must not" in record.getMessage() for record in caplog.records) > 100
 
 
 # ── step outputs, from a bad scheduler ──
