@@ -69,3 +69,13 @@ def test_output_that_nobody_takes(target: str, code: int, said: bytes) -> None:
     os.close(writing)
     assert done.returncode == code
     assert done.stderr == (b"quire: error: " + said + b"\n" if said else b"")
+
+
+@pytest.mark.parametrize("words", ["up --nope=1", "generate", "ledger", "bench compare a"])
+def test_wrong_usage_is_one_line_and_a_hint(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    error, hint = capsys.readouterr().err.splitlines()
+    assert ": error: " in error
+    assert hint.endswith("--help lists the settings")
