@@ -192,20 +192,20 @@ class SchedulerLink:
 
     async def run(self) -> None:
         """Stays connected until cancelled."""
-        complaint = ""
+        last_warning = ""
         async with open_channel(self._address, self._keepalive) as channel:
             while True:
                 call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Connect()
                 try:
                     await self._converse(call)
                 except grpc.aio.AioRpcError as error:
-                    if error.details() != complaint:
+                    if error.details() != last_warning:
                         logger.warning("scheduler %s: %s", self._address, readable(error.details() or ""))
-                    complaint = error.details() or ""
+                    last_warning = error.details() or ""
                 except InvalidRequest as error:
-                    if str(error) != complaint:
+                    if str(error) != last_warning:
                         logger.warning("scheduler %s sent what it must not: %s", self._address, error)
-                    complaint = str(error)
+                    last_warning = str(error)
                 finally:
                     call.cancel()
                     self._is_open = False

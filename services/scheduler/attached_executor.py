@@ -13,7 +13,7 @@ TOKENS_PER_RUNNING = 16
 
 
 @dataclass(slots=True, eq=False)
-class Pool:
+class AttachedExecutor:
     """An attached executor with its scheduler and loop.
 
     Attributes:

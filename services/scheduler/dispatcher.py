@@ -1,4 +1,4 @@
-"""Between frontends and executors: which pool takes a request, which stream gets a token."""
+"""Between frontends and executors: which executor takes a request, which stream gets a token."""
 
 import asyncio
 import itertools
@@ -11,7 +11,7 @@ from quire.engine.scheduling.scheduler import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo
 from quire.engine.validation import validate, validate_generated
-from quire.services.scheduler.attached_executor import Pool
+from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.frontend_stream import FrontendStream
 from quire.v1 import scheduler_pb2 as pb
 
@@ -23,7 +23,7 @@ MAX_FAULTS = 3
 
 
 class Dispatcher:
-    """Knows every frontend's stream, every attached pool, and where each open sequence is.
+    """Knows every frontend's stream, every attached executor, and where each open sequence is.
 
     Args:
         epoch: of this scheduler.
@@ -33,16 +33,16 @@ class Dispatcher:
         self._epoch = epoch
         self._clients = itertools.count(1)
         self._streams: dict[int, FrontendStream] = {}
-        self._pools: dict[str, Pool] = {}
-        self._homes: dict[Sequence, Pool] = {}
+        self._executors: dict[str, AttachedExecutor] = {}
+        self._executor_of: dict[Sequence, AttachedExecutor] = {}
         # Sequences of a lost executor while no other is there that can hold them.
-        self._orphans: list[Sequence] = []
+        self._unplaced: list[Sequence] = []
         self._expected: set[str] = set()
         self._changed = asyncio.Event()
 
     @property
     def is_serving(self) -> bool:
-        return bool(self._open_pools())
+        return bool(self._open_executors())
 
     async def changed(self) -> None:
         """Returns when an executor has come or gone since the last call."""
@@ -59,8 +59,10 @@ class Dispatcher:
 
     def statistics(self) -> pb.GetStatisticsResponse:
         executors = [
-            pb.ExecutorStatistics(name=pool.name, is_draining=pool.is_draining, **asdict(pool.scheduler.statistics))
-            for pool in self._pools.values()
+            pb.ExecutorStatistics(
+                name=executor.name, is_draining=executor.is_draining, **asdict(executor.scheduler.statistics)
+            )
+            for executor in self._executors.values()
         ]
         return pb.GetStatisticsResponse(epoch=self._epoch, executors=executors)
 
@@ -86,33 +88,33 @@ class Dispatcher:
         if request.handle in stream.sequences:
             raise InvalidRequest("handle", request.handle, "must not be open already")
         try:
-            sequence, pool = self._choose(request)
+            sequence, executor = self._choose(request)
             if sequence.is_finished:
                 stream.finish(sequence)
                 return
             if request.is_resumed:
                 self._check_resumed(sequence)
-            pool.scheduler.add(sequence)
+            executor.scheduler.add(sequence)
         except RequestError as error:
             stream.fail(request.handle, error)
             return
         finally:
             self._tell_room()
         stream.sequences[request.handle] = sequence
-        self._homes[sequence] = pool
-        pool.loop.wake()
+        self._executor_of[sequence] = executor
+        executor.loop.wake()
 
     def cancel(self, stream: FrontendStream, handle: int) -> None:
         """Ends a request without a further message; harmless if it has ended."""
         sequence = stream.sequences.pop(handle, None)
         if sequence is None:
             return
-        pool = self._homes.pop(sequence, None)
-        if pool is None:
-            self._orphans.remove(sequence)
+        executor = self._executor_of.pop(sequence, None)
+        if executor is None:
+            self._unplaced.remove(sequence)
             return
-        pool.scheduler.cancel(sequence)
-        pool.loop.wake()
+        executor.scheduler.cancel(sequence)
+        executor.loop.wake()
         self._tell_room()
 
     def deliver(self, output: StepOutput) -> None:
@@ -127,7 +129,7 @@ class Dispatcher:
             if stream := self._streams.get(sequence.request.client):
                 stream.push_logprobs(sequence, logprobs)
         for sequence in output.finished:
-            self._homes.pop(sequence, None)
+            self._executor_of.pop(sequence, None)
             if stream := self._streams.get(sequence.request.client):
                 stream.finish(sequence)
         for stream in self._streams.values():
@@ -139,7 +141,7 @@ class Dispatcher:
 
         A sequence could not move to it.
         """
-        for other in self._pools.values():
+        for other in self._executors.values():
             if other.info.fingerprint != info.fingerprint:
                 raise Unavailable(
                     f"executor {name} is left out: its weights or types are not those of executor {other.name}"
@@ -148,40 +150,40 @@ class Dispatcher:
             if len(tokenizers) > 1:
                 raise Unavailable(f"executor {name} is left out: its tokenizer is not that of executor {other.name}")
 
-    def attach(self, pool: Pool) -> None:
+    def attach(self, executor: AttachedExecutor) -> None:
         """An executor is ready; sequences without one go there.
 
         Raises:
             Unavailable: as of `admit`.
         """
-        self.admit(pool.name, pool.info)
-        self._pools[pool.name] = pool
-        orphans, self._orphans = self._orphans, []
-        self._rehome(orphans)
+        self.admit(executor.name, executor.info)
+        self._executors[executor.name] = executor
+        unplaced, self._unplaced = self._unplaced, []
+        self._place(unplaced)
         self._announce()
 
-    def drain(self, pool: Pool) -> None:
+    def drain(self, executor: AttachedExecutor) -> None:
         """An executor is about to go: what waits there waits elsewhere, what runs may finish."""
-        if not pool.is_draining:
-            logger.info("executor %s drains: %d sequences run", pool.name, pool.scheduler.num_running)
-            pool.is_draining = True
-            self._rehome(pool.scheduler.withdraw())
-            pool.loop.drain()
+        if not executor.is_draining:
+            logger.info("executor %s drains: %d sequences run", executor.name, executor.scheduler.num_running)
+            executor.is_draining = True
+            self._place(executor.scheduler.withdraw())
+            executor.loop.drain()
             self._announce()
 
-    def detach(self, pool: Pool, sequences: list[Sequence]) -> None:
+    def detach(self, executor: AttachedExecutor, sequences: list[Sequence]) -> None:
         """An executor is gone; its unfinished sequences go on elsewhere with the tokens they have."""
-        self._pools.pop(pool.name, None)
-        self._rehome(sequences)
+        self._executors.pop(executor.name, None)
+        self._place(sequences)
         self._announce()
 
-    def _rehome(self, sequences: list[Sequence]) -> None:
+    def _place(self, sequences: list[Sequence]) -> None:
         """Sequences that ran, or waited, elsewhere go on where that costs least.
 
         One on which executor after executor was lost may be what kills them: it goes nowhere any more.
         """
         for sequence in sequences:
-            self._homes.pop(sequence, None)
+            self._executor_of.pop(sequence, None)
             if sequence.num_faults > MAX_FAULTS:
                 self._fail(
                     sequence,
@@ -190,25 +192,25 @@ class Dispatcher:
                     ),
                 )
                 continue
-            pool = self._cheapest(sequence, self._able(sequence.request)[0])
-            if pool is None:
-                self._orphans.append(sequence)
+            executor = self._cheapest(sequence, self._able(sequence.request)[0])
+            if executor is None:
+                self._unplaced.append(sequence)
             else:
-                pool.scheduler.restore(sequence)
-                self._homes[sequence] = pool
-                pool.loop.wake()
+                executor.scheduler.restore(sequence)
+                self._executor_of[sequence] = executor
+                executor.loop.wake()
 
     def _fail(self, sequence: Sequence, error: RequestError) -> None:
         logger.error("request %r: %s", sequence.request.request_id, error)
         if stream := self._streams.get(sequence.request.client):
             stream.fail(sequence.request.handle, error)
 
-    def _choose(self, request: Request) -> tuple[Sequence, Pool]:
-        """The request as a sequence, and the pool where it costs least of those that can hold it.
+    def _choose(self, request: Request) -> tuple[Sequence, AttachedExecutor]:
+        """The request as a sequence, and the executor where it costs least of those that can hold it.
 
         Raises:
             Unavailable: no executor takes requests.
-            InvalidRequest: no pool can ever hold it.
+            InvalidRequest: no executor can ever hold it.
         """
         able, refusal = self._able(request)
         if not able:
@@ -222,11 +224,11 @@ class Dispatcher:
         All its requests may come to the first executor that attaches, so those to come count as the largest that is
         here. Twice as much may come, as more executors may have been there before.
         """
-        schedulers = [pool.scheduler for pool in self._open_pools()]
+        schedulers = [executor.scheduler for executor in self._open_executors()]
         num_executors = 2 * max(len(self._expected), len(schedulers))
         most_requests = num_executors * max(scheduler.max_accepted_requests for scheduler in schedulers)
         most_tokens = num_executors * max(scheduler.max_accepted_tokens for scheduler in schedulers)
-        num_open = len(self._homes) + len(self._orphans)
+        num_open = len(self._executor_of) + len(self._unplaced)
         num_tokens = sequence.num_context + sum(scheduler.num_context_tokens for scheduler in schedulers)
         if num_open >= most_requests or (num_open and num_tokens > most_tokens):
             raise Overloaded(
@@ -235,26 +237,26 @@ class Dispatcher:
                 max(scheduler.retry_after for scheduler in schedulers),
             )
 
-    def _able(self, request: Request) -> tuple[list[Pool], RequestError]:
-        """The pools that can ever hold a request, and what to say if there is none."""
+    def _able(self, request: Request) -> tuple[list[AttachedExecutor], RequestError]:
+        """The executors that can ever hold a request, and what to say if there is none."""
         refusal: RequestError = Unavailable("no executor is attached")
         able = []
-        for pool in self._open_pools():
+        for executor in self._open_executors():
             try:
-                validate(request.prompt, request.params, pool.limits)
-                validate_generated(request.generated, request.params, pool.limits)
-                able.append(pool)
+                validate(request.prompt, request.params, executor.limits)
+                validate_generated(request.generated, request.params, executor.limits)
+                able.append(executor)
             except InvalidRequest as error:
                 refusal = error
         return able, refusal
 
-    def _open_pools(self) -> list[Pool]:
-        return [pool for pool in self._pools.values() if not pool.is_draining]
+    def _open_executors(self) -> list[AttachedExecutor]:
+        return [executor for executor in self._executors.values() if not executor.is_draining]
 
     @staticmethod
-    def _cheapest(sequence: Sequence, pools: list[Pool]) -> Pool | None:
+    def _cheapest(sequence: Sequence, executors: list[AttachedExecutor]) -> AttachedExecutor | None:
         """The executor with the least sum of load and prefill after the cached prefix."""
-        return min(pools, key=lambda pool: pool.cost(sequence), default=None)
+        return min(executors, key=lambda executor: executor.cost(sequence), default=None)
 
     def _announce(self) -> None:
         self._changed.set()
@@ -267,25 +269,25 @@ class Dispatcher:
             stream.set_room(room)
 
     def _room(self) -> int:
-        return sum(pool.scheduler.queue_room for pool in self._open_pools())
+        return sum(executor.scheduler.queue_room for executor in self._open_executors())
 
     def _queue(self) -> pb.QueueState:
-        retry_after = max((pool.scheduler.retry_after for pool in self._open_pools()), default=0)
+        retry_after = max((executor.scheduler.retry_after for executor in self._open_executors()), default=0)
         return pb.QueueState(room=min(self._room(), 2**32 - 1), retry_ms=int(1000 * retry_after))
 
     def _state(self) -> pb.ServingState:
-        largest = max(self._open_pools(), key=lambda pool: pool.info.num_blocks, default=None)
+        largest = max(self._open_executors(), key=lambda executor: executor.info.num_blocks, default=None)
         if largest is None:
             return pb.ServingState(epoch=self._epoch)
         info = largest.info
         return pb.ServingState(
             epoch=self._epoch,
-            num_executors=len(self._open_pools()),
+            num_executors=len(self._open_executors()),
             fingerprint=info.fingerprint,
             vocab_size=info.vocab_size,
             max_model_len=info.max_model_len,
             num_blocks=info.num_blocks,
             block_size=info.block_size,
             eos_token_ids=info.eos_token_ids,
-            tokenizer_fingerprint=max(pool.info.tokenizer_fingerprint for pool in self._open_pools()),
+            tokenizer_fingerprint=max(executor.info.tokenizer_fingerprint for executor in self._open_executors()),
         )

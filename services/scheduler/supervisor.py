@@ -14,7 +14,7 @@ from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.trace import NO_TRACE, Trace
 from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
-from quire.services.scheduler.attached_executor import Pool
+from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.executor_link import ExecutorLink
 
@@ -49,15 +49,15 @@ class Supervisor:
         self._dispatcher = dispatcher
         self._trace = trace
         self._keepalive = keepalive
-        self._pool: Pool | None = None
+        self._executor: AttachedExecutor | None = None
         self._identity: PoolIdentity | None = None
         self._is_leaving = False
 
     def leave(self) -> None:
         """Lets what runs on the executor finish, gives it nothing new, and makes `run` return."""
         self._is_leaving = True
-        if self._pool is not None:
-            self._dispatcher.drain(self._pool)
+        if self._executor is not None:
+            self._dispatcher.drain(self._executor)
 
     async def run(self) -> None:
         """Runs until cancelled, or until the executor is empty after `leave`; then its pool is forgotten.
@@ -65,7 +65,7 @@ class Supervisor:
         Raises:
             StaleEpoch: another scheduler leads.
         """
-        complaint = ""
+        last_warning = ""
         self._dispatcher.expect(self._address)
         while not self._is_leaving:
             link = ExecutorLink(self._address, self._keepalive)
@@ -76,9 +76,9 @@ class Supervisor:
                 if isinstance(error, InvalidRequest):
                     found = f"executor {self._address} is left out, as it sent what it must not: {error}"
                 # Once per outage, not once per attempt.
-                if found != complaint:
+                if found != last_warning:
                     logger.warning("%s", found)
-                complaint = found
+                last_warning = found
             finally:
                 await link.close()
             await asyncio.sleep(RETRY_SECONDS)
@@ -94,7 +94,7 @@ class Supervisor:
         scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
         self._identity = identity
         loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver, self._trace)
-        pool = Pool(self._address, info, scheduler, loop)
+        executor = AttachedExecutor(self._address, info, scheduler, loop)
         logger.info(
             "executor %s attached: %d blocks of %d tokens, %d cached",
             self._address,
@@ -102,22 +102,22 @@ class Supervisor:
             info.block_size,
             scheduler.pool.num_cached,
         )
-        self._dispatcher.attach(pool)
+        self._dispatcher.attach(executor)
         running = asyncio.create_task(loop.run())
-        watching = asyncio.create_task(link.watch(partial(self._dispatcher.drain, pool)))
-        self._pool = pool
+        watching = asyncio.create_task(link.watch(partial(self._dispatcher.drain, executor)))
+        self._executor = executor
         if self._is_leaving:
-            self._dispatcher.drain(pool)
+            self._dispatcher.drain(executor)
         try:
             done, _ = await asyncio.wait((running, watching), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            self._pool = None
+            self._executor = None
             for task in (running, watching):
                 task.cancel()
             await asyncio.gather(running, watching, return_exceptions=True)
-            self._dispatcher.detach(pool, await loop.close())
+            self._dispatcher.detach(executor, await loop.close())
 
     async def _open(self, identity: PoolIdentity, committed: int) -> PoolState:
         state = await self._ledger.open(identity, self._epoch)

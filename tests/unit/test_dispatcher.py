@@ -15,21 +15,23 @@ from quire.engine.request import Request
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
-from quire.services.scheduler.attached_executor import Pool
+from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.dispatcher import MAX_FAULTS, Dispatcher
 from quire.services.scheduler.executor_link import ExecutorLink
 from quire.services.scheduler.frontend_stream import FrontendStream
 from support.simulated_executor import SimulatedExecutor, executor_info
 
 
-async def make_pool(dispatcher: Dispatcher, name: str, num_blocks: int = 64, max_waiting_requests: int = 64) -> Pool:
+async def make_pool(
+    dispatcher: Dispatcher, name: str, num_blocks: int = 64, max_waiting_requests: int = 64
+) -> AttachedExecutor:
     info = executor_info(num_blocks=num_blocks)
     scheduler = Scheduler(SchedulerConfig(max_waiting_requests=max_waiting_requests), info, PoolState(info.num_blocks))
     identity = PoolIdentity(name, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
     link = ExecutorLink("127.0.0.1:1")
     loop = StepLoop(scheduler, MemoryLedger(), identity, 1, link, dispatcher.deliver)
     await link.close()
-    return Pool(name, info, scheduler, loop)
+    return AttachedExecutor(name, info, scheduler, loop)
 
 
 def request(handle: int, client: int, prompt: list[int], max_tokens: int = 4, interval: int = 1) -> Request:
@@ -38,7 +40,7 @@ def request(handle: int, client: int, prompt: list[int], max_tokens: int = 4, in
     return Request(str(handle), client, handle, np.array(prompt, np.int32), nothing, params, interval=interval)
 
 
-async def one_pool() -> tuple[Dispatcher, FrontendStream, Pool]:
+async def one_pool() -> tuple[Dispatcher, FrontendStream, AttachedExecutor]:
     """A dispatcher with one frontend and one executor."""
     dispatcher = Dispatcher(epoch=1)
     stream = dispatcher.connect()
@@ -47,7 +49,7 @@ async def one_pool() -> tuple[Dispatcher, FrontendStream, Pool]:
     return dispatcher, stream, pool
 
 
-async def lose(dispatcher: Dispatcher, pool: Pool) -> Pool:
+async def lose(dispatcher: Dispatcher, pool: AttachedExecutor) -> AttachedExecutor:
     """The executor is gone; another takes its place."""
     dispatcher.detach(pool, pool.scheduler.evacuate())
     pool = await make_pool(dispatcher, "next")
