@@ -1,6 +1,10 @@
 """The pace at which a queue is worked off."""
 
+import pytest
+
+from quire.engine.api.errors import Overloaded
 from quire.engine.drain_rate import MAX_SECONDS, MIN_SECONDS, DrainRate
+from quire.services.frontend.scheduler_link import SchedulerLink
 
 
 class Clock:
@@ -37,3 +41,11 @@ def test_the_pace_follows_a_change() -> None:
             clock.now += seconds
             rate.depart()
     assert 95 < rate.seconds_for(100) <= 100
+
+
+def test_a_full_frontend_says_when_its_calls_will_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = SchedulerLink("nowhere:1", "frontend", 0, "")
+    monkeypatch.setattr(DrainRate, "seconds_for", lambda self, count: 36.0)
+    with pytest.raises(Overloaded) as caught:
+        link.check_room()
+    assert caught.value.retry_after == 36.0
