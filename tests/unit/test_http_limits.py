@@ -222,3 +222,9 @@ async def test_overload_is_refused_before_the_body_is_read() -> None:
         writer.close()
     assert head.startswith(b"http/1.1 429")
     assert b"retry-after: 36\r\n" in head
+
+
+def test_the_api_lets_a_client_that_leaves_go() -> None:
+    """What the tests above do with their own app."""
+    app = make_app(None, Intake())  # type: ignore[arg-type]
+    assert app.exception_handlers[ClientDisconnect] is leave
