@@ -1,8 +1,7 @@
 """Build hook: compiles the protos into `quire/v1` and, for editable installs, links a package.
 
-A wheel gets the stubs from a temporary folder. An editable install gets `.editable/quire`, a folder of links
-to the checkout's folders beside the stubs, so that `quire.engine` is `engine/` for Python and for type
-checkers alike.
+A wheel gets the stubs from a temporary folder. An editable install gets `.editable/quire`: the stubs,
+and links to the checkout's folders. So `quire.engine` is `engine/`, for Python and for type checkers.
 """
 
 import shutil

@@ -6,8 +6,8 @@
 Ceilings are the rates at which the cores read memory (PyTorch's sum over 512 MiB) and multiply matrices (PyTorch's
 product at its best shape). On a shared machine they change from second to second, so they are measured before and
 behind every step, and the higher one counts. A generation step must read all weights except the embedding, and the keys
-and values of its sequences. A context step must do two operations per weight and token. Every line is the median of
---repeats steps, with the fastest and the slowest, then median and middle half of what the steps reach of their bounds.
+and values of its sequences. A context step must do two operations per weight and token. Every line has the
+median of --repeats steps, the fastest and the slowest. Then come median and middle half of their shares of the bound.
 The shares are of steps whose operations are called and timed one by one. `host` is the rest of such a step.
 """
 

@@ -4,8 +4,7 @@
   python benchmarks/long_text.py [--model DIR] [--at-once 4] [--probes 200]
 
 Beside each kind of long text, `/health` and `/tokenize` of a short text are asked in turns; the first line is without
-any. The long texts are sent by a process of its own, so that the times are the frontend's and a client's with nothing
-else to do.
+any. A process of its own sends the long texts. So the times are the frontend's and those of an idle client.
 """
 
 import argparse

@@ -53,8 +53,8 @@ def inverse_frequencies(hf: HfConfig, head_dim: int, num_positions: int) -> tupl
 
     Args:
         num_positions: tokens that one sequence may have. Beyond `max_position_embeddings`, "dynamic" depends on it:
-            the frequencies are those that transformers gives to a sequence of that many tokens, and hold for all
-            sequences, because the cached keys of one are read by others.
+            its frequencies are those that transformers gives to a sequence of that many tokens. They hold for all
+            sequences, because sequences share cached keys.
 
     Raises:
         StartupError: the kind of scaling is not supported, its numbers are none, or it rotates only a part of the head.
