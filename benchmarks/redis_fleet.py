@@ -23,7 +23,7 @@ from scheduler_cost import make_scheduler, pretend
 
 from quire.engine.resources.ledger.pool_state import PoolIdentity
 from quire.engine.resources.ledger.redis import RedisLedger
-from quire.engine.step import ExecutorInfo
+from quire.engine.step import DeviceKind, ExecutorInfo
 
 BLOCK_SIZE = 16
 NAME = "fleet-0000"
@@ -51,7 +51,7 @@ async def record(url: str, num_sequences: int, num_steps: int) -> tuple[list[Com
     recorder = Recorder(client)
     ledger = RedisLedger(recorder)  # type: ignore[arg-type]
     num_blocks = num_sequences * (6 + (num_steps + 300) // BLOCK_SIZE)
-    info = ExecutorInfo("x", "model", 32_000, 10**6, num_blocks, BLOCK_SIZE, num_sequences, ())
+    info = ExecutorInfo("x", "model", 32_000, 10**6, num_blocks, BLOCK_SIZE, num_sequences, (), DeviceKind.GPU)
     pool = PoolIdentity(NAME, "x", "model", num_blocks, BLOCK_SIZE)
     state = await ledger.open(pool, 1)
     scheduler = make_scheduler(num_sequences, num_steps, info, state)

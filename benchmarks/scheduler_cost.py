@@ -25,7 +25,7 @@ from quire.engine.resources.ledger.pool_state import PoolIdentity
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.sequence import Sequence
-from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.engine.step import DeviceKind, ExecutorInfo, StepPlan, StepResult
 from quire.services.common.wire import plan_to_proto
 
 BLOCK_SIZE = 16
@@ -89,7 +89,9 @@ class Pretender:
 
 async def measure(ledger: KVLedger, num_sequences: int, num_steps: int) -> Samples:
     num_blocks = num_sequences * ((PROMPT + BLOCK_SIZE + num_steps + 200) // BLOCK_SIZE + 2)
-    info = ExecutorInfo(f"cost-{num_sequences}", "model", 32_000, 10**6, num_blocks, BLOCK_SIZE, num_sequences, ())
+    info = ExecutorInfo(
+        f"cost-{num_sequences}", "model", 32_000, 10**6, num_blocks, BLOCK_SIZE, num_sequences, (), DeviceKind.GPU
+    )
     pool = PoolIdentity(f"cost-{num_sequences}", info.incarnation, "model", num_blocks, BLOCK_SIZE)
     epoch = await ledger.next_epoch()
     scheduler = make_scheduler(num_sequences, num_steps, info, await ledger.open(pool, epoch))

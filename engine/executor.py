@@ -22,16 +22,12 @@ from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
 from quire.engine.model.staging import download
 from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
-from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.engine.step import DeviceKind, ExecutorInfo, StepPlan, StepResult
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.warmup import warmup_plans
 
 logger = logging.getLogger(__name__)
 
-# Of a step, by device: products are at full speed from there on.
-_STEP_TOKENS: Final = {"cpu": 512, "cuda": 8192}
-# A step of 512 tokens takes a third of a second on two cores: too long for decode rows beside one prompt.
-_ITL_MS: Final = {"cpu": 100, "cuda": 0}
 _NOTHING: Final = torch.empty(0, dtype=torch.int32)
 
 
@@ -91,8 +87,7 @@ class Executor:
             block_size=config.block_size,
             max_batch_size=config.max_batch_size,
             eos_token_ids=checkpoint.eos_token_ids,
-            step_tokens=_STEP_TOKENS[self._engine.device.type],
-            itl_ms=_ITL_MS[self._engine.device.type],
+            device=DeviceKind.GPU if self._engine.device.type == "cuda" else DeviceKind.CPU,
             tokenizer_fingerprint=tokenizer_fingerprint(checkpoint.folder),
         )
         if self._engine.device.type == "cuda":

@@ -5,6 +5,7 @@ All arrays are int32.
 """
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs
@@ -98,6 +99,13 @@ class StepResult:
     logprobs: PackedLogprobs | None = None
 
 
+class DeviceKind(IntEnum):
+    """What an executor computes on; values equal those of the protocol."""
+
+    CPU = 1
+    GPU = 2
+
+
 @dataclass(frozen=True, slots=True)
 class ExecutorInfo:
     """Who an executor is and what it can hold.
@@ -110,8 +118,7 @@ class ExecutorInfo:
         num_blocks, block_size: the KV pool, in blocks and in tokens per block.
         max_batch_size: sequences that can run at once.
         eos_token_ids: tokens that end a sequence unless it ignores them.
-        step_tokens: tokens of a step that keep its device busy and do not hold up who generates for long.
-        itl_ms: inter-token latency to aim at while little context waits; 0: no aim.
+        device: where it computes.
         tokenizer_fingerprint: as of `engine.text.fingerprint`; "": its folder has no tokenizer.
         committed: the highest `committed` of the plans that it has run: a ledger of before is not to be believed.
     """
@@ -124,7 +131,6 @@ class ExecutorInfo:
     block_size: int
     max_batch_size: int
     eos_token_ids: tuple[int, ...]
-    step_tokens: int = 2048
-    itl_ms: int = 0
+    device: DeviceKind
     tokenizer_fingerprint: str = ""
     committed: int = 0

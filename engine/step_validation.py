@@ -40,10 +40,8 @@ def validate_info(info: ExecutorInfo) -> None:
         ("num_blocks", info.num_blocks, _MAX_BLOCKS),
         ("block_size", info.block_size, _MAX_BLOCK_SIZE),
         ("max_batch_size", info.max_batch_size, _MAX_BATCH_SIZE),
-        ("step_tokens", info.step_tokens, MAX_INT32),
     ):
         check_range(field, value, 1, largest)
-    check_range("itl_ms", info.itl_ms, 0, MAX_INT32)
     check_range("committed", info.committed, 0, MAX_COUNTER)
     check_range("eos_token_ids", len(info.eos_token_ids), 0, _MAX_END_TOKENS, "tokens")
     for index, token_id in enumerate(info.eos_token_ids):

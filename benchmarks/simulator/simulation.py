@@ -11,7 +11,7 @@ from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
 from quire.engine.sequence import Sequence
-from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.engine.step import DeviceKind, ExecutorInfo, StepPlan, StepResult
 from simulator.executor import EOS, ImaginedExecutor, StepTime
 from simulator.job import Job
 from simulator.outcome import Outcome
@@ -41,7 +41,9 @@ class Simulation:
         max_batch_size: int,
         check: bool = False,
     ) -> None:
-        info = ExecutorInfo("1", "model", VOCAB_SIZE, 2**31 - 1, num_blocks, BLOCK_SIZE, max_batch_size, (EOS,))
+        info = ExecutorInfo(
+            "1", "model", VOCAB_SIZE, 2**31 - 1, num_blocks, BLOCK_SIZE, max_batch_size, (EOS,), DeviceKind.GPU
+        )
         self._now = 0.0
         self._jobs = jobs
         self._coming = deque(sorted(range(len(jobs)), key=lambda number: jobs[number].arrival_us))

@@ -3,6 +3,7 @@
 from typing import Self
 
 from quire.engine.config import SchedulerConfig
+from quire.engine.scheduling.step_defaults import STEP_DEFAULTS
 from quire.engine.step import ExecutorInfo
 
 SMOOTHING = 0.2
@@ -31,10 +32,10 @@ class ChunkBudget:
 
     @classmethod
     def configured(cls, config: SchedulerConfig, info: ExecutorInfo, max_num_tokens: int) -> Self:
-        """The setting always holds; the executor's suggestion holds only while little context waits."""
+        """The setting always holds; the device's default holds only while little context waits."""
         if config.target_itl_ms is not None:
             return cls(config.target_itl_ms, info.block_size)
-        return cls(info.itl_ms or None, info.block_size, STEPS_OF_BACKLOG * max_num_tokens)
+        return cls(STEP_DEFAULTS[info.device].target_itl_ms, info.block_size, STEPS_OF_BACKLOG * max_num_tokens)
 
     def limit(self, budget: int, num_generating: int, backlog: int) -> int:
         """The part of a budget of context tokens that may be used beside `num_generating` sequences.

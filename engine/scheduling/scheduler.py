@@ -32,6 +32,7 @@ from quire.engine.scheduling.plan import make_plan
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins, components
 from quire.engine.scheduling.queue import WaitingQueue
 from quire.engine.scheduling.statistics import SchedulerStatistics
+from quire.engine.scheduling.step_defaults import STEP_DEFAULTS
 from quire.engine.sequence import Sequence, SequenceState
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 
@@ -92,7 +93,7 @@ class Scheduler:
         self._generation = GenerationBatch(info.max_batch_size, info.block_size)
         pool = BlockPool(state, order=parts.kv_cache_manager.eviction_order)
         self._kv = parts.kv_cache_manager(pool, info.block_size, info.fingerprint)
-        self._max_num_tokens = max_num_tokens = config.max_num_tokens or info.step_tokens
+        self._max_num_tokens = max_num_tokens = config.max_num_tokens or STEP_DEFAULTS[info.device].max_num_tokens
         self._slots = SlotManager(min(info.max_batch_size, max_num_tokens))
         further = tuple(make(config, info) for make in parts.resource_managers)
         self._resources = ResourceContainer((self._slots, self._kv, *further))

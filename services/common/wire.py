@@ -28,7 +28,7 @@ from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs
 from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.request import Request
-from quire.engine.step import ExecutorInfo, Penalties, SequenceStart, StepPlan, StepResult
+from quire.engine.step import DeviceKind, ExecutorInfo, Penalties, SequenceStart, StepPlan, StepResult
 from quire.engine.step_validation import (
     check_lengths,
     validate_info,
@@ -158,8 +158,7 @@ def info_to_proto(info: ExecutorInfo) -> executor_pb2.ExecutorInfo:
         block_size=info.block_size,
         max_batch_size=info.max_batch_size,
         eos_token_ids=info.eos_token_ids,
-        step_tokens=info.step_tokens,
-        itl_ms=info.itl_ms,
+        device=executor_pb2.DeviceKind.ValueType(info.device),
         tokenizer_fingerprint=info.tokenizer_fingerprint,
         committed=info.committed,
     )
@@ -175,13 +174,21 @@ def info_from_proto(info: executor_pb2.ExecutorInfo) -> ExecutorInfo:
         block_size=info.block_size,
         max_batch_size=info.max_batch_size,
         eos_token_ids=tuple(info.eos_token_ids),
-        step_tokens=info.step_tokens,
-        itl_ms=info.itl_ms,
+        device=_device_from_proto(info.device),
         tokenizer_fingerprint=info.tokenizer_fingerprint,
         committed=info.committed,
     )
     validate_info(found)
     return found
+
+
+def _device_from_proto(kind: executor_pb2.DeviceKind.ValueType) -> DeviceKind:
+    try:
+        return DeviceKind(kind)
+    except ValueError:
+        raise InvalidRequest(
+            "device", int(kind), f"must be one of {', '.join(map(repr, map(int, DeviceKind)))}"
+        ) from None
 
 
 def submission_to_proto(request: OpenRequest, resumed: bool) -> scheduler_pb2.Submission:

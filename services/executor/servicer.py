@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import TypeAlias
@@ -12,9 +11,9 @@ import grpc
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.limits import MAX_COUNTER
-from quire.engine.executor import Executor, PendingStep
+from quire.engine.executor import Executor
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
-from quire.engine.step import StepPlan, StepResult
+from quire.engine.step_thread import Launched, StepThread
 from quire.engine.trace import Trace
 from quire.engine.validation import check_range
 from quire.services.common import wire
@@ -27,7 +26,7 @@ logger = logging.getLogger(__name__)
 _Context = grpc.aio.ServicerContext[pb.ExecuteRequest, pb.ExecuteResponse]
 _DRAINING = pb.ExecuteResponse(draining=pb.Draining())
 # None ends the stream.
-_Results: TypeAlias = asyncio.Queue["asyncio.Future[PendingStep] | pb.ExecuteResponse | None"]
+_Results: TypeAlias = asyncio.Queue[Launched | pb.ExecuteResponse | None]
 
 
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
@@ -35,10 +34,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
 
     def __init__(self, executor: Executor, trace: Trace) -> None:
         self._executor = executor
-        self._trace = trace
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="step")
-        # Waits for a device; launching goes on meanwhile.
-        self._waiting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="result")
+        self._thread = StepThread(executor, trace)
         self._epoch = 0
         self._num_attached = 0
         self._newest_step = 0
@@ -76,9 +72,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 if isinstance(result, pb.ExecuteResponse):
                     yield result
                 else:
-                    # Not cancelled with this stream: a launch in the queue would be left out, the one behind it not.
-                    pending = await asyncio.shield(result)
-                    yield pb.ExecuteResponse(result=wire.result_to_proto(await self._wait(pending)))
+                    yield pb.ExecuteResponse(result=wire.result_to_proto(await self._thread.result(result)))
             await reader
         except asyncio.CancelledError:
             if not reader.cancelled():
@@ -111,7 +105,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         if self._stream is not None:
             self._stream.cancel()
         # Behind whatever step still runs for the stream before.
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._executor.reset)
+        await self._thread.reset()
         if number != self._num_attached:
             await self._refuse(context, grpc.StatusCode.ABORTED, "displaced")
         logger.info("attached to a scheduler of epoch %d", epoch)
@@ -120,18 +114,8 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         message = f"{reason}: this executor obeys epoch {self._epoch}"
         await context.abort(code, message, ((EPOCH_METADATA, str(self._epoch)),))
 
-    def _launch(self, plan: StepPlan) -> PendingStep:
-        with self._trace.span("execute", plan.step):
-            return self._executor.launch(plan)
-
-    async def _wait(self, pending: PendingStep) -> StepResult:
-        if pending.is_over:
-            return pending.result()
-        return await asyncio.get_running_loop().run_in_executor(self._waiting, pending.result)
-
     async def _read(self, requests: AsyncIterator[pb.ExecuteRequest], results: _Results) -> None:
         """Starts each plan as it comes, so that the next waits on the thread while one runs."""
-        loop = asyncio.get_running_loop()
         try:
             async for request in requests:
                 if not request.HasField("plan"):
@@ -142,7 +126,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 plan = wire.plan_from_proto(request.plan, self._executor.info, self._newest_step)
                 self._newest_step = max(self._newest_step, plan.step)
                 self._committed = max(self._committed, plan.committed)
-                results.put_nowait(loop.run_in_executor(self._thread, self._launch, plan))
+                results.put_nowait(self._thread.launch(plan))
         finally:
             results.put_nowait(None)
 
@@ -159,6 +143,6 @@ def _discard(results: _Results) -> None:
             result.add_done_callback(_look)
 
 
-def _look(done: "asyncio.Future[PendingStep]") -> None:
+def _look(done: Launched) -> None:
     if not done.cancelled():
         done.exception()

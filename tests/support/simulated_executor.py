@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.engine.step import DeviceKind, ExecutorInfo, StepPlan, StepResult
 
 VOCAB_SIZE = 7
 EOS = 0
@@ -12,7 +12,7 @@ EOS = 0
 
 def executor_info(num_blocks: int = 12, block_size: int = 4, num_slots: int = 4, name: str = "1") -> ExecutorInfo:
     """A tiny executor's identity; `name` is its incarnation."""
-    return ExecutorInfo(name, "model", VOCAB_SIZE, 10**6, num_blocks, block_size, num_slots, (EOS,))
+    return ExecutorInfo(name, "model", VOCAB_SIZE, 10**6, num_blocks, block_size, num_slots, (EOS,), DeviceKind.GPU)
 
 
 def next_token(tokens: list[int]) -> int:

@@ -212,8 +212,8 @@ def test_a_broken_plug_in_ends_with_its_name_and_the_invariants(fault: str, chos
 
 
 def test_a_step_has_no_more_tokens_than_its_budget() -> None:
-    with pytest.raises(PluginError, match=r"FillsTooMuch .*room for 2048 context tokens, got 3000"):
-        drive(Plugins(micro_batch_scheduler=FillsTooMuch), [1] * 3000, num_blocks=1000)
+    with pytest.raises(PluginError, match=r"FillsTooMuch .*room for 8192 context tokens, got 9000"):
+        drive(Plugins(micro_batch_scheduler=FillsTooMuch), [1] * 9000, num_blocks=3000)
 
 
 class RefusesOdd(RaisesInTheEnd):

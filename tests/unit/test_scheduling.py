@@ -13,6 +13,7 @@ from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.scheduling.chunk_budget import ChunkBudget
 from quire.engine.scheduling.queue import WaitingQueue
 from quire.engine.sequence import SequenceState
+from quire.engine.step import DeviceKind
 from support.rig import Rig, new_sequence
 from support.simulated_executor import executor_info
 
@@ -247,15 +248,18 @@ def test_the_chunk_budget_follows_measured_times() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "suggested", "little", "much"), [(None, 10, 120, 512), (10.0, 100, 120, 120), (None, 0, 512, 512)]
+    ("asked", "device", "little", "much"),
+    [(None, DeviceKind.CPU, 1920, 4096), (10.0, DeviceKind.CPU, 120, 120), (None, DeviceKind.GPU, 4096, 4096)],
 )
-def test_a_suggested_aim_yields_to_a_backlog(asked: float | None, suggested: int, little: int, much: int) -> None:
-    info = replace(executor_info(64, 16), itl_ms=suggested)
+def test_the_aim_of_a_device_yields_to_a_backlog(
+    asked: float | None, device: DeviceKind, little: int, much: int
+) -> None:
+    info = replace(executor_info(64, 16), device=device)
     budget = ChunkBudget.configured(SchedulerConfig(target_itl_ms=asked), info, 512)
     budget.observe(num_context=0, num_generating=4, compute_us=4_000)
     budget.observe(num_context=100, num_generating=4, compute_us=4_000 + 100 * 50)
-    assert budget.limit(512, num_generating=4, backlog=1024) == little
-    assert budget.limit(512, num_generating=4, backlog=1025) == much
+    assert budget.limit(4096, num_generating=4, backlog=1024) == little
+    assert budget.limit(4096, num_generating=4, backlog=1025) == much
 
 
 # ── cache ──

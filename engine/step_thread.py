@@ -1,0 +1,51 @@
+"""An executor on a thread of its own, for an event loop that must not wait for a step."""
+
+import asyncio
+from typing import TypeAlias
+
+from quire.engine.executor import Executor, PendingStep
+from quire.engine.step import StepPlan, StepResult
+from quire.engine.trace import NO_TRACE, Trace
+from quire.engine.worker_thread import WorkerThread
+
+Launched: TypeAlias = asyncio.Future[PendingStep]
+
+
+class StepThread:
+    """Launches plans in their order on one thread, and waits for a device's results on another.
+
+    Args:
+        trace: notes how long each launch takes.
+    """
+
+    def __init__(self, executor: Executor, trace: Trace = NO_TRACE) -> None:
+        self._executor = executor
+        self._trace = trace
+        self._launching = WorkerThread("quire-executor")
+        self._waiting = WorkerThread("quire-result")
+
+    def launch(self, plan: StepPlan) -> Launched:
+        """Starts a plan behind those launched before; the next one waits on the thread while it runs."""
+        return asyncio.get_running_loop().run_in_executor(self._launching, self._launch, plan)
+
+    async def result(self, launched: Launched) -> StepResult:
+        """Waits for a launch and its step; raises what the executor raised."""
+        # Not cancelled with the caller: a launch in the queue would be left out, and the one behind it not.
+        pending = await asyncio.shield(launched)
+        if pending.is_over:
+            return pending.result()
+        return await asyncio.get_running_loop().run_in_executor(self._waiting, pending.result)
+
+    async def reset(self) -> None:
+        """Empties every slot, behind what was launched."""
+        await asyncio.get_running_loop().run_in_executor(self._launching, self._executor.reset)
+
+    def close(self) -> None:
+        """Waits for the plan that runs, and lets go of the executor, whoever still refers to this."""
+        self._launching.shutdown(cancel_futures=True)
+        self._waiting.shutdown(cancel_futures=True)
+        del self._executor
+
+    def _launch(self, plan: StepPlan) -> PendingStep:
+        with self._trace.span("execute", plan.step):
+            return self._executor.launch(plan)
