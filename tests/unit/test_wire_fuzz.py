@@ -4,6 +4,7 @@ import asyncio
 import gc
 import random
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -72,16 +73,20 @@ def good_plans(step: int) -> list[executor_pb2.StepPlan]:
 
 
 async def execute(stub: Any, epoch: int, plans: list[executor_pb2.StepPlan]) -> tuple[list[Any], Any]:
-    """What one stream brings, and its status."""
+    """What one stream brings, and its status. Nothing is written that may cross the stream's end: gRPC's client would
+    report that write instead of the server's status.
+    """
     call, found = stub.Execute(), []
-    try:
-        await call.write(executor_pb2.ExecuteRequest(attach=executor_pb2.Attach(epoch=epoch)))
-        for plan in plans:
-            await call.write(executor_pb2.ExecuteRequest(plan=plan))
+    messages = [executor_pb2.ExecuteRequest(attach=executor_pb2.Attach(epoch=epoch))]
+    messages += [executor_pb2.ExecuteRequest(plan=plan) for plan in plans]
+    with suppress(grpc.aio.AioRpcError):
+        for message in messages:
+            await call.write(message)
+            if (answer := await call.read()) is grpc.aio.EOF:
+                return found, call
+            found.append(answer)
         await call.done_writing()
-        found = [each async for each in call]
-    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-        pass
+        await call.read()
     return found, call
 
 
