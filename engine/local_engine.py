@@ -12,7 +12,7 @@ from quire.engine.config import SchedulerConfig
 from quire.engine.executor import Executor
 from quire.engine.local_runner import LocalRunner
 from quire.engine.loop import StepLoop
-from quire.engine.open_request import Finish, OpenRequest
+from quire.engine.open_request import OpenRequest
 from quire.engine.request import Request
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
@@ -98,16 +98,10 @@ class LocalEngine:
                 opened.end(error)
 
     def _deliver(self, output: StepOutput) -> None:
-        for sequence in output.started:
-            if found := self._open.get(sequence.request.handle):
-                found[0].cached_tokens = sequence.num_cached
-        for sequence, token_id in zip(output.sequences, output.token_ids, strict=True):
-            if found := self._open.get(sequence.request.handle):
-                found[0].push(token_id)
-        for sequence, logprobs in output.logprobs:
-            if found := self._open.get(sequence.request.handle):
-                found[0].push_logprobs(logprobs)
+        output.update().deliver(self._find)
         for sequence in output.finished:
-            found = self._open.pop(sequence.request.handle, None)
-            if found and sequence.finish_reason is not None:
-                found[0].end(Finish(sequence.finish_reason, sequence.stop_token_id))
+            self._open.pop(sequence.request.handle, None)
+
+    def _find(self, sequence: Sequence) -> OpenRequest | None:
+        found = self._open.get(sequence.request.handle)
+        return found[0] if found else None

@@ -67,6 +67,11 @@ class OpenRequest:
         """Whether its terminal message has come."""
         return self.finish is not None or self._error is not None
 
+    def start(self, cached_tokens: int) -> None:
+        """So many tokens of the prompt were found in the cache, when it first started."""
+        if self.cached_tokens is None:
+            self.cached_tokens = cached_tokens
+
     def push(self, token_id: int) -> None:
         self.generated.append(token_id)
         if not self._only_end:

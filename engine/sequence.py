@@ -4,6 +4,7 @@ from array import array
 from enum import Enum, auto
 
 from quire.engine.api.completion import FinishReason
+from quire.engine.open_request import Finish
 from quire.engine.request import Request
 
 
@@ -114,6 +115,17 @@ class Sequence:
     @property
     def is_finished(self) -> bool:
         return self.state is SequenceState.FINISHED
+
+    @property
+    def outcome(self) -> Finish:
+        """How it ended.
+
+        Raises:
+            ValueError: it has not.
+        """
+        if self.finish_reason is None:
+            raise ValueError(f"sequence of request {self.request.request_id!r} has not ended")
+        return Finish(self.finish_reason, self.stop_token_id)
 
     def finish(self, reason: FinishReason, stop_token_id: int | None = None) -> None:
         """Ends it; what it holds is freed later, when no step in flight can write it."""

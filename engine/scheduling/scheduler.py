@@ -35,6 +35,7 @@ from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.scheduling.step_defaults import STEP_DEFAULTS
 from quire.engine.sequence import Sequence, SequenceState
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.engine.step_update import StepUpdate
 
 
 @dataclass(slots=True)
@@ -53,6 +54,15 @@ class StepOutput:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[tuple[Sequence, TokenLogprobs]] = field(default_factory=list)
     finished: list[Sequence] = field(default_factory=list)
+
+    def update(self) -> StepUpdate[Sequence]:
+        """The same, for whoever waits for the sequences."""
+        return StepUpdate(
+            started=((sequence, sequence.num_cached) for sequence in self.started),
+            tokens=zip(self.sequences, self.token_ids, strict=True),
+            logprobs=self.logprobs,
+            ended=((sequence, sequence.outcome) for sequence in self.finished),
+        )
 
 
 class Scheduler:

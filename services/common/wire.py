@@ -29,6 +29,7 @@ from quire.engine.logprobs import PackedLogprobs
 from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.request import Request
 from quire.engine.step import DeviceKind, ExecutorInfo, Penalties, SequenceStart, StepPlan, StepResult
+from quire.engine.step_update import StepUpdate
 from quire.engine.step_validation import (
     check_lengths,
     validate_info,
@@ -39,7 +40,6 @@ from quire.engine.step_validation import (
 from quire.engine.validation import check_ids, check_range, validate_options
 from quire.protos.convert import cache_from_proto, cache_to_proto
 from quire.protos.status import RefusedRequest
-from quire.services.common.step_update import StepUpdate
 from quire.v1 import executor_pb2, inference_pb2, logprobs_pb2, scheduler_pb2
 
 _INT32 = np.dtype("<i4")
@@ -258,9 +258,11 @@ def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> 
     )
 
 
-def finished_to_proto(handle: int, reason: FinishReason, stop_token_id: int | None) -> scheduler_pb2.SequenceFinished:
+def finished_to_proto(handle: int, finish: Finish) -> scheduler_pb2.SequenceFinished:
     return scheduler_pb2.SequenceFinished(
-        handle=handle, reason=inference_pb2.FinishReason.ValueType(reason), stop_token_id=stop_token_id
+        handle=handle,
+        reason=inference_pb2.FinishReason.ValueType(finish.reason),
+        stop_token_id=finish.stop_token_id,
     )
 
 
@@ -276,7 +278,7 @@ def check_state(state: scheduler_pb2.ServingState) -> None:
             check_range(field, getattr(state, field), 1, MAX_INT32)
 
 
-def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) -> StepUpdate:
+def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) -> StepUpdate[int]:
     """What a scheduler that serves a vocabulary of so many tokens sent to this frontend."""
     handles, token_ids = unpack("handles", output.handles), unpack("token_ids", output.token_ids)
     started, cached = unpack("started_handles", output.started_handles), unpack("cached_tokens", output.cached_tokens)

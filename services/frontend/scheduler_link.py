@@ -265,22 +265,9 @@ class SchedulerLink:
 
     def _receive(self, output: pb.StepOutput) -> None:
         update = wire.step_update_from_proto(output, self._vocab_size)
-        for handle, cached in update.started:
-            request = self._requests.get(handle)
-            if request is not None and request.cached_tokens is None:
-                request.cached_tokens = cached
-        for handle, token_id in update.tokens:
-            if request := self._requests.get(handle):
-                request.push(token_id)
-        for handle, logprobs in update.logprobs:
-            if request := self._requests.get(handle):
-                request.push_logprobs(logprobs)
-        for handle, outcome in update.ended:
-            self._end(handle, outcome)
-
-    def _end(self, handle: int, outcome: Finish | RequestError) -> None:
-        if request := self._forget(handle):
-            request.end(outcome)
+        update.deliver(self._requests.get)
+        for handle, _ in update.ended:
+            self._forget(handle)
 
     def _forget(self, handle: int) -> OpenRequest | None:
         request = self._requests.pop(handle, None)

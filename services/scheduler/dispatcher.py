@@ -13,6 +13,7 @@ from quire.engine.step import ExecutorInfo
 from quire.engine.validation import validate, validate_generated
 from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.frontend_stream import FrontendStream
+from quire.services.scheduler.streamed_request import StreamedRequest
 from quire.v1 import scheduler_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Dispatcher:
         self._streams: dict[int, FrontendStream] = {}
         self._executors: dict[str, AttachedExecutor] = {}
         self._executor_of: dict[Sequence, AttachedExecutor] = {}
+        self._recipients: dict[Sequence, StreamedRequest] = {}
         # Sequences of a lost executor while no other is there that can hold them.
         self._unplaced: list[Sequence] = []
         self._expected: set[str] = set()
@@ -90,18 +92,19 @@ class Dispatcher:
         try:
             sequence, executor = self._choose(request)
             if sequence.is_finished:
-                stream.finish(sequence)
+                stream.end(request.handle, sequence.outcome)
                 return
             if request.is_resumed:
                 self._check_resumed(sequence)
             executor.scheduler.add(sequence)
         except RequestError as error:
-            stream.fail(request.handle, error)
+            stream.end(request.handle, error)
             return
         finally:
             self._tell_room()
         stream.sequences[request.handle] = sequence
         self._executor_of[sequence] = executor
+        self._recipients[sequence] = StreamedRequest(stream, request.handle, request.interval)
         executor.loop.wake()
 
     def cancel(self, stream: FrontendStream, handle: int) -> None:
@@ -109,6 +112,7 @@ class Dispatcher:
         sequence = stream.sequences.pop(handle, None)
         if sequence is None:
             return
+        self._recipients.pop(sequence, None)
         executor = self._executor_of.pop(sequence, None)
         if executor is None:
             self._unplaced.remove(sequence)
@@ -119,19 +123,10 @@ class Dispatcher:
 
     def deliver(self, output: StepOutput) -> None:
         """Sends what a step brought to the frontends that asked for it."""
-        for sequence in output.started:
-            if stream := self._streams.get(sequence.request.client):
-                stream.start(sequence)
-        for sequence, token_id in zip(output.sequences, output.token_ids, strict=True):
-            if stream := self._streams.get(sequence.request.client):
-                stream.push(sequence, token_id)
-        for sequence, logprobs in output.logprobs:
-            if stream := self._streams.get(sequence.request.client):
-                stream.push_logprobs(sequence, logprobs)
+        output.update().deliver(self._recipients.get)
         for sequence in output.finished:
             self._executor_of.pop(sequence, None)
-            if stream := self._streams.get(sequence.request.client):
-                stream.finish(sequence)
+            self._recipients.pop(sequence, None)
         for stream in self._streams.values():
             stream.end_step()
         self._tell_room()
@@ -202,8 +197,8 @@ class Dispatcher:
 
     def _fail(self, sequence: Sequence, error: RequestError) -> None:
         logger.error("request %r: %s", sequence.request.request_id, error)
-        if stream := self._streams.get(sequence.request.client):
-            stream.fail(sequence.request.handle, error)
+        if recipient := self._recipients.pop(sequence, None):
+            recipient.end(error)
 
     def _choose(self, request: Request) -> tuple[Sequence, AttachedExecutor]:
         """The request as a sequence, and the executor where it costs least of those that can hold it.

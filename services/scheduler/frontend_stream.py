@@ -7,6 +7,7 @@ from collections.abc import Callable
 from quire.engine.api.errors import RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.logprobs import pack
+from quire.engine.open_request import Finish
 from quire.engine.sequence import Sequence
 from quire.protos.status import retry_delay
 from quire.services.common import wire
@@ -44,7 +45,7 @@ class FrontendStream:
         self._finished: list[pb.SequenceFinished] = []
         self._failed: list[pb.SequenceFailed] = []
         # Steps that what is gathered may still wait.
-        self._patience = _ENDLESS
+        self._steps_left = _ENDLESS
         self._updated = asyncio.Event()
 
     def set_state(self, state: pb.ServingState) -> None:
@@ -59,60 +60,44 @@ class FrontendStream:
             self._room_changed = True
             self._updated.set()
 
-    def start(self, sequence: Sequence) -> None:
+    def start(self, handle: int, cached_tokens: int) -> None:
         """Its first token comes with the same step, and waits for no other."""
-        self._patience = 1
-        self._started.append(sequence.request.handle)
-        self._cached.append(sequence.num_cached)
+        self._steps_left = 1
+        self._started.append(handle)
+        self._cached.append(cached_tokens)
 
-    def push(self, sequence: Sequence, token_id: int) -> None:
-        """A token, which is sent at the end of the step or, as its request allows, of a later one."""
-        request = sequence.request
-        self._handles.append(request.handle)
+    def push(self, handle: int, token_id: int, interval: int) -> None:
+        """A token, which may wait until `interval` steps have ended, this one included."""
+        self._handles.append(handle)
         self._token_ids.append(token_id)
-        if request.interval < self._patience:
-            self._patience = request.interval
+        if interval < self._steps_left:
+            self._steps_left = interval
 
     def end_step(self) -> None:
         """A step has brought what it has; tokens that may not wait longer are sent, and all others with them."""
         if self._handles:
-            self._patience -= 1
-            if self._patience <= 0:
+            self._steps_left -= 1
+            if self._steps_left <= 0:
                 self._updated.set()
 
-    def push_logprobs(self, sequence: Sequence, logprobs: TokenLogprobs) -> None:
+    def push_logprobs(self, handle: int, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of the token that comes with the same step."""
-        self._logprobs.append((sequence.request.handle, logprobs))
+        self._logprobs.append((handle, logprobs))
 
-    def finish(self, sequence: Sequence) -> None:
-        """The terminal message of a sequence that ended by itself."""
-        if sequence.finish_reason is None:
-            raise ValueError(f"sequence of request {sequence.request.request_id!r} has not ended")
-        handle = sequence.request.handle
+    def end(self, handle: int, outcome: Finish | RequestError) -> None:
+        """The terminal message of a request, which ended by itself or could not be served."""
         self.sequences.pop(handle, None)
-        self._finished.append(wire.finished_to_proto(handle, sequence.finish_reason, sequence.stop_token_id))
-        self._updated.set()
-
-    def fail(self, handle: int, error: RequestError) -> None:
-        """The terminal message of a request that could not be served."""
-        self.sequences.pop(handle, None)
-        status = to_status(error)
-        self._failed.append(
-            pb.SequenceFailed(
-                handle=handle,
-                code=status.code,
-                message=status.message,
-                retryable=error.retryable,
-                retry_ms=int(1000 * (retry_delay(error) or 0)),
-            )
-        )
+        if isinstance(outcome, Finish):
+            self._finished.append(wire.finished_to_proto(handle, outcome))
+        else:
+            self._failed.append(_failed(handle, outcome))
         self._updated.set()
 
     async def next(self) -> list[pb.ConnectResponse]:
         """All results since the last call; waits until there are some."""
         await self._updated.wait()
         self._updated.clear()
-        self._patience = _ENDLESS
+        self._steps_left = _ENDLESS
         messages = []
         if self._state is not None:
             messages.append(pb.ConnectResponse(state=self._state))
@@ -141,3 +126,14 @@ class FrontendStream:
         self._started, self._cached = array("i"), array("i")
         self._logprobs, self._finished, self._failed = [], [], []
         return output
+
+
+def _failed(handle: int, error: RequestError) -> pb.SequenceFailed:
+    status = to_status(error)
+    return pb.SequenceFailed(
+        handle=handle,
+        code=status.code,
+        message=status.message,
+        retryable=error.retryable,
+        retry_ms=int(1000 * (retry_delay(error) or 0)),
+    )

@@ -81,6 +81,6 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         try:
             request = wire.submission_from_proto(stream.client, submission)
         except InvalidRequest as error:
-            stream.fail(handle, error)
+            stream.end(handle, error)
         else:
             self._dispatcher.submit(stream, request)

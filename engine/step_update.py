@@ -1,0 +1,59 @@
+"""What one step brought to requests, and how it reaches those who wait for it."""
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from quire.engine.api.errors import RequestError
+from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.open_request import Finish
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Recipient(Protocol):
+    """Who takes the results of one request."""
+
+    def start(self, cached_tokens: int) -> None:
+        """Its context is complete; so many tokens of its prompt were found in the cache."""
+
+    def push(self, token_id: int) -> None:
+        """A new token."""
+
+    def push_logprobs(self, logprobs: TokenLogprobs) -> None:
+        """Log-probabilities of the token that came with the same step."""
+
+    def end(self, outcome: Finish | RequestError) -> None:
+        """The terminal message."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepUpdate(Generic[Key]):
+    """Pairs of a request's key and what came for it.
+
+    Attributes:
+        started: tokens of the prompt found in the cache.
+        tokens: one new token each.
+        logprobs: of these tokens, where they are wanted.
+        ended: terminal messages.
+    """
+
+    started: Iterable[tuple[Key, int]]
+    tokens: Iterable[tuple[Key, int]]
+    logprobs: Iterable[tuple[Key, TokenLogprobs]]
+    ended: Iterable[tuple[Key, Finish | RequestError]]
+
+    def deliver(self, find: Callable[[Key], Recipient | None]) -> None:
+        """Gives everything to the recipients that `find` knows, in this order; what is for others is dropped."""
+        for key, cached_tokens in self.started:
+            if recipient := find(key):
+                recipient.start(cached_tokens)
+        for key, token_id in self.tokens:
+            if recipient := find(key):
+                recipient.push(token_id)
+        for key, logprobs in self.logprobs:
+            if recipient := find(key):
+                recipient.push_logprobs(logprobs)
+        for key, outcome in self.ended:
+            if recipient := find(key):
+                recipient.end(outcome)

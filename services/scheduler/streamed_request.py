@@ -1,0 +1,33 @@
+"""One request's place in its frontend's stream."""
+
+from dataclasses import dataclass
+
+from quire.engine.api.errors import RequestError
+from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.open_request import Finish
+from quire.services.scheduler.frontend_stream import FrontendStream
+
+
+@dataclass(frozen=True, slots=True)
+class StreamedRequest:
+    """Puts a request's results into the stream under its handle.
+
+    Attributes:
+        interval: steps that its tokens may wait to be sent together.
+    """
+
+    stream: FrontendStream
+    handle: int
+    interval: int
+
+    def start(self, cached_tokens: int) -> None:
+        self.stream.start(self.handle, cached_tokens)
+
+    def push(self, token_id: int) -> None:
+        self.stream.push(self.handle, token_id, self.interval)
+
+    def push_logprobs(self, logprobs: TokenLogprobs) -> None:
+        self.stream.push_logprobs(self.handle, logprobs)
+
+    def end(self, outcome: Finish | RequestError) -> None:
+        self.stream.end(self.handle, outcome)
