@@ -224,9 +224,13 @@ async def test_an_unknown_field_that_is_null_asks_for_nothing(http: aiohttp.Clie
     assert events[-1]["usage"]["completion_tokens"] == 40
 
 
-async def test_a_body_that_is_too_large(http: aiohttp.ClientSession) -> None:
-    async with http.post("/v1/completions", data=io.BytesIO(b" " * (8 * 2**20 + 1))) as response:
-        assert response.status == 413
+async def test_a_body_that_is_too_large(stack: RunningStack) -> None:
+    # Only announced: a client whose body is refused on the way may still have some to write when the test ends.
+    reader, writer = await asyncio.open_connection(*stack.http.split(":"))
+    writer.write(f"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: {8 * 2**20 + 1}\r\n\r\n".encode())
+    assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+    writer.close()
+    await writer.wait_closed()
 
 
 async def test_no_such_route(http: aiohttp.ClientSession) -> None:
