@@ -25,6 +25,7 @@ import torch
 from ceilings import Ceilings, Machine
 from torch import Tensor
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig
 from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
@@ -147,9 +148,13 @@ class Workload:
         table = np.arange(first, first + self.blocks(repeats), dtype=np.int32)
         computed = 0 if self.is_context else self.context - 1
         return SequenceStart(
-            slot=slot, token_ids=tokens, num_computed=computed, block_table=table, temperature=0.0, top_k=0, top_p=1.0,
-            min_p=0.0, seed=0,
-        )  # fmt: skip
+            slot=slot,
+            token_ids=tokens,
+            num_computed=computed,
+            block_table=table,
+            num_prompt=len(tokens),
+            sampling=SamplingParams(temperature=0, seed=0),
+        )
 
     def plan(self, repeats: int, starts: bool) -> StepPlan:
         slots = np.arange(self.batch, dtype=np.int32)

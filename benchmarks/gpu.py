@@ -133,9 +133,13 @@ class Runner:
     def start(self, slot: int, num_tokens: int, num_computed: int, table: Sequence[int]) -> SequenceStart:
         tokens = np.random.default_rng(slot).integers(3, 2000, num_tokens).astype(np.int32)
         return SequenceStart(
-            slot=slot, token_ids=tokens, num_computed=num_computed, block_table=np.array(table, np.int32),
-            temperature=0.0, top_k=0, top_p=1.0, min_p=0.0, seed=0,
-        )  # fmt: skip
+            slot=slot,
+            token_ids=tokens,
+            num_computed=num_computed,
+            block_table=np.array(table, np.int32),
+            num_prompt=num_tokens,
+            sampling=SamplingParams(temperature=0, seed=0),
+        )
 
     def launch(self, starts: list[SequenceStart], context: dict[int, int], generation: int) -> PendingStep:
         """Slots of context with their tokens; generation in the first slots."""

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.model_engine import ModelEngine
@@ -74,9 +75,13 @@ class Judge:
             vocab_size=self.vocab_size, device=self.engine.device,
         )  # fmt: skip
         start = SequenceStart(
-            slot=0, token_ids=np.array(tokens, np.int32), num_computed=0, block_table=table, temperature=0.0, top_k=0,
-            top_p=1.0, min_p=0.0, seed=0,
-        )  # fmt: skip
+            slot=0,
+            token_ids=np.array(tokens, np.int32),
+            num_computed=0,
+            block_table=table,
+            num_prompt=count,
+            sampling=SamplingParams(temperature=0, seed=0),
+        )
         nothing, slot = np.empty(0, np.int32), np.zeros(1, np.int32)
         plan = StepPlan(
             step=1, copies=np.empty((0, 2), np.int32), starts=(start,), append_slots=nothing, append_blocks=nothing,

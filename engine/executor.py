@@ -15,7 +15,8 @@ from quire.engine.config import ExecutorConfig
 from quire.engine.model.batch import Batch
 from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
-from quire.engine.model.logprobs import RowLogprobs
+from quire.engine.model.features.logprobs import RowLogprobs
+from quire.engine.model.features.processors import logits_processors
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import Placement, place
 from quire.engine.model.slots import Slots
@@ -77,6 +78,9 @@ class Executor:
             num_blocks=self._engine.num_blocks,
             vocab_size=checkpoint.config.vocab_size,
             device=self._engine.device,
+            processors=logits_processors(
+                config.max_batch_size, checkpoint.config.vocab_size, self._engine.device, placement.kernels
+            ),
         )
         self.info = ExecutorInfo(
             incarnation=uuid.uuid4().hex,

@@ -7,23 +7,9 @@ All arrays are int32.
 from dataclasses import dataclass
 from enum import IntEnum
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs
-
-
-@dataclass(frozen=True, slots=True)
-class Penalties:
-    """How a sequence's own tokens change what comes next.
-
-    Attributes:
-        num_prompt: of the tokens known at the start, those of the prompt; the others were generated.
-        presence, frequency, repetition: as in `SamplingParams`.
-    """
-
-    num_prompt: int
-    presence: float
-    frequency: float
-    repetition: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,22 +21,23 @@ class SequenceStart:
         token_ids: everything known, shape (num_tokens,): the prompt and what was generated before.
         num_computed: how many leading tokens have their KV in `block_table` already; below num_tokens.
         block_table: block ids, shape (num_blocks,); position p lives in block_table[p // block_size].
-        temperature, top_k, top_p, min_p, seed: as in `SamplingParams`, with the seed drawn.
-        penalties: None: nothing is penalised, and nothing is counted.
-        logprobs: as in `SamplingParams`.
+        num_prompt: of the known tokens, those of the prompt, at least 1; the others were generated.
+        sampling: with the seed drawn; `stop` and `max_tokens` are not looked at here.
     """
 
     slot: int
     token_ids: Int32Array
     num_computed: int
     block_table: Int32Array
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    seed: int
-    penalties: Penalties | None = None
-    logprobs: int | None = None
+    num_prompt: int
+    sampling: SamplingParams
+
+    @property
+    def seed(self) -> int:
+        """Raises `ValueError` if none was drawn."""
+        if self.sampling.seed is None:
+            raise ValueError(f"the sequence for slot {self.slot} has no seed")
+        return self.sampling.seed
 
 
 @dataclass(frozen=True, slots=True, eq=False)

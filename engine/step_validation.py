@@ -10,7 +10,6 @@ import numpy as np
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.limits import MAX_COUNTER, MAX_INT32, MAX_LOGPROBS
-from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs
 from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
@@ -126,21 +125,10 @@ def _check_start(field: str, start: SequenceStart, info: ExecutorInfo) -> None:
     check_range(
         f"{field}.block_table", len(start.block_table), -(-start.num_computed // info.block_size), longest, "blocks"
     )
-    penalties = start.penalties
-    if penalties is not None:
-        check_range(f"{field}.penalties.num_prompt", penalties.num_prompt, 1, len(start.token_ids))
-    params = SamplingParams(
-        temperature=start.temperature,
-        top_k=start.top_k,
-        top_p=start.top_p,
-        min_p=start.min_p,
-        seed=start.seed,
-        presence_penalty=penalties.presence if penalties else 0.0,
-        frequency_penalty=penalties.frequency if penalties else 0.0,
-        repetition_penalty=penalties.repetition if penalties else 1.0,
-        logprobs=start.logprobs,
-    )
-    validate_sampling(params, field)
+    check_range(f"{field}.num_prompt", start.num_prompt, 1, len(start.token_ids))
+    if start.sampling.seed is None:
+        raise InvalidRequest(f"{field}.sampling.seed", None, "must be set")
+    validate_sampling(start.sampling, field)
 
 
 def _check_distinct(field: str, slots: Iterable[int]) -> None:

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from quire.engine.step import Penalties, SequenceStart, StepPlan
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.step import SequenceStart, StepPlan
 
 
 def warmup_plans(slot: int) -> Iterator[StepPlan]:
@@ -15,9 +16,10 @@ def warmup_plans(slot: int) -> Iterator[StepPlan]:
     """
     nothing, this_slot = np.empty(0, np.int32), np.array([slot], np.int32)
     token, first_block = (np.zeros(1, np.int32) for _ in range(2))
-    drawn = SequenceStart(slot, token, 0, first_block, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, seed=0)
-    every = replace(drawn, top_k=2, top_p=0.9, min_p=0.1, penalties=Penalties(1, 1.0, 1.0, 2.0), logprobs=1)
-    for step, start in enumerate((drawn, every)):
+    drawn = SamplingParams(temperature=1.0, seed=0)
+    every = replace(drawn, top_k=2, top_p=0.9, min_p=0.1, frequency_penalty=1.0, logprobs=1)
+    for step, params in enumerate((drawn, every)):
+        start = SequenceStart(slot, token, 0, first_block, num_prompt=1, sampling=params)
         yield StepPlan(
             step=step, copies=np.empty((0, 2), np.int32), starts=(start,), append_slots=nothing, append_blocks=nothing,
             context_slots=this_slot, context_tokens=np.ones(1, np.int32), generation_slots=nothing,

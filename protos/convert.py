@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any, TypeVar
-
-from google.protobuf.descriptor import FieldDescriptor
+from typing import Final, TypeVar
 
 from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.engine.api.errors import InvalidRequest, RequestError
@@ -12,75 +10,16 @@ from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import DEFAULT_OPTIONS, CacheParams, RequestOptions, Retention
 from quire.engine.api.prompt import Prompt, prompt_content
 from quire.engine.api.sampling import SamplingParams
+from quire.protos.codec import MessageCodec, NestedList
 from quire.protos.status import code_of, retry_delay
 from quire.v1 import inference_pb2 as pb
 
 Response = TypeVar("Response", pb.GenerateResponse, pb.GenerateStreamResponse)
 
-_SCALARS = (
-    "temperature", "top_k", "top_p", "min_p", "seed", "max_tokens", "ignore_eos", "presence_penalty",
-    "frequency_penalty", "repetition_penalty", "logprobs",
-)  # fmt: skip
-_LISTS = ("stop", "stop_token_ids")
-# What the whole numbers of a message can be.
-_RANGES = {
-    FieldDescriptor.TYPE_INT32: (-(2**31), 2**31 - 1),
-    FieldDescriptor.TYPE_UINT32: (0, 2**32 - 1),
-    FieldDescriptor.TYPE_UINT64: (0, 2**64 - 1),
-}
-
-
-def sampling_to_proto(params: SamplingParams) -> pb.SamplingParams:
-    """Fields that are None stay unset.
-
-    Raises:
-        InvalidRequest: a value does not fit its field, such as a negative seed.
-    """
-    message = pb.SamplingParams()
-    for name in _SCALARS:
-        value = getattr(params, name)
-        if value is not None:
-            try:
-                setattr(message, name, value)
-            except (ValueError, TypeError) as error:
-                raise _does_not_fit(f"sampling.{name}", value, error) from error
-    for name in _LISTS:
-        values = getattr(params, name)
-        try:
-            getattr(message, name).extend(values)
-        except (ValueError, TypeError) as error:
-            raise _does_not_fit(f"sampling.{name}", values, error) from error
-    return message
-
-
-def sampling_from_proto(message: pb.SamplingParams) -> SamplingParams:
-    """Fields that are unset get the defaults of `SamplingParams`, which are those of the protocol."""
-    present: dict[str, Any] = {field.name: value for field, value in message.ListFields()}
-    lists = {name: tuple(present[name]) for name in _LISTS if name in present}
-    return SamplingParams(**(present | lists))
-
-
-def cache_to_proto(cache: CacheParams) -> pb.CacheOptions:
-    """Raises `ValueError` for a number that does not fit its field."""
-    retention = (
-        pb.Retention(start=each.start, end=each.end, priority=each.priority, duration_ms=each.duration_ms)
-        for each in cache.retention
-    )
-    return pb.CacheOptions(salt=cache.salt, opt_out=cache.opt_out, retention=retention)
-
-
-def cache_from_proto(message: pb.CacheOptions) -> CacheParams:
-    """Inverse of `cache_to_proto`."""
-    retention = (
-        Retention(
-            start=each.start,
-            end=each.end if each.HasField("end") else None,
-            priority=each.priority,
-            duration_ms=each.duration_ms if each.HasField("duration_ms") else None,
-        )
-        for each in message.retention
-    )
-    return CacheParams(salt=message.salt, opt_out=message.opt_out, retention=tuple(retention))
+SAMPLING: Final = MessageCodec(SamplingParams, pb.SamplingParams)
+CACHE: Final = MessageCodec(
+    CacheParams, pb.CacheOptions, {"retention": NestedList(MessageCodec(Retention, pb.Retention))}
+)
 
 
 def generate_request(
@@ -95,14 +34,15 @@ def generate_request(
         InvalidRequest: a value does not fit its field, or the prompt is none.
     """
     content = prompt_content(prompt)
-    message = pb.GenerateRequest(sampling=sampling_to_proto(params))
-    message.request_id = _unicode("request_id", request_id)
     _unicode("cache.salt", options.cache.salt)
+    message = pb.GenerateRequest(
+        sampling=SAMPLING.to_proto(params, "sampling"), cache=CACHE.to_proto(options.cache, "cache")
+    )
+    message.request_id = _unicode("request_id", request_id)
     try:
         message.priority = options.priority
-        message.cache.CopyFrom(cache_to_proto(options.cache))
     except (ValueError, TypeError) as error:
-        raise _does_not_fit("priority or cache", options, error) from error
+        raise InvalidRequest("priority", options.priority, f"does not fit the protocol's field ({error})") from error
     if isinstance(content, str):
         message.text = _unicode("text", content)
     else:
@@ -214,11 +154,3 @@ def _token_ids(token_ids: Sequence[int]) -> list[int]:
         if not 0 <= token_id < 2**32:
             raise InvalidRequest(f"token_ids[{place}]", token_id, f"must be 0 to {2**32 - 1}")
     return ids
-
-
-def _does_not_fit(field: str, value: object, error: Exception) -> InvalidRequest:
-    kind = pb.SamplingParams.DESCRIPTOR.fields_by_name.get(field.removeprefix("sampling."))
-    if kind is not None and kind.type in _RANGES and isinstance(error, ValueError):
-        low, high = _RANGES[kind.type]
-        return InvalidRequest(field, value, f"must be {low} to {high}")
-    return InvalidRequest(field, value, f"does not fit the protocol's field ({error})")

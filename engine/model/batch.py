@@ -1,15 +1,16 @@
 """The `Batch`: one step as tensors."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from quire.engine.arrays import Int32Array
-from quire.engine.model.logprobs import LogprobRows
+from quire.engine.model.features.logprobs import LogprobRows
+from quire.engine.model.features.slot_feature import LogitsProcessor
 from quire.kernels.attention import PagedBatch
-from quire.kernels.penalties import PenaltyRows
 from quire.kernels.sampling import SamplingRows
 
 
@@ -26,7 +27,7 @@ class Batch:
         paged: where the tokens are in the KV cache.
         last_tokens: int64 [num_sampling], on the device: which token's hidden state each sampling row uses.
         sampling: how the sampling rows choose.
-        penalties: which of them are penalised before; None: none.
+        processors: what changes their logits before, in this order, each with its own kind of rows.
         logprobs: which of them want log-probabilities; None: none.
     """
 
@@ -38,7 +39,7 @@ class Batch:
     paged: PagedBatch
     last_tokens: Tensor
     sampling: SamplingRows
-    penalties: PenaltyRows | None = None
+    processors: tuple[tuple[LogitsProcessor[Any], Any], ...] = ()
     logprobs: LogprobRows | None = None
 
 

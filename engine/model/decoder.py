@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from quire.engine.model.batch import Batch
-from quire.engine.model.logprobs import RowLogprobs
+from quire.engine.model.features.logprobs import RowLogprobs
 from quire.kernels.suite import KernelSuite
 
 
@@ -16,13 +16,11 @@ class Decoder:
     def decode(self, logits: Tensor, batch: Batch) -> tuple[Tensor, RowLogprobs | None]:
         """Token ids, int64 [num_sampling], of float32 logits [num_sampling, vocab_size]; on their device.
 
-        Logits of penalised rows are overwritten. Log-probabilities, where they are wanted, are of those before.
+        Processed logits are overwritten. Log-probabilities, where they are wanted, are of those before.
         """
-        raw = logits
-        if batch.penalties is not None:
-            if batch.logprobs is not None:
-                raw = logits.clone()
-            self._kernels.penalize(logits, batch.penalties)
+        raw = logits.clone() if batch.processors and batch.logprobs is not None else logits
+        for processor, rows in batch.processors:
+            processor.process(logits, rows)
         token_ids = self._kernels.sample(logits, batch.sampling)
         wanted = batch.logprobs
         if wanted is None:

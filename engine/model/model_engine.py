@@ -12,11 +12,11 @@ from quire.engine.config import ExecutorConfig
 from quire.engine.model.batch import Batch, context_rows
 from quire.engine.model.checkpoint import Checkpoint
 from quire.engine.model.cuda_graphs import GraphAttention
+from quire.engine.model.features.penalties import counts_bytes
 from quire.engine.model.kv_pool import block_bytes, fixed_size, size_from_memory
 from quire.engine.model.layers import prepare
 from quire.engine.model.loader import load_weights
 from quire.engine.model.model_config import ModelConfig
-from quire.engine.model.penalties import counts_bytes
 from quire.engine.model.placement import Placement
 from quire.engine.model.rotary import cos_sin_table
 from quire.engine.model.step_graphs import StepGraphs

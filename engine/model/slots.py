@@ -4,7 +4,8 @@ Counters and block tables are arrays over all slots, on the host. A step of gene
 array operations. The newest token of each slot lives on the device and is never waited for.
 """
 
-from typing import Any, Final
+from itertools import compress
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -14,14 +15,22 @@ from torch import Tensor
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.arrays import Int32Array
 from quire.engine.model.batch import Batch
-from quire.engine.model.logprobs import SlotLogprobs
-from quire.engine.model.penalties import SlotPenalties
-from quire.engine.model.sampling import SlotSampling
+from quire.engine.model.features.logprobs import SlotLogprobs
+from quire.engine.model.features.sampling import SlotSampling
+from quire.engine.model.features.slot_feature import Arrays, FeatureStep, LogitsProcessor, SlotFeature
 from quire.engine.model.staging import Staging
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.attention import PagedBatch
 
 _NOTHING: Final = np.empty(0, np.int64)
+
+
+class _Use(NamedTuple):
+    """What a step needs of a feature."""
+
+    feature: SlotFeature[Any]
+    step: FeatureStep
+    arrays: Arrays
 
 
 class Slots:
@@ -35,11 +44,14 @@ class Slots:
         └─ num_tokens ───────────────────▶│
 
     The tokens before num_computed have their keys and values in the blocks of the slot's table.
+
+    Args:
+        processors: change logits in this order.
     """
 
     def __init__(
         self, *, num_slots: int, max_model_len: int, block_size: int, num_blocks: int, vocab_size: int,
-        device: torch.device,
+        device: torch.device, processors: tuple[LogitsProcessor[Any], ...] = (),
     ) -> None:  # fmt: skip
         self._block_size = block_size
         self._num_blocks = num_blocks
@@ -53,8 +65,12 @@ class Slots:
         self._block_table = np.zeros((num_slots, -(-max_model_len // block_size)), np.int32)
         self._num_table = np.zeros(num_slots, np.int32)
         self._sampling = SlotSampling(num_slots, device)
-        self._penalties = SlotPenalties(num_slots, vocab_size, device)
         self._logprobs = SlotLogprobs(num_slots, vocab_size)
+        self._processors = processors
+        self._features: tuple[SlotFeature[Any], ...] = (self._sampling, self._logprobs, *processors)
+        # Which slots want which feature, [num_features, num_slots], and which features any slot wants.
+        self._wants = np.zeros((len(self._features), num_slots), np.bool_)
+        self._wanted: tuple[int, ...] = ()
         self._newest = torch.zeros(num_slots, dtype=torch.int64, device=device)
 
     def reset(self) -> None:
@@ -62,8 +78,10 @@ class Slots:
         self._known = [np.empty(0, np.int32)] * len(self._known)
         for counter in (self._num_known, self._num_computed, self._num_tokens, self._num_table):
             counter[:] = 0
-        self._penalties.reset()
-        self._logprobs.reset()
+        self._wants[:] = False
+        self._wanted = ()
+        for feature in self._features:
+            feature.reset()
 
     def apply(self, plan: StepPlan) -> Batch:
         """Take in what the plan changes and build its step; `advance` completes it.
@@ -83,7 +101,7 @@ class Slots:
         sampling_slots = slots[sampling]
         qo_indptr = _indptr(num_tokens)
         num_blocks, kv_indices, positions, slot_mapping = self._places(slots, qo_indptr, kv_lens)
-        arrays: dict[str, NDArray[Any]] = {
+        arrays: Arrays = {
             "generation": plan.generation_slots.astype(np.int64),
             "known": self._known_tokens(plan),
             "block_ids": kv_indices,
@@ -91,11 +109,10 @@ class Slots:
             "slot_mapping": slot_mapping,
             "last_tokens": qo_indptr[1:][sampling].astype(np.int64) - 1,
             "sampling": sampling_slots.astype(np.int64),
-            **self._sampling.arrays(sampling_slots, self._num_tokens),
-            **self._penalties.arrays(sampling_slots),
-            **self._logprobs.arrays(sampling_slots),
         }
-        there = self._staging.upload(arrays)
+        uses = self._uses(sampling_slots)
+        there, *parts = self._staging.upload([arrays, *(use.arrays for use in uses)])
+        rows = {use.feature: use.feature.rows(use.step, part) for use, part in zip(uses, parts, strict=True)}
         newest = self._newest[there["generation"]]
         return Batch(
             slots=slots,
@@ -113,9 +130,9 @@ class Slots:
                 slot_mapping=there["slot_mapping"],
             ),
             last_tokens=there["last_tokens"],
-            sampling=self._sampling.rows(there),
-            penalties=self._penalties.rows(there),
-            logprobs=self._logprobs.rows(sampling_slots, there),
+            sampling=rows.get(self._sampling, self._sampling.all_greedy),
+            logprobs=rows.get(self._logprobs),
+            processors=tuple((each, rows[each]) for each in self._processors if each in rows) if rows else (),
         )
 
     def advance(self, batch: Batch, token_ids: Tensor) -> None:
@@ -123,7 +140,8 @@ class Slots:
         self._num_computed[batch.slots] += batch.num_tokens
         self._num_tokens[batch.sampling_slots] += 1
         self._newest[batch.sampling_places] = token_ids
-        self._penalties.advance(batch.penalties, token_ids)
+        for processor, rows in batch.processors:
+            processor.advance(rows, token_ids)
 
     def _start(self, start: SequenceStart) -> None:
         slot, num_tokens = start.slot, len(start.token_ids)
@@ -133,18 +151,34 @@ class Slots:
             raise InvalidRequest("starts.num_computed", start.num_computed, limit)
         if start.token_ids.min() < 0 or start.token_ids.max() >= self._vocab_size:
             raise InvalidRequest("starts.token_ids", start.token_ids, f"must be 0 to {self._vocab_size - 1}")
-        penalties = start.penalties
-        if penalties is not None and not 0 < penalties.num_prompt <= num_tokens:
+        if not 0 < start.num_prompt <= num_tokens:
             limit = f"must be 1 to the {num_tokens} tokens of slot {slot}"
-            raise InvalidRequest("starts.penalties.num_prompt", penalties.num_prompt, limit)
-        self._sampling.start(start)
-        self._penalties.start(start)
-        self._logprobs.start(start)
+            raise InvalidRequest("starts.num_prompt", start.num_prompt, limit)
+        self._want(start)
         self._known[slot] = start.token_ids.copy()
         self._num_known[slot] = self._num_tokens[slot] = num_tokens
         self._num_computed[slot] = start.num_computed
         self._num_table[slot] = 0
         self._append_blocks(np.full(len(start.block_table), slot, np.int32), start.block_table)
+
+    def _want(self, start: SequenceStart) -> None:
+        wants = [feature.wants(start.sampling) for feature in self._features]
+        self._wants[:, start.slot] = wants
+        self._wanted = tuple(np.flatnonzero(self._wants.any(axis=1)).tolist())
+        for feature in compress(self._features, wants):
+            feature.start(start)
+
+    def _uses(self, slots: Int32Array) -> list["_Use"]:
+        """What the step needs of each feature that some of these slots want; they sample."""
+        uses = []
+        for index in self._wanted:
+            rows = np.flatnonzero(self._wants[index, slots])
+            if len(rows):
+                feature, its_slots = self._features[index], slots[rows]
+                step = FeatureStep(rows, its_slots, self._num_tokens[its_slots])
+                if (arrays := feature.arrays(step)) is not None:
+                    uses.append(_Use(feature, step, arrays))
+        return uses
 
     def _append_blocks(self, slots: Int32Array, blocks: Int32Array) -> None:
         """A slot may come several times; its blocks keep their order."""

@@ -24,23 +24,23 @@ class Staging:
         self._ring = [torch.empty(0, dtype=torch.uint8)] * _RING
         self._turn = 0
 
-    def upload(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        """The arrays as tensors on the device, under the same names."""
+    def upload(self, groups: Sequence[Mapping[str, NDArray[Any]]]) -> list[dict[str, Tensor]]:
+        """The arrays of each group as tensors on the device, under the same names."""
         if self._device.type == "cpu":
-            return {name: torch.from_numpy(array) for name, array in arrays.items()}
-        offsets, size = {}, 0
-        for name, array in arrays.items():
-            offsets[name] = size
-            size += -(-array.nbytes // _ALIGNMENT) * _ALIGNMENT
-        pinned = self._next(size)
+            return [{name: torch.from_numpy(array) for name, array in group.items()} for group in groups]
+        arrays = [array for group in groups for array in group.values()]
+        ends = np.cumsum([-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays]).tolist()
+        offsets = [0, *ends[:-1]]
+        pinned = self._next(ends[-1])
         host = pinned.numpy()
-        for name, array in arrays.items():
-            host[offsets[name] : offsets[name] + array.nbytes] = np.ascontiguousarray(array).view(np.uint8).ravel()
-        there = pinned[:size].to(self._device, non_blocking=True)
-        return {
-            name: there[offsets[name] : offsets[name] + array.nbytes].view(torch.from_numpy(array[:0]).dtype)
-            for name, array in arrays.items()
-        }
+        for offset, array in zip(offsets, arrays, strict=True):
+            host[offset : offset + array.nbytes] = np.ascontiguousarray(array).view(np.uint8).ravel()
+        there = pinned[: ends[-1]].to(self._device, non_blocking=True)
+        parts = iter(
+            there[offset : offset + array.nbytes].view(torch.from_numpy(array[:0]).dtype)
+            for offset, array in zip(offsets, arrays, strict=True)
+        )
+        return [{name: next(parts) for name in group} for group in groups]
 
     def _next(self, size: int) -> Tensor:
         self._turn = (self._turn + 1) % _RING

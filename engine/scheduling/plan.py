@@ -7,7 +7,7 @@ import numpy as np
 from quire.engine.arrays import Int32Array
 from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.sequence import Sequence
-from quire.engine.step import Penalties, SequenceStart, StepPlan
+from quire.engine.step import SequenceStart, StepPlan
 
 
 def make_plan(step: ScheduledStep, committed: int) -> StepPlan:
@@ -28,31 +28,13 @@ def make_plan(step: ScheduledStep, committed: int) -> StepPlan:
 
 
 def _start(sequence: Sequence, num_computed: int) -> SequenceStart:
-    params = sequence.request.params
-    if params.seed is None:
-        raise ValueError(f"request {sequence.request.request_id!r} has no seed")
     return SequenceStart(
         slot=sequence.slot,
         token_ids=np.array(sequence.tokens, np.int32),
         num_computed=num_computed,
         block_table=np.array(sequence.blocks, np.int32),
-        temperature=params.temperature,
-        top_k=params.top_k,
-        top_p=params.top_p,
-        min_p=params.min_p,
-        seed=params.seed,
-        penalties=_penalties(sequence) if params.is_penalized else None,
-        logprobs=params.logprobs,
-    )
-
-
-def _penalties(sequence: Sequence) -> Penalties:
-    params = sequence.request.params
-    return Penalties(
         num_prompt=sequence.num_prompt,
-        presence=params.presence_penalty,
-        frequency=params.frequency_penalty,
-        repetition=params.repetition_penalty,
+        sampling=sequence.request.params,
     )
 
 

@@ -28,6 +28,7 @@ from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import place
 from quire.engine.model.slots import Slots
 from quire.engine.step import SequenceStart, StepPlan
+from support.starts import sequence_start
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -67,13 +68,7 @@ class Driver:
 
     def start(self, slot: int, tokens: list[int]) -> None:
         self.tokens[slot] = tokens
-        self.starts.append(
-            SequenceStart(
-                slot=slot, token_ids=np.array(tokens, np.int32), num_computed=0,
-                block_table=np.arange(slot, 2 * BLOCKS_PER_SLOT, 2, dtype=np.int32), temperature=0.0, top_k=0,
-                top_p=1.0, min_p=0.0, seed=0,
-            )
-        )  # fmt: skip
+        self.starts.append(sequence_start(slot, tokens, range(slot, 2 * BLOCKS_PER_SLOT, 2)))
 
     @torch.inference_mode()
     def run(self, context: dict[int, int], generation: list[int]) -> None:

@@ -9,11 +9,13 @@ import torch
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.llm import LLM
+from quire.engine.model.features.penalties import SlotPenalties
 from quire.engine.model.slots import Slots
-from quire.engine.step import Penalties, SequenceStart, StepPlan
+from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.penalties import penalize as reference
 from support.device_time import microseconds
 from support.penalties import Penalized, penalty_rows
+from support.starts import sequence_start
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -56,9 +58,15 @@ def ints(values: Any) -> Any:
 def test_starts_counts_and_penalties_never_wait() -> None:
     """Whole steps of the slots: one copy up, and nothing that synchronises."""
     penalize = pytest.importorskip("quire.kernels.cuda.penalties").penalize
-    slots = Slots(num_slots=2, max_model_len=64, block_size=64, num_blocks=2, vocab_size=100, device=DEVICE)
+    penalties = SlotPenalties(2, 100, DEVICE, penalize)
+    slots = Slots(
+        num_slots=2, max_model_len=64, block_size=64, num_blocks=2, vocab_size=100, device=DEVICE,
+        processors=(penalties,),
+    )  # fmt: skip
     starts = tuple(
-        SequenceStart(slot, ints([1, 2, 2]), 0, ints([slot]), 0.0, 0, 1.0, 0.0, 0, Penalties(1, 0.5, 0.25, 1.5))
+        sequence_start(
+            slot, [1, 2, 2], [slot], num_prompt=1, presence_penalty=0.5, frequency_penalty=0.25, repetition_penalty=1.5
+        )
         for slot in (0, 1)
     )
 
@@ -69,8 +77,8 @@ def test_starts_counts_and_penalties_never_wait() -> None:
             ints(generation),
         )  # fmt: skip
         found = slots.apply(plan)
-        assert found.penalties is not None
-        penalize(logits, found.penalties)
+        ((processor, rows),) = found.processors
+        processor.process(logits, rows)
         slots.advance(found, tokens)
 
     logits, tokens = torch.zeros(2, 100, device=DEVICE), torch.tensor([7, 2], device=DEVICE)
@@ -82,8 +90,7 @@ def test_starts_counts_and_penalties_never_wait() -> None:
         step(starts, [0, 1], [])
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    counts = slots.apply(StepPlan(1, np.empty((0, 2), np.int32), (), *[ints([])] * 4, ints([0, 1]))).penalties.counts
-    assert counts[:, [1, 2, 7]].tolist() == [[1, 4, 2], [1, 6, 0]]
+    assert penalties._counts[:, [1, 2, 7]].tolist() == [[1, 4, 2], [1, 6, 0]]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -10,12 +10,11 @@ from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.convert import (
+    SAMPLING,
     completion_from_proto,
     detokenize_request,
     generate_request,
     logprobs_to_proto,
-    sampling_from_proto,
-    sampling_to_proto,
     tokenize_request,
 )
 from quire.v1 import inference_pb2 as pb
@@ -39,15 +38,15 @@ FULL = SamplingParams(
 
 @pytest.mark.parametrize("params", [FULL, SamplingParams(), SamplingParams(temperature=0, seed=0)])
 def test_sampling_goes_round(params: SamplingParams) -> None:
-    message = pb.SamplingParams.FromString(sampling_to_proto(params).SerializeToString())
-    assert sampling_from_proto(message) == params
+    message = pb.SamplingParams.FromString(SAMPLING.to_proto(params).SerializeToString())
+    assert SAMPLING.from_proto(message) == params
 
 
 def test_unset_stays_unset() -> None:
-    message = sampling_to_proto(SamplingParams())
+    message = SAMPLING.to_proto(SamplingParams())
     assert not message.HasField("seed")
     assert not message.HasField("max_tokens")
-    assert sampling_from_proto(pb.SamplingParams()) == SamplingParams()
+    assert SAMPLING.from_proto(pb.SamplingParams()) == SamplingParams()
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_unset_stays_unset() -> None:
 )
 def test_what_a_message_cannot_hold_is_named(name: str, value: object, limit: str) -> None:
     with pytest.raises(InvalidRequest, match=f"sampling.{name}: {limit}"):
-        sampling_to_proto(replace(SamplingParams(), **{name: value}))
+        SAMPLING.to_proto(replace(SamplingParams(), **{name: value}), "sampling")
 
 
 def test_a_prompt_is_text_or_token_ids() -> None:

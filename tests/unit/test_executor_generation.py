@@ -24,6 +24,7 @@ from quire.engine.api.errors import InvalidRequest
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.step import DeviceKind, SequenceStart, StepPlan, StepResult
+from support.starts import sequence_start
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 200
@@ -127,16 +128,8 @@ class Driver:
         self.lengths[slot] = len(shared) * BLOCK_SIZE
         self.tokens[slot] = list(tokens)
         self.pending.append(
-            SequenceStart(
-                slot=slot,
-                token_ids=ints(tokens),
-                num_computed=self.lengths[slot],
-                block_table=ints(self.tables[slot]),
-                temperature=temperature,
-                top_k=0,
-                top_p=0.95,
-                min_p=0.0,
-                seed=seed,
+            sequence_start(
+                slot, tokens, self.tables[slot], self.lengths[slot], temperature=temperature, top_p=0.95, seed=seed
             )
         )
 

@@ -23,6 +23,7 @@ from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.native.compiler import supported_levels
+from support.starts import sequence_start
 
 pytestmark = pytest.mark.skipif(not supported_levels(), reason="needs an x86-64 processor with AVX2")
 
@@ -84,12 +85,7 @@ class Driver:
     def start(self, slot: int, tokens: Sequence[int], temperature: float = 0.0) -> None:
         self.tokens[slot] = list(tokens)
         table = range(slot, 4 * BLOCKS_PER_SLOT, 4)
-        self.starts.append(
-            SequenceStart(
-                slot=slot, token_ids=ints(tokens), num_computed=0, block_table=ints(table), temperature=temperature,
-                top_k=0, top_p=0.98, min_p=0.0, seed=99,
-            )
-        )  # fmt: skip
+        self.starts.append(sequence_start(slot, tokens, table, temperature=temperature, top_p=0.98, seed=99))
 
     def run(self, context: dict[int, int], generation: Sequence[int] = ()) -> None:
         plan = StepPlan(

@@ -73,10 +73,13 @@ def test_padded_rows_are_one_token_of_the_spare_block() -> None:
 
 def test_arrays_are_staged_as_they_are() -> None:
     arrays = {"ids": np.arange(5), "shares": np.ones(3, np.float32), "none": np.empty(0, np.int32)}
-    there = Staging(torch.device("cpu")).upload(arrays)
-    for name, array in arrays.items():
-        assert there[name].numpy().dtype == array.dtype
-        assert there[name].tolist() == array.tolist()
+    more = {"ids": np.arange(2, dtype=np.int32)}
+    found = Staging(torch.device("cpu")).upload([arrays, more])
+    for there, group in zip(found, (arrays, more), strict=True):
+        assert list(there) == list(group)
+        for name, array in group.items():
+            assert there[name].numpy().dtype == array.dtype
+            assert there[name].tolist() == array.tolist()
 
 
 def test_what_comes_back_in_one_copy_is_as_it_was() -> None:

@@ -19,7 +19,7 @@ from quire.engine.executor import Executor
 from quire.engine.llm import LLM
 from quire.engine.logprobs import pack
 from quire.engine.open_request import Finish, OpenRequest
-from quire.engine.step import Penalties, SequenceStart, StepPlan, StepResult
+from quire.engine.step import SequenceStart, StepPlan, StepResult
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.services.common import wire
@@ -27,6 +27,7 @@ from quire.v1 import scheduler_pb2
 from support.models import load_reference
 from support.operations import Operations
 from support.prompts import random_prompts
+from support.starts import sequence_start
 
 GREEDY = SamplingParams(temperature=0, max_tokens=30, ignore_eos=True)
 TOLERANCE = 2e-4
@@ -163,7 +164,7 @@ def step(executor: Executor, starts: list[SequenceStart], generation: list[int])
 
 
 def start(slot: int, **wants: Any) -> SequenceStart:
-    return SequenceStart(slot, ints([5, 6, 7]), 0, ints([slot]), 0.0, 0, 1.0, 0.0, 0, **wants)
+    return sequence_start(slot, [5, 6, 7], [slot], **wants)
 
 
 @pytest.fixture
@@ -181,8 +182,8 @@ def test_the_result_has_what_each_row_wants(executor: Executor) -> None:
     (_, three), (_, one) = result.logprobs.unpack()
     assert three.logprob == one.logprob == three.top_logprobs[0]
     assert three.top_token_ids[0] == result.token_ids[0]
-    penalties = Penalties(3, 2.0, 2.0, 10.0)
-    penalized = step(executor, [start(2, logprobs=2, penalties=penalties), start(0, penalties=penalties)], [1])
+    penalties = {"presence_penalty": 2.0, "frequency_penalty": 2.0, "repetition_penalty": 10.0}
+    penalized = step(executor, [start(2, logprobs=2, **penalties), start(0, **penalties)], [1])
     assert penalized.logprobs is not None
     (_, two), _ = penalized.logprobs.unpack()
     assert (two.top_token_ids, two.top_logprobs) == (three.top_token_ids, three.top_logprobs), "of raw logits"

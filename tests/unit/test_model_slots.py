@@ -14,6 +14,7 @@ from quire.engine.api.errors import InvalidRequest
 from quire.engine.model.batch import Batch
 from quire.engine.model.slots import Slots
 from quire.engine.step import SequenceStart, StepPlan
+from support.starts import sequence_start
 
 NUM_SLOTS = 4
 BLOCK_SIZE = 3
@@ -47,17 +48,6 @@ def plan(**changes: Any) -> StepPlan:
         "generation_slots": ints([]),
     }  # fmt: skip
     return StepPlan(**(empty | changes))
-
-
-def start(slot: int, tokens: Any, table: Any, num_computed: int = 0, **sampling: Any) -> SequenceStart:
-    greedy: dict[str, Any] = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
-    return SequenceStart(
-        slot=slot,
-        token_ids=ints(tokens),
-        num_computed=num_computed,
-        block_table=ints(table),
-        **(greedy | sampling),
-    )
 
 
 @dataclass
@@ -124,7 +114,7 @@ def draw_start(data: st.DataObject, models: dict[int, Model], slot: int, free: l
     temperature, top_k = data.draw(st.sampled_from([0.0, 0.5])), data.draw(st.sampled_from([0, 3]))
     seed = data.draw(st.integers(0, 2**64 - 1))
     models[slot] = Model(tokens, len(tokens), computed, blocks, temperature, top_k, seed)
-    return start(slot, tokens, blocks, computed, temperature=temperature, top_k=top_k, seed=seed)
+    return sequence_start(slot, tokens, blocks, computed, temperature=temperature, top_k=top_k, seed=seed)
 
 
 @settings(max_examples=60, deadline=None)
@@ -175,7 +165,7 @@ def test_batches_are_those_of_a_plain_model(data: st.DataObject) -> None:
 
 def test_the_blocks_of_two_slots_may_arrive_interleaved() -> None:
     slots = new_slots()
-    starts = (start(0, range(9), [1]), start(2, range(8), []))
+    starts = (sequence_start(0, range(9), [1]), sequence_start(2, range(8), []))
     batch = slots.apply(
         plan(
             starts=starts,
@@ -191,13 +181,16 @@ def test_the_blocks_of_two_slots_may_arrive_interleaved() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"starts": (start(9, [1], [0]),)}, r"starts.slot: must be 0 to 3, got \[9\]"),
-        ({"starts": (start(1, [1, 2], [0], 2),)}, "num_computed: must be below the 2 tokens of slot 1, .* got 2"),
-        ({"starts": (start(1, [], []),)}, "num_computed: must be below the 0 tokens"),
-        ({"starts": (start(1, [0] * 25, []),)}, "at most 24"),
-        ({"starts": (start(1, [50], []),)}, "starts.token_ids: must be 0 to 49"),
-        ({"starts": (start(1, [1], [1000]),)}, "append_blocks: must be 0 to 999"),
-        ({"starts": (start(1, [1], range(9)),)}, "must be given at most 8 blocks, got 1"),
+        ({"starts": (sequence_start(9, [1], [0]),)}, r"starts.slot: must be 0 to 3, got \[9\]"),
+        (
+            {"starts": (sequence_start(1, [1, 2], [0], 2),)},
+            "num_computed: must be below the 2 tokens of slot 1, .* got 2",
+        ),
+        ({"starts": (sequence_start(1, [], []),)}, "num_computed: must be below the 0 tokens"),
+        ({"starts": (sequence_start(1, [0] * 25, []),)}, "at most 24"),
+        ({"starts": (sequence_start(1, [50], []),)}, "starts.token_ids: must be 0 to 49"),
+        ({"starts": (sequence_start(1, [1], [1000]),)}, "append_blocks: must be 0 to 999"),
+        ({"starts": (sequence_start(1, [1], range(9)),)}, "must be given at most 8 blocks, got 1"),
         ({"append_slots": ints([0]), "append_blocks": ints([-1])}, "append_blocks: must be 0 to 999"),
         ({"append_slots": ints([4]), "append_blocks": ints([1])}, r"append_slots: must be 0 to 3, got \[4\]"),
         (
@@ -223,6 +216,6 @@ def test_the_blocks_of_two_slots_may_arrive_interleaved() -> None:
 )
 def test_a_plan_that_contradicts_the_slots_is_refused(change: dict[str, Any], complaint: str) -> None:
     slots = new_slots()
-    slots.apply(plan(starts=(start(0, [1, 2], [0]),)))
+    slots.apply(plan(starts=(sequence_start(0, [1, 2], [0]),)))
     with pytest.raises(InvalidRequest, match=complaint):
         slots.apply(plan(**change))

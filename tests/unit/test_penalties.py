@@ -14,11 +14,13 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.llm import LLM
+from quire.engine.model.features.penalties import SlotPenalties
 from quire.engine.model.slots import Slots
 from quire.engine.scheduled_step import ContextChunk, ScheduledStep
 from quire.engine.scheduling.plan import make_plan
 from quire.engine.sequence import Sequence
-from quire.engine.step import Penalties, SequenceStart, StepPlan
+from quire.engine.step import SequenceStart, StepPlan
+from quire.kernels.penalties import penalize
 from quire.services.common import wire
 from support.models import load_reference
 from support.operations import Operations
@@ -26,6 +28,7 @@ from support.penalties import counts_of
 from support.prompts import random_prompts
 from support.rig import new_request
 from support.simulated_executor import executor_info
+from support.starts import sequence_start
 
 NUM_SLOTS, VOCAB, BLOCKS_PER_SLOT = 4, 12, 8
 PENALTIES: dict[str, Any] = {"presence_penalty": 0.4, "frequency_penalty": 0.3, "repetition_penalty": 1.2}
@@ -38,8 +41,14 @@ def ints(values: Any) -> Any:
 def new_slots() -> Slots:
     return Slots(
         num_slots=NUM_SLOTS, max_model_len=64, block_size=8, num_blocks=NUM_SLOTS * BLOCKS_PER_SLOT, vocab_size=VOCAB,
-        device=torch.device("cpu"),
+        device=torch.device("cpu"), processors=(SlotPenalties(NUM_SLOTS, VOCAB, torch.device("cpu"), penalize),),
     )  # fmt: skip
+
+
+def penalties_of(slots: Slots) -> SlotPenalties:
+    (penalties,) = slots._processors
+    assert isinstance(penalties, SlotPenalties)
+    return penalties
 
 
 def plan(starts: list[SequenceStart], context: dict[int, int], generation: list[int]) -> StepPlan:
@@ -52,16 +61,18 @@ def plan(starts: list[SequenceStart], context: dict[int, int], generation: list[
 
 def start(slot: int, tokens: list[int], num_prompt: int | None) -> SequenceStart:
     """Penalised if it says where the prompt ends."""
-    table = ints(range(slot * BLOCKS_PER_SLOT, (slot + 1) * BLOCKS_PER_SLOT))
-    penalties = None if num_prompt is None else Penalties(num_prompt, 0.5, 0.25 + slot, 1.5)
-    return SequenceStart(slot, ints(tokens), 0, table, 0.0, 0, 1.0, 0.0, 0, penalties)
+    table = range(slot * BLOCKS_PER_SLOT, (slot + 1) * BLOCKS_PER_SLOT)
+    penalties: dict[str, float] = {}
+    if num_prompt is not None:
+        penalties = {"presence_penalty": 0.5, "frequency_penalty": 0.25 + slot, "repetition_penalty": 1.5}
+    return sequence_start(slot, tokens, table, num_prompt=num_prompt, **penalties)
 
 
 def step(slots: Slots, step_plan: StepPlan, sampled: list[int]) -> dict[int, list[int]]:
     """Counts, by slot, that the logits of this step are penalised with."""
     batch = slots.apply(step_plan)
-    rows, found = batch.penalties, {}
-    if rows is not None:
+    found = {}
+    for _, rows in batch.processors:
         assert rows.slots.tolist() == batch.sampling_slots[rows.rows.numpy()].tolist()
         assert rows.frequency.tolist() == [0.25 + slot for slot in rows.slots.tolist()]
         found = {slot: rows.counts[slot].tolist() for slot in rows.slots.tolist()}
@@ -118,7 +129,7 @@ def test_a_prompt_that_ends_outside_of_the_tokens_is_refused(num_prompt: int) ->
 def operations(slots: Slots, step_plan: StepPlan) -> list[str]:
     with Operations() as found:
         batch = slots.apply(step_plan)
-        assert batch.penalties is None
+        assert batch.processors == ()
         slots.advance(batch, torch.tensor([1] * len(batch.sampling_slots)))
     return found.names
 
@@ -126,19 +137,18 @@ def operations(slots: Slots, step_plan: StepPlan) -> list[str]:
 def test_who_asks_for_no_penalties_pays_for_none() -> None:
     """No array goes up, nothing runs and no memory is taken; also beside a slot that is penalised in other steps."""
     fresh, used = new_slots(), new_slots()
-    assert used._penalties._counts.numel() == 0
+    assert penalties_of(used)._counts.numel() == 0
     step(used, plan([start(3, [5], 1)], {3: 1}, []), [1])
     for each in ([start(0, [1, 2], None)], {0: 2}, []), ([], {}, [0]):
         assert operations(fresh, plan(*each)) == operations(used, plan(*each))
-        assert not fresh._penalties.arrays(ints([0]))
-    assert fresh._penalties._counts.numel() == 0
+    assert penalties_of(fresh)._counts.numel() == 0
 
 
 def test_memory_grows_with_the_slots_that_are_penalised() -> None:
     slots = new_slots()
     for slot, num_slots in ((0, 1), (1, 2), (3, 4), (2, 4)):
         step(slots, plan([start(slot, [1, 2], 1)], {slot: 2}, []), [3])
-        assert slots._penalties._counts.shape == (num_slots, VOCAB)
+        assert penalties_of(slots)._counts.shape == (num_slots, VOCAB)
     found = step(slots, plan([], {}, [0, 1, 2, 3]), [0] * 4)
     assert found == {slot: counts_of([1], [2, 3], VOCAB) for slot in range(NUM_SLOTS)}
 
@@ -151,17 +161,12 @@ def planned(params: SamplingParams, generated: list[int]) -> StepPlan:
     return make_plan(ScheduledStep(1, [sequence], [chunk], ints([]), []), 0)
 
 
-def test_the_plan_says_where_the_prompt_ends_and_only_if_that_matters() -> None:
+def test_the_plan_says_where_the_prompt_ends_and_how_to_sample() -> None:
     plain = SamplingParams(seed=1, max_tokens=20)
-    without = wire.plan_to_proto(planned(plain, [1, 2])).starts[0]
-    assert not without.HasField("penalties")
-    message = wire.plan_to_proto(planned(replace(plain, **PENALTIES), [1, 2])).starts[0]
-    assert message.penalties.num_prompt == 3
     plan = wire.plan_to_proto(planned(replace(plain, **PENALTIES), [1, 2]))
     (back,) = wire.plan_from_proto(plan, replace(executor_info(), vocab_size=10), 0).starts
-    assert back.penalties == Penalties(3, *(float(np.float32(value)) for value in PENALTIES.values()))
-    message.ClearField("penalties")
-    assert message.SerializeToString() == without.SerializeToString()
+    assert back.num_prompt == 3
+    assert back.sampling == replace(plain, **{name: float(np.float32(value)) for name, value in PENALTIES.items()})
 
 
 @pytest.fixture(scope="module")

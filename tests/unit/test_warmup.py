@@ -7,10 +7,11 @@ import pytest
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
-from quire.engine.model.penalties import counts_bytes
-from quire.engine.step import SequenceStart, StepPlan, StepResult
+from quire.engine.model.features.penalties import counts_bytes
+from quire.engine.step import StepPlan, StepResult
 from quire.engine.warmup import warmup_plans
 from support.operations import Operations
+from support.starts import sequence_start
 
 NUM_SLOTS, VOCAB_SIZE = 4, 2048
 
@@ -26,7 +27,7 @@ def ints(*values: int) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
 
 
 def greedy_step(executor: Executor, slot: int) -> StepResult:
-    start = SequenceStart(slot, ints(5, 6, 7), 0, ints(0), 0.0, 0, 1.0, 0.0, 0)
+    start = sequence_start(slot, [5, 6, 7], [0])
     return executor.execute(StepPlan(1, ints().reshape(0, 2), (start,), ints(), ints(), ints(slot), ints(3), ints()))
 
 
@@ -35,7 +36,7 @@ def test_every_wish_is_tried(new_executor: Callable[[], Executor]) -> None:
     drawn, every = (executor.execute(plan) for plan in warmup_plans(NUM_SLOTS - 1))
     assert drawn.logprobs is None
     assert every.logprobs is not None
-    counts = executor._slots._penalties._counts
+    counts = executor._slots._processors[0]._counts
     assert counts.nbytes == counts_bytes(NUM_SLOTS, VOCAB_SIZE), "as many as there will ever be"
 
 

@@ -21,7 +21,7 @@ from quire.engine.executor import Executor
 from quire.engine.logprobs import pack
 from quire.engine.open_request import OpenRequest
 from quire.engine.resources.ledger.memory import MemoryLedger
-from quire.engine.step import ExecutorInfo, Penalties, SequenceStart, StepPlan
+from quire.engine.step import ExecutorInfo, StepPlan
 from quire.engine.trace import NO_TRACE
 from quire.services.common import wire
 from quire.services.common.server import serving
@@ -36,6 +36,7 @@ from quire.services.up.stack import LOOPBACK, free_port
 from quire.v1 import executor_pb2, executor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 from support.mutation import mutated
 from support.simulated_executor import VOCAB_SIZE, SimulatedExecutor, executor_info
+from support.starts import sequence_start
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -62,8 +63,11 @@ def ints(*values: int) -> Any:
 
 def good_plans(step: int) -> list[executor_pb2.StepPlan]:
     """Two that use every field."""
-    first = SequenceStart(0, ints(5, 6, 7), 0, ints(1), 0.8, 5, 0.9, 0.1, 7, Penalties(2, 0.5, 0.5, 1.1), 2)
-    second = SequenceStart(1, ints(*range(5, 22)), 16, ints(2, 3), 0.0, 0, 1.0, 0.0, 0)
+    first = sequence_start(
+        0, [5, 6, 7], [1], num_prompt=2, temperature=0.8, top_k=5, top_p=0.9, min_p=0.1, seed=7, presence_penalty=0.5,
+        frequency_penalty=0.5, repetition_penalty=1.1, logprobs=2,
+    )  # fmt: skip
+    second = sequence_start(1, range(5, 22), [2, 3], 16)
     nothing = np.empty((0, 2), np.int32)
     plans = (
         StepPlan(step, nothing, (first,), ints(0), ints(4), ints(0), ints(3), ints(), step),

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs
+from quire.engine.model.features.slot_feature import Arrays, FeatureStep, SlotFeature
 from quire.engine.step import SequenceStart
 
 
@@ -28,38 +28,24 @@ class LogprobRows:
     num_top: Int32Array
 
 
-class SlotLogprobs:
-    """Which slots want log-probabilities."""
+class SlotLogprobs(SlotFeature[LogprobRows]):
+    """How many of the most likely tokens each slot wants."""
 
     def __init__(self, num_slots: int, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        self._wanting: set[int] = set()
         self._num_top = np.zeros(num_slots, np.int32)
 
-    def reset(self) -> None:
-        """Forget every slot."""
-        self._wanting.clear()
+    def wants(self, params: SamplingParams) -> bool:
+        return params.logprobs is not None
 
     def start(self, start: SequenceStart) -> None:
-        """A sequence takes a slot."""
-        self._wanting.discard(start.slot)
-        if start.logprobs is not None:
-            self._wanting.add(start.slot)
-            self._num_top[start.slot] = min(start.logprobs, self._vocab_size)
+        self._num_top[start.slot] = min(start.sampling.logprobs or 0, self._vocab_size)
 
-    def arrays(self, slots: Int32Array) -> dict[str, NDArray[Any]]:
-        """Arrays that `rows` needs on the device for a step in which these slots sample; usually nothing."""
-        if not self._wanting:
-            return {}
-        rows = np.flatnonzero(np.isin(slots, list(self._wanting)))
-        return {"logprobs": rows} if len(rows) else {}
+    def arrays(self, step: FeatureStep) -> Arrays:
+        return {"rows": step.rows}
 
-    def rows(self, slots: Int32Array, there: Mapping[str, Tensor]) -> LogprobRows | None:
-        """The step's rows, or None if none wants any."""
-        if "logprobs" not in there:
-            return None
-        wanting = slots[np.isin(slots, list(self._wanting))]
-        return LogprobRows(there["logprobs"], wanting, self._num_top[wanting])
+    def rows(self, step: FeatureStep, there: Mapping[str, Tensor]) -> LogprobRows:
+        return LogprobRows(there["rows"], step.slots, self._num_top[step.slots])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,0 +1,1 @@
+"""Slot features: one file for each kind of request parameter that the executor looks at."""
