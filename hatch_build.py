@@ -1,4 +1,4 @@
-"""Build hook: compiles the protos into `quire/v1` and, for editable installs, links a package.
+"""Build hook: compiles the protos into `quire/v1` and `quire/internal/v1` and, for editable installs, links a package.
 
 A wheel gets the stubs from a temporary folder. An editable install gets `.editable/quire`: the stubs,
 and links to the checkout's folders. So `quire.engine` is `engine/`, for Python and for type checkers.
@@ -25,22 +25,23 @@ class CompileProtos(BuildHookInterface):  # type: ignore[type-arg]
                 (out / "quire" / name).symlink_to(root / name)
         else:
             self.stubs = tempfile.TemporaryDirectory(prefix="quire-stubs-")
-            stubs = write_stubs(root / "protos", Path(self.stubs.name))
-            # `sources` in pyproject.toml puts "quire/" before this as before every other path.
-            build_data["force_include"][str(stubs)] = "v1"
+            for package in write_stubs(root / "protos", Path(self.stubs.name)):
+                # `sources` in pyproject.toml puts "quire/" before this as before every other path.
+                build_data["force_include"][str(package)] = package.name
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if version != "editable":
             self.stubs.cleanup()
 
 
-def write_stubs(protos: Path, out: Path) -> Path:
-    """Makes the package `quire/v1` below `out` and returns its folder."""
-    stubs = out / "quire" / "v1"
-    stubs.mkdir(parents=True)
+def write_stubs(protos: Path, out: Path) -> list[Path]:
+    """Makes a package below `out` for each folder of protos; returns the folders of those directly in `quire`."""
+    out.mkdir(parents=True, exist_ok=True)
     compile_protos(protos, out)
-    (stubs / "__init__.py").write_text('"""Generated from protos/quire/v1."""\n')
-    return stubs
+    packages = sorted((out / "quire").iterdir())
+    for folder in (each for package in packages for each in (package, *package.rglob("*")) if each.is_dir()):
+        (folder / "__init__.py").write_text(f'"""Generated from protos/{folder.relative_to(out)}."""\n')
+    return packages
 
 
 def compile_protos(protos: Path, out: Path) -> None:

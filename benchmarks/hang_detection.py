@@ -23,10 +23,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quire.clients.async_client import AsyncClient
 from quire.engine.api.errors import QuireError
 from quire.engine.api.sampling import SamplingParams
+from quire.internal.v1 import scheduler_pb2, scheduler_pb2_grpc
 from quire.services.common.channel import open_channel
 from quire.services.up.settings import UpSettings
 from quire.services.up.stack import Stack, has_executors, is_serving
-from quire.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 POLL_SECONDS = 0.02
 

@@ -11,9 +11,9 @@ from pydantic_settings import SettingsConfigDict
 from quire.clients.errors import translated
 from quire.clients.settings import ClientSettings
 from quire.engine.api.errors import QuireError
+from quire.internal.v1 import scheduler_pb2 as pb
+from quire.internal.v1 import scheduler_pb2_grpc
 from quire.protos.address import Address
-from quire.v1 import scheduler_pb2 as pb
-from quire.v1 import scheduler_pb2_grpc
 
 COLUMNS = ("executor", "waiting", "running", "blocks", "free", "cached", "held", "steps", "pauses", "reused", "evicted")
 

@@ -26,7 +26,7 @@ PAGES = {
     "grpc.md": ("gRPC API", ("inference",)),
     "grpc_internal.md": ("gRPC between the services", ("scheduler", "executor", "logprobs")),
 }
-PACKAGE = ".quire.v1."
+PACKAGES = (".quire.v1.", ".quire.internal.v1.")
 # Numbers of the fields of descriptor.proto, of which the paths of comments consist.
 FILE_MESSAGES, FILE_ENUMS, FILE_SERVICES, FILE_SYNTAX = 4, 5, 6, 12
 MESSAGE_FIELDS, ENUM_VALUES, SERVICE_METHODS, MESSAGE_ONEOFS = 2, 2, 2, 8
@@ -130,7 +130,7 @@ class _File:
         return " ".join(filter(None, (choice, self._comment(*path, MESSAGE_ONEOFS, field.oneof_index), comment)))
 
     def _type(self, name: str) -> str:
-        short = name.removeprefix(PACKAGE)
+        short = next((name.removeprefix(each) for each in PACKAGES if name.startswith(each)), name)
         return self._links.get(short, f"`{short.removeprefix('.')}`")
 
     def _comment(self, *path: int) -> str:

@@ -37,10 +37,11 @@ from quire.engine.step_validation import (
     validate_result,
 )
 from quire.engine.validation import check_ids, check_range, validate_options
+from quire.internal.v1 import executor_pb2, logprobs_pb2, scheduler_pb2
 from quire.protos.codec import Enumerated, MessageCodec, Nested, NestedList, Packed
 from quire.protos.convert import CACHE, SAMPLING
 from quire.protos.status import RefusedRequest
-from quire.v1 import executor_pb2, inference_pb2, logprobs_pb2, scheduler_pb2
+from quire.v1 import inference_pb2
 
 _INT32 = np.dtype("<i4")
 _PACKED = Packed()

@@ -9,12 +9,12 @@ from pydantic_settings import SettingsConfigDict
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.trace import Trace
+from quire.internal.v1 import executor_pb2_grpc
 from quire.protos.address import Address
 from quire.services.common.server import serving
 from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import ending_at_once, until_signal
 from quire.services.executor.servicer import ExecutorServicer
-from quire.v1 import executor_pb2_grpc
 
 
 class Settings(ServiceSettings, ExecutorConfig):
@@ -46,7 +46,7 @@ async def _serve(settings: Settings, executor: Executor) -> None:
 
     # The step that runs may end; the scheduler then finds the stream closed and moves the sequences.
     async with serving(
-        settings.listen, ["quire.v1.ExecutorService"], register, grace=0.5, keepalive=settings.keepalive
+        settings.listen, ["quire.internal.v1.ExecutorService"], register, grace=0.5, keepalive=settings.keepalive
     ) as health:
         await health.set(True)
         await until_signal()

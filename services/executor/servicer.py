@@ -1,4 +1,4 @@
-"""quire.v1.ExecutorService over an `Executor`."""
+"""quire.internal.v1.ExecutorService over an `Executor`."""
 
 import asyncio
 import logging
@@ -16,10 +16,10 @@ from quire.engine.loop import MAX_STEPS_IN_FLIGHT
 from quire.engine.step_thread import Launched, StepThread
 from quire.engine.trace import Trace
 from quire.engine.validation import check_range
+from quire.internal.v1 import executor_pb2 as pb
+from quire.internal.v1 import executor_pb2_grpc
 from quire.services.common import wire
 from quire.services.common.wire import EPOCH_METADATA
-from quire.v1 import executor_pb2 as pb
-from quire.v1 import executor_pb2_grpc
 
 logger = logging.getLogger(__name__)
 

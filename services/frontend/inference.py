@@ -15,8 +15,8 @@ from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer, utf8
 from quire.engine.validation import check_length, fill_defaults, token_array, validate, validate_options
+from quire.internal.v1 import scheduler_pb2
 from quire.services.frontend.scheduler_link import SchedulerLink
-from quire.v1 import scheduler_pb2
 
 # Steps that the scheduler may keep the tokens of an answer that is given in one piece: what is lost with it is computed
 # again.

@@ -16,12 +16,12 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.drain_rate import DrainRate
 from quire.engine.open_request import Finish, OpenRequest
+from quire.internal.v1 import scheduler_pb2 as pb
+from quire.internal.v1 import scheduler_pb2_grpc
 from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.protos.status import readable
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
-from quire.v1 import scheduler_pb2 as pb
-from quire.v1 import scheduler_pb2_grpc
 
 logger = logging.getLogger(__name__)
 

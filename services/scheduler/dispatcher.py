@@ -11,10 +11,10 @@ from quire.engine.scheduling.scheduler import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo
 from quire.engine.validation import validate, validate_generated
+from quire.internal.v1 import scheduler_pb2 as pb
 from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.frontend_stream import FrontendStream
 from quire.services.scheduler.streamed_request import StreamedRequest
-from quire.v1 import scheduler_pb2 as pb
 
 logger = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ import grpc
 from quire.engine.api.errors import InvalidRequest, StaleEpoch, Unavailable
 from quire.engine.loop import StepRunner
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.internal.v1 import executor_pb2 as pb
+from quire.internal.v1 import executor_pb2_grpc
 from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.protos.status import readable
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
-from quire.v1 import executor_pb2 as pb
-from quire.v1 import executor_pb2_grpc
 
 ATTACH_SECONDS = 10.0
 

@@ -9,10 +9,10 @@ from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.logprobs import pack
 from quire.engine.open_request import Finish
 from quire.engine.sequence import Sequence
+from quire.internal.v1 import scheduler_pb2 as pb
 from quire.protos.status import retry_delay
 from quire.services.common import wire
 from quire.services.common.interceptor import to_status
-from quire.v1 import scheduler_pb2 as pb
 
 _ENDLESS = 1 << 30
 # What is left of a queue, or was taken of it, that a frontend without messages is told at once.

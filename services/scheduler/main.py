@@ -16,6 +16,7 @@ from quire.engine.resources.ledger.connection import RedisUrl, redacted
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.scheduling.plugins import components
 from quire.engine.trace import Trace
+from quire.internal.v1 import scheduler_pb2_grpc
 from quire.protos.address import Address, Addresses
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import ServiceSettings
@@ -24,7 +25,6 @@ from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.fleet import Fleet
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
-from quire.v1 import scheduler_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     stale: list[StaleEpoch] = []
     try:
         async with serving(
-            settings.listen, ["quire.v1.SchedulerService"], register, grace=0.5, keepalive=settings.keepalive
+            settings.listen, ["quire.internal.v1.SchedulerService"], register, grace=0.5, keepalive=settings.keepalive
         ) as health:
             await _drive(fleet, dispatcher, health)
     except* StaleEpoch as group:

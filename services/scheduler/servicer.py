@@ -1,4 +1,4 @@
-"""quire.v1.SchedulerService over the dispatcher."""
+"""quire.internal.v1.SchedulerService over the dispatcher."""
 
 import asyncio
 import logging
@@ -8,11 +8,11 @@ import grpc
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.validation import check_range
+from quire.internal.v1 import scheduler_pb2 as pb
+from quire.internal.v1 import scheduler_pb2_grpc
 from quire.services.common import wire
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.frontend_stream import FrontendStream
-from quire.v1 import scheduler_pb2 as pb
-from quire.v1 import scheduler_pb2_grpc
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 NOT_COPIED = (".git", ".venv", ".editable", ".*_cache", ".hypothesis", "__pycache__", "build", "dist")
 STUBS = {
-    f"quire/v1/{proto.stem}_pb2{suffix}"
-    for proto in (ROOT / "protos/quire/v1").glob("*.proto")
+    f"{proto.relative_to(ROOT / 'protos').with_suffix('')}_pb2{suffix}"
+    for proto in (ROOT / "protos").rglob("*.proto")
     for suffix in (".py", ".pyi", "_grpc.py", "_grpc.pyi")
 }
 TOP_LEVEL_FOLDERS = ("kernels", "engine", "clients", "services")
@@ -80,7 +80,8 @@ def test_wheel_holds_every_source_file_and_the_stubs(wheel: Path, checkout: Path
         for suffix in (".py", ".cpp", ".h", ".lua")
         for path in (checkout / folder).rglob(f"*{suffix}")
     }
-    expected = sources | STUBS | {"quire/__init__.py", "quire/py.typed", "quire/v1/__init__.py"}
+    packages = {f"quire/{folder}__init__.py" for folder in ("", "v1/", "internal/", "internal/v1/")}
+    expected = sources | STUBS | packages | {"quire/py.typed"}
     assert expected - names_in(wheel) == set()
 
 
@@ -119,7 +120,8 @@ def test_installed_package_imports_from_its_own_folder(installed: Path, tmp_path
 def test_stubs_load_and_round_trip_under_the_installed_protobuf(installed: Path, tmp_path: Path) -> None:
     # One process: a second copy of the same protos would clash with those of the checkout.
     code = """
-from quire.v1 import executor_pb2_grpc, inference_pb2, inference_pb2_grpc, scheduler_pb2_grpc
+from quire.internal.v1 import executor_pb2_grpc, scheduler_pb2_grpc
+from quire.v1 import inference_pb2, inference_pb2_grpc
 sent = inference_pb2.GenerateRequest(request_id="a", text="b")
 print(inference_pb2.__file__)
 print(inference_pb2.GenerateRequest.FromString(sent.SerializeToString()) == sent)

@@ -24,8 +24,8 @@ SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11, max_tokens=60, ig
 LONG = SamplingParams(temperature=0, max_tokens=1200, ignore_eos=True)
 SERVICES = {
     "frontend": "quire.v1.InferenceService",
-    "scheduler": "quire.v1.SchedulerService",
-    "executor": "quire.v1.ExecutorService",
+    "scheduler": "quire.internal.v1.SchedulerService",
+    "executor": "quire.internal.v1.ExecutorService",
 }
 
 

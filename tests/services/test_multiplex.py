@@ -14,10 +14,11 @@ from quire.clients.async_client import AsyncClient
 from quire.engine.api.completion import Completion, FinishReason, join
 from quire.engine.api.errors import InvalidRequest, Overloaded, QuireError, Unavailable
 from quire.engine.api.sampling import SamplingParams
+from quire.internal.v1 import scheduler_pb2, scheduler_pb2_grpc
 from quire.protos.convert import generate_request
 from quire.services.up.ports import LOOPBACK, free_port
 from quire.v1 import inference_pb2 as pb
-from quire.v1 import inference_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
+from quire.v1 import inference_pb2_grpc
 from support.stacks import RunningStack, another_frontend, start_frontend
 
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)

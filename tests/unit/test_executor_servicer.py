@@ -8,9 +8,9 @@ import grpc
 import pytest
 
 from quire.engine.trace import NO_TRACE
+from quire.internal.v1 import executor_pb2 as pb
+from quire.internal.v1 import executor_pb2_grpc
 from quire.services.executor.servicer import ExecutorServicer
-from quire.v1 import executor_pb2 as pb
-from quire.v1 import executor_pb2_grpc
 from support.simulated_executor import executor_info
 
 

@@ -22,8 +22,8 @@ from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.step import SequenceStart, StepPlan, StepResult
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
+from quire.internal.v1 import scheduler_pb2
 from quire.services.common import wire
-from quire.v1 import scheduler_pb2
 from support.models import load_reference
 from support.operations import Operations
 from support.prompts import random_prompts

@@ -13,13 +13,13 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.tokenizer import Tokenizer
+from quire.internal.v1 import scheduler_pb2 as pb
+from quire.internal.v1 import scheduler_pb2_grpc
 from quire.services.common import wire
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
 from quire.v1 import inference_pb2 as inference_pb
-from quire.v1 import scheduler_pb2 as pb
-from quire.v1 import scheduler_pb2_grpc
 
 STATE = pb.ServingState(epoch=1, num_executors=1, vocab_size=2000, max_model_len=100, num_blocks=64, block_size=4)
 MAX_REQUESTS = 4

@@ -7,9 +7,9 @@ from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quire.internal.v1 import scheduler_pb2
 from quire.services.common.utf8 import find_broken_utf8
 from quire.v1 import inference_pb2 as pb
-from quire.v1 import scheduler_pb2
 
 REQUEST = pb.GenerateRequest.DESCRIPTOR
 BROKEN = b"a\xff\xfeb"

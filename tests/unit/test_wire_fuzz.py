@@ -23,6 +23,7 @@ from quire.engine.open_request import OpenRequest
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.step import ExecutorInfo, StepPlan
 from quire.engine.trace import NO_TRACE
+from quire.internal.v1 import executor_pb2, executor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 from quire.services.common import wire
 from quire.services.common.server import serving
 from quire.services.executor.servicer import ExecutorServicer
@@ -33,7 +34,6 @@ from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
 from quire.services.up.stack import LOOPBACK, free_port
-from quire.v1 import executor_pb2, executor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 from support.mutation import mutated
 from support.simulated_executor import VOCAB_SIZE, SimulatedExecutor, executor_info
 from support.starts import sequence_start
