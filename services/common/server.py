@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from quire.engine.api.errors import StartupError
 from quire.engine.garbage import freeze_gc
@@ -14,6 +13,7 @@ from quire.protos.channel import DEFAULT_KEEPALIVE, MAX_MESSAGE_BYTES, MIN_KEEPA
 from quire.services.common.address import bound_socket
 from quire.services.common.intake import Intake
 from quire.services.common.interceptor import RefusalInterceptor
+from quire.services.common.reflection import enable_reflection
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,7 @@ async def serving(
     server = grpc.aio.server(options=options, interceptors=[RefusalInterceptor(write_seconds, intake)])
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-    reflection.enable_server_reflection(
-        [*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME], server
-    )
+    enable_reflection([*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)
     try:
         port = server.add_insecure_port(listen)
     except RuntimeError as error:

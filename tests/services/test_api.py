@@ -1,10 +1,14 @@
 """Every call of the API, against a frontend, a scheduler, an executor and a Redis that run."""
 
 import asyncio
+import json
 import re
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import grpc
 import pytest
@@ -18,6 +22,7 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.version import __version__
 from support.stacks import RunningStack, another_frontend
 
+BUF = Path(sys.executable).parent / "buf"
 PROMPT = "def mean(values):\n"
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=11, max_tokens=60, ignore_eos=True)
 # Long enough to be caught running, short enough for the pool.
@@ -235,6 +240,20 @@ async def test_every_service_lists_what_it_serves(stack: RunningStack, service: 
         async for reply in stub.ServerReflectionInfo(iter([question])):
             names = {entry.name for entry in reply.list_services_response.service}
     assert {SERVICES[service], "grpc.health.v1.Health"} <= names
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_a_client_without_protos_calls_by_reflection(
+    stack: RunningStack, client: AsyncClient, version: str
+) -> None:
+    command = (BUF, "curl", "--http2-prior-knowledge", "--protocol", "grpc", "--reflect-protocol", f"grpc-{version}")
+    where = f"http://{stack.frontend}/quire.v1.InferenceService/Tokenize"
+    process = await asyncio.create_subprocess_exec(
+        *command, "--data", json.dumps({"text": PROMPT}), where, stdout=PIPE, stderr=PIPE
+    )
+    printed, problems = await process.communicate()
+    assert process.returncode == 0, problems.decode()
+    assert json.loads(printed)["tokenIds"] == list(await client.tokenize(PROMPT))
 
 
 async def test_a_full_waiting_queue_refuses(stack: RunningStack, client: AsyncClient) -> None:
