@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 SURFACE := $(addprefix tests/services/test_,api.py http.py bad_input.py greedy.py determinism.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-long test-gpu test-compose test-chaos lint format bench bench-gpu simulate docs reference clean
+.PHONY: help demo setup test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -29,7 +29,7 @@ $(GPU_STAMP): $(STAMP)
 
 test: $(STAMP) ## import contracts and every test that needs neither GPU, containers nor minutes
 	$(BIN)/lint-imports --no-logo
-	$(PYTEST) -n logical --dist loadfile -m "not gpu and not long and not compose and not chaos"
+	$(PYTEST) -n logical --dist loadfile -m "not gpu and not long and not compose and not chaos and not clients"
 
 test-long: $(STAMP) ## tests that take minutes
 	$(PYTEST) -m long
@@ -43,6 +43,10 @@ test-compose: $(STAMP) ## tests that need docker compose
 
 test-chaos: $(STAMP) ## tests that kill services while requests run
 	$(PYTEST) -m chaos
+
+test-clients: $(STAMP) ## clients and files of other projects, which it gets, against Quire
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/chat-templates 'axolotl>=0.19' 'trl>=1.16'
+	$(PYTEST) -m clients
 
 lint: $(STAMP) ## ruff, formatting of Python and C++, mypy, import contracts and protos
 	$(BIN)/ruff check .

@@ -41,14 +41,27 @@ class TextEncoder:
         self._quick = ThreadPoolExecutor(_QUICK_THREADS, "quire-tokenizer")
         self._slow = ThreadPoolExecutor(1, "quire-tokenizer-slow")
 
-    async def encode(self, text: str, *, field: str = "text", max_model_len: int | None = None) -> Int32Array:
+    async def encode(
+        self,
+        text: str,
+        *,
+        field: str = "text",
+        max_model_len: int | None = None,
+        add_special_tokens: bool = True,
+    ) -> Int32Array:
         """As `Tokenizer.encode`; a text that cannot fit is refused before it is tokenized.
 
         Raises:
             InvalidRequest: the text holds a lone surrogate, or leaves no room in a context of `max_model_len` tokens.
             Overloaded: too many texts wait.
         """
-        work = partial(self._tokenizer.encode, text, field=field, max_model_len=max_model_len)
+        work = partial(
+            self._tokenizer.encode,
+            text,
+            field=field,
+            max_model_len=max_model_len,
+            add_special_tokens=add_special_tokens,
+        )
         if len(text) < LONG_TEXT:
             return work()
         data = utf8(text, field)

@@ -82,21 +82,32 @@ class Tokenizer:
         """Number of tokens with those added to the vocabulary; the model's own table may be larger."""
         return self.backend.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str, *, field: str = "text", max_model_len: int | None = None) -> Int32Array:
-        """Token ids of a text, int32, shape (num_tokens,), with the special tokens that the folder asks for.
+    def encode(
+        self,
+        text: str,
+        *,
+        field: str = "text",
+        max_model_len: int | None = None,
+        add_special_tokens: bool = True,
+    ) -> Int32Array:
+        """Token ids of a text, int32, shape (num_tokens,).
 
         The interpreter's lock is released while a long text is tokenized.
 
         Args:
             field: the text's name in the API at hand, for refusals.
             max_model_len: the model's context, in which at least one token must fit behind the text's.
+            add_special_tokens: with those that the folder asks for around a text; a chat template writes them itself.
 
         Raises:
             InvalidRequest: the text holds a lone surrogate, which is no character, or makes too many tokens.
         """
         utf8(text, field)
         # Only a batch is tokenized without the lock; waking its threads takes longer than a short text.
-        encoding = self.backend.encode(text) if len(text) < LONG_TEXT else self.backend.encode_batch_fast([text])[0]
+        if len(text) < LONG_TEXT:
+            encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        else:
+            (encoding,) = self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)
         if max_model_len is not None:
             check_length(field, len(encoding), max_model_len)
         return np.array(encoding.ids, dtype=np.int32)

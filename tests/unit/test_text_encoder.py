@@ -23,12 +23,19 @@ class GatedTokenizer(Tokenizer):
         self.texts: list[str] = []
         self.has_stopped, self.go_on = threading.Event(), threading.Event()
 
-    def encode(self, text: str, *, field: str = "text", max_model_len: int | None = None) -> Int32Array:
+    def encode(
+        self,
+        text: str,
+        *,
+        field: str = "text",
+        max_model_len: int | None = None,
+        add_special_tokens: bool = True,
+    ) -> Int32Array:
         self.texts.append(text)
         if text.startswith("x"):
             self.has_stopped.set()
             assert self.go_on.wait(TIMEOUT)
-        return super().encode(text, field=field, max_model_len=max_model_len)
+        return super().encode(text, field=field, max_model_len=max_model_len, add_special_tokens=add_special_tokens)
 
     async def stopped(self) -> None:
         assert await asyncio.to_thread(self.has_stopped.wait, TIMEOUT)

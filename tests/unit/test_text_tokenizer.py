@@ -146,6 +146,17 @@ def test_ids_and_text_are_those_of_the_file(case: str, tmp_path: Path) -> None:
         assert ours.decode(ids) == expected
 
 
+def test_a_text_that_has_its_special_tokens_gets_no_others(tmp_path: Path) -> None:
+    backend = byte_level()
+    bos = backend.token_to_id("<s>")
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    tokenizer = Tokenizer.load(write(tmp_path, backend, FAST, None))
+    for text in ("fox", "fox " * 1000):
+        assert tokenizer.encode(text)[0] == bos
+        written = tokenizer.encode("<s>" + text, add_special_tokens=False)
+        assert written.tolist() == tokenizer.encode(text).tolist()
+
+
 def test_truncation_and_padding_in_the_file_do_not_apply(tmp_path: Path) -> None:
     backend = byte_level()
     plain = backend.encode("the quick brown fox").ids
