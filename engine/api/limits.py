@@ -14,6 +14,9 @@ MAX_SEED = 2**64 - 1
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256
 MAX_STOP_TOKENS = 64
+# Of UTF-8, of all texts of one structured output.
+MAX_STRUCTURE_BYTES = 256 * 1024
+MAX_CHOICES = 4096
 MAX_PRIORITY = 100
 MAX_REQUEST_ID_BYTES = 128
 # Steps that tokens may wait to be sent together.

@@ -1,0 +1,1 @@
+"""Structured output: a grammar says which tokens may come next."""
