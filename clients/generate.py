@@ -77,6 +77,24 @@ class Settings(ClientSettings):
     repetition_penalty: float = 1.0
     """Divides positive and multiplies negative logits of each token in the prompt or generated so far; at most 10."""
 
+    logit_bias: dict[int, float] = {}
+    """Added to the logits of these tokens, as JSON: '{"5": -100}'."""
+
+    allowed_token_ids: tuple[int, ...] = ()
+    """Token that may come, no other; repeatable."""
+
+    bad_words: tuple[Annotated[str, AfterValidator(_unescaped)], ...] = ()
+    """Text that must not be generated; repeatable. Escapes are understood."""
+
+    min_tokens: int = 0
+    """Nothing ends the answer before so many tokens."""
+
+    no_repeat_ngram_size: int = 0
+    """No run of so many tokens comes twice; 0 allows it."""
+
+    typical_p: float = 1.0
+    """Keep the locally typical tokens with this probability mass."""
+
     logprobs: int | None = None
     """With --json: number of most likely tokens to print beside each token, with log-probabilities; at most 20."""
 
@@ -120,7 +138,7 @@ def _stream(client: Client, prompt: str, settings: Settings) -> None:
 
 
 def _sampling(settings: Settings) -> SamplingParams:
-    names = [field.name for field in dataclasses.fields(SamplingParams)]
+    names = {field.name for field in dataclasses.fields(SamplingParams)} & set(Settings.model_fields)
     return SamplingParams(**{name: getattr(settings, name) for name in names})
 
 

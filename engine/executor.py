@@ -16,7 +16,7 @@ from quire.engine.model.batch import Batch
 from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
 from quire.engine.model.features.logprobs import RowLogprobs
-from quire.engine.model.features.processors import logits_processors
+from quire.engine.model.features.processors import SlotShape, logits_processors
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import Placement, place
 from quire.engine.model.slots import Slots
@@ -71,16 +71,21 @@ class Executor:
         logger.info("computing in %s, KV cache in %s", placement.dtype, placement.kv_dtype)
         self._engine = _engine(config, checkpoint, placement)
         self._decoder = Decoder(placement.kernels)
-        self._slots = Slots(
+        shape = SlotShape(
             num_slots=config.max_batch_size,
             max_model_len=self._engine.max_model_len,
+            vocab_size=checkpoint.config.vocab_size,
+            eos_token_ids=checkpoint.eos_token_ids,
+            device=self._engine.device,
+        )
+        self._slots = Slots(
+            num_slots=shape.num_slots,
+            max_model_len=shape.max_model_len,
             block_size=config.block_size,
             num_blocks=self._engine.num_blocks,
-            vocab_size=checkpoint.config.vocab_size,
-            device=self._engine.device,
-            processors=logits_processors(
-                config.max_batch_size, checkpoint.config.vocab_size, self._engine.device, placement.kernels
-            ),
+            vocab_size=shape.vocab_size,
+            device=shape.device,
+            processors=logits_processors(shape, placement.kernels),
         )
         self.info = ExecutorInfo(
             incarnation=uuid.uuid4().hex,

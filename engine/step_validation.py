@@ -12,8 +12,10 @@ from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.limits import MAX_COUNTER, MAX_INT32, MAX_LOGPROBS
 from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs
+from quire.engine.sampling_validation import validate_sampling
 from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
-from quire.engine.validation import check_ids, check_range, validate_sampling
+from quire.engine.token_ids import check_ids
+from quire.engine.validation import check_range
 
 # One plan may skip so many numbers: a single wrong one cannot use up all that there are.
 MAX_STEP_GAP = 2**32
@@ -128,7 +130,7 @@ def _check_start(field: str, start: SequenceStart, info: ExecutorInfo) -> None:
     check_range(f"{field}.num_prompt", start.num_prompt, 1, len(start.token_ids))
     if start.sampling.seed is None:
         raise InvalidRequest(f"{field}.sampling.seed", None, "must be set")
-    validate_sampling(start.sampling, field)
+    validate_sampling(start.sampling, info.vocab_size, field)
 
 
 def _check_distinct(field: str, slots: Iterable[int]) -> None:

@@ -15,12 +15,14 @@ from quire.engine.config import SchedulerConfig
 from quire.engine.executor import Executor
 from quire.engine.local_engine import LocalEngine
 from quire.engine.open_request import OpenRequest
+from quire.engine.sampling_validation import validate_sampling
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.statistics import SchedulerStatistics
+from quire.engine.text.bad_words import resolve_bad_words
 from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
-from quire.engine.validation import token_array
+from quire.engine.token_ids import token_array
 
 # Prompts that are submitted before steps may begin.
 _AT_ONCE: Final = 256
@@ -54,7 +56,7 @@ class TextEngine:
     ) -> None:
         """Gives every piece to `put`, then None, or the error that ended it."""
         try:
-            request = self._engine.submit(await self._token_ids(prompt), params, options)
+            request = self._engine.submit(await self._token_ids(prompt), self._resolved(params), options)
             async with aclosing(self._follow(request)) as pieces:
                 async for piece in pieces:
                     put(piece)
@@ -65,12 +67,13 @@ class TextEngine:
 
     async def complete(self, prompt: Tokens, params: SamplingParams, options: RequestOptions) -> Completion:
         """The whole answer."""
-        return await self._join(self._engine.submit(await self._token_ids(prompt), params, options))
+        return await self._join(self._engine.submit(await self._token_ids(prompt), self._resolved(params), options))
 
     async def complete_all(
         self, prompts: Sequence[Tokens], params: SamplingParams, options: RequestOptions
     ) -> list[Completion]:
         """All at once, as far as the waiting queue takes them; the first that fails ends the others."""
+        params = self._resolved(params)
         opened: list[OpenRequest] = []
         answers: list[asyncio.Task[Completion]] = []
         earlier = iter(answers)
@@ -88,11 +91,15 @@ class TextEngine:
             for request in opened:
                 self._engine.close(request)
 
+    def _resolved(self, params: SamplingParams) -> SamplingParams:
+        validate_sampling(params, self._engine.limits.vocab_size)
+        return resolve_bad_words(params, self._tokenizer)
+
     async def _token_ids(self, prompt: Tokens) -> Int32Array:
         limits = self._engine.limits
         if isinstance(prompt, str):
             return await self._encoder.encode(prompt, max_model_len=limits.max_model_len)
-        return token_array(prompt, limits)
+        return token_array(prompt, limits.vocab_size)
 
     async def _follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
         try:

@@ -10,14 +10,17 @@ from quire.engine.step import SequenceStart, StepPlan
 
 
 def warmup_plans(slot: int) -> Iterator[StepPlan]:
-    """One sequence that draws, then one that also filters, is penalised and wants log-probabilities.
+    """One sequence that draws, then one that wants everything that a sequence can.
 
     Each computes one token in the first block of the pool, which must be empty.
     """
     nothing, this_slot = np.empty(0, np.int32), np.array([slot], np.int32)
     token, first_block = (np.zeros(1, np.int32) for _ in range(2))
     drawn = SamplingParams(temperature=1.0, seed=0)
-    every = replace(drawn, top_k=2, top_p=0.9, min_p=0.1, frequency_penalty=1.0, logprobs=1)
+    every = replace(
+        drawn, top_k=2, top_p=0.9, min_p=0.1, typical_p=0.9, frequency_penalty=1.0, logit_bias=((0, 1.0),), logprobs=1,
+        no_repeat_ngram_size=2, bad_words_ids=((0, 0),), min_tokens=1, allowed_token_ids=(0, 1), stop_token_ids=(1,),
+    )  # fmt: skip
     for step, params in enumerate((drawn, every)):
         start = SequenceStart(slot, token, 0, first_block, num_prompt=1, sampling=params)
         yield StepPlan(

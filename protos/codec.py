@@ -4,7 +4,7 @@ A `MessageCodec` is made once for a dataclass and the message that carries it. A
 codec is told how. None is a field that is not set, and a field that is not set is the dataclass's default.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from enum import IntEnum
 from typing import Any, Generic, Protocol, TypeVar
@@ -147,7 +147,7 @@ class MessageCodec(Generic[ObjectT, MessageT]):
     def __init__(
         self, kind: type[ObjectT], message: type[MessageT], codecs: Mapping[str, FieldCodec | None] | None = None
     ) -> None:
-        self._kind: Any = kind
+        self._kind: Callable[..., ObjectT] = kind
         self._message = message
         named = codecs or {}
         descriptors = message.DESCRIPTOR.fields_by_name
@@ -155,7 +155,8 @@ class MessageCodec(Generic[ObjectT, MessageT]):
         # What the dataclass has no default for is what the message says; None of a scalar that may be unset.
         self._required: list[str] = []
         self._unset: list[str] = []
-        for field in fields(self._kind):
+        dataclass: Any = kind
+        for field in fields(dataclass):
             codec = named[field.name] if field.name in named else _codec_for(descriptors[field.name])
             if codec is not None:
                 self._codecs[field.name] = codec
@@ -196,8 +197,7 @@ class MessageCodec(Generic[ObjectT, MessageT]):
             if name not in found:
                 found[name] = getattr(message, name)
         taken = {name: self._codecs[name].take(_join(path, name), value) for name, value in found.items()}
-        made: ObjectT = self._kind(**dict.fromkeys(self._unset, None) | taken)
-        return made
+        return self._kind(**dict.fromkeys(self._unset, None) | taken)
 
 
 # What the whole numbers of a message can be.
@@ -208,7 +208,7 @@ _RANGES = {
 }
 
 
-def _codec_for(descriptor: FieldDescriptor) -> FieldCodec:
+def _codec_for(descriptor: Any) -> FieldCodec:
     if descriptor.message_type is not None:
         if descriptor.message_type.GetOptions().map_entry:
             return Pairs()
@@ -220,7 +220,7 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _does_not_fit(field: str, value: object, descriptor: FieldDescriptor, error: Exception) -> InvalidRequest:
+def _does_not_fit(field: str, value: object, descriptor: Any, error: Exception) -> InvalidRequest:
     if descriptor.type in _RANGES and isinstance(error, ValueError):
         low, high = _RANGES[descriptor.type]
         return InvalidRequest(field, value, f"must be {low} to {high}")

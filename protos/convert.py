@@ -1,6 +1,6 @@
 """The client's types to protocol messages and back. Nothing is checked here but what a message cannot hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import index
 from typing import Final, TypeVar
 
@@ -16,7 +16,18 @@ from quire.v1 import inference_pb2 as pb
 
 Response = TypeVar("Response", pb.GenerateResponse, pb.GenerateStreamResponse)
 
-SAMPLING: Final = MessageCodec(SamplingParams, pb.SamplingParams)
+
+class _TokenLists:
+    """A tuple of tuples of token ids."""
+
+    def put(self, message: pb.SamplingParams, name: str, value: Iterable[Sequence[int]]) -> None:
+        getattr(message, name).extend(pb.TokenIds(ids=each) for each in value)
+
+    def take(self, path: str, value: Iterable[pb.TokenIds]) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(each.ids) for each in value)
+
+
+SAMPLING: Final = MessageCodec(SamplingParams, pb.SamplingParams, {"bad_words_ids": _TokenLists()})
 CACHE: Final = MessageCodec(
     CacheParams, pb.CacheOptions, {"retention": NestedList(MessageCodec(Retention, pb.Retention))}
 )

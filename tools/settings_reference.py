@@ -43,7 +43,7 @@ num_blocks = 4096
 | command | what it does |
 |---|---|
 """
-WORDS = {str: "text", int: "whole number", float: "number", bool: "yes or no", Path: "path"}
+WORDS = {str: "text", int: "whole number", float: "number", bool: "yes or no", Path: "path", dict: "JSON object"}
 PLACES = {
     Address: "host:port",
     OptionalAddress: "host:port or nothing",
@@ -124,7 +124,7 @@ def _type(hint: Any) -> str:
         return ", ".join(f"`{each}`" for each in arguments)
     if kind in (list, tuple):
         return f"{_type(arguments[0])}, several"
-    return WORDS.get(hint, getattr(hint, "__name__", str(hint)))
+    return WORDS.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))
 
 
 def _range(field: FieldInfo) -> str:

@@ -17,6 +17,14 @@ MAX_STOP_TOKENS = 64
 # Of UTF-8, of all texts of one structured output.
 MAX_STRUCTURE_BYTES = 256 * 1024
 MAX_CHOICES = 4096
+MAX_LOGIT_BIAS = 100
+MAX_BIASED_TOKENS = 1024
+MAX_ALLOWED_TOKENS = 1024
+MAX_BAD_WORDS = 64
+# With those of `bad_words`, of which each is tokenized in two places.
+MAX_BAD_WORDS_IDS = 256
+MAX_BAD_WORD_TOKENS = 64
+MAX_NGRAM_SIZE = 64
 MAX_PRIORITY = 100
 MAX_REQUEST_ID_BYTES = 128
 # Steps that tokens may wait to be sent together.

@@ -1,6 +1,8 @@
 """How tokens are chosen and when to stop."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -9,7 +11,9 @@ DEFAULT_MAX_TOKENS = 128
 class SamplingParams:
     """How tokens are chosen and when to stop.
 
-    Penalties apply to the model's logits first, of greedy requests too; then temperature, top_k, top_p, min_p.
+    First the model's logits change, of greedy requests too: penalties and `logit_bias` are added, then tokens are
+    forbidden. Then come temperature, typical_p, top_k, top_p and min_p. Values that other servers take for "off" mean
+    off: a top_k of -1, an empty stop string, None.
 
     Attributes:
         temperature: divides the logits; 0 is greedy, at most 100.
@@ -25,6 +29,15 @@ class SamplingParams:
         frequency_penalty: taken off once for each time the token was generated; -2 to 2.
         repetition_penalty: divides positive and multiplies negative logits of each token in the prompt or generated so
             far; above 0, at most 10.
+        logit_bias: added to the logits of these tokens; -100 to 100, at most 1024 tokens. A mapping is taken, too.
+        allowed_token_ids: only these tokens may come, and what ends the sequence must be among them; none: all may. At
+            most 1024.
+        bad_words: texts that must not be generated, at most 64; each is forbidden as it is tokenized at the beginning
+            of a text and behind a space.
+        bad_words_ids: the same as token ids: the last token of each is forbidden behind the others.
+        min_tokens: nothing ends the sequence before so many tokens.
+        no_repeat_ngram_size: no run of so many tokens, prompt and generation together, comes twice; 0 allows it.
+        typical_p: keep the locally typical tokens with this probability mass (Meister et al., 2022); in (0, 1].
         logprobs: number of most likely tokens to return beside each token, with log-probabilities, 0 to 20, by the
             model's own logits; None: without.
     """
@@ -41,17 +54,36 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    bad_words: tuple[str, ...] = ()
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    min_tokens: int = 0
+    no_repeat_ngram_size: int = 0
+    typical_p: float = 1.0
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        """Lists become tuples, and a single stop string a tuple of one; other types are refused with the request."""
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        for name in ("stop", "stop_token_ids"):
-            if isinstance(value := getattr(self, name), list):
-                object.__setattr__(self, name, tuple(value))
+        """What is given in another form takes that of the field; what has no such form is refused with the request."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            normal = _normal(field.name, field.default if value is None else value)
+            if normal is not value:
+                object.__setattr__(self, field.name, normal)
 
     @property
     def is_penalized(self) -> bool:
         """Whether what a sequence has said changes what it says next."""
         return self.presence_penalty != 0 or self.frequency_penalty != 0 or self.repetition_penalty != 1
+
+
+def _normal(name: str, value: Any) -> Any:
+    """A list as a tuple, a mapping as its pairs, one stop string as a tuple of it, "off" as the default."""
+    if isinstance(value, list):
+        value = tuple(tuple(each) if isinstance(each, list) else each for each in value)
+    elif isinstance(value, Mapping):
+        value = tuple(value.items())
+    if name == "stop":
+        value = (value,) if isinstance(value, str) else value
+        return () if isinstance(value, tuple) and not any(value) else value
+    return 0 if name == "top_k" and value == -1 else value

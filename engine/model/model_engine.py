@@ -12,7 +12,7 @@ from quire.engine.config import ExecutorConfig
 from quire.engine.model.batch import Batch, context_rows
 from quire.engine.model.checkpoint import Checkpoint
 from quire.engine.model.cuda_graphs import GraphAttention
-from quire.engine.model.features.penalties import counts_bytes
+from quire.engine.model.features.processors import processors_bytes
 from quire.engine.model.kv_pool import block_bytes, fixed_size, size_from_memory
 from quire.engine.model.layers import prepare
 from quire.engine.model.loader import load_weights
@@ -96,7 +96,7 @@ class ModelEngine:
 
     @torch.inference_mode()
     def _measure(self, per_block: int) -> int:
-        """Blocks that the memory holds beside the weights, the counts of penalised slots and the largest step, which is
+        """Blocks that the memory holds beside the weights, what slots remember and the largest step, which is
         tried out."""
         num_tokens = _LARGEST_STEP
         paged = context_rows(num_tokens, self.max_model_len, self._config.block_size, self.device)
@@ -116,7 +116,7 @@ class ModelEngine:
                 f"weights and a step of {num_tokens} tokens do not fit on {self.device}: {error}"
             ) from error
         peak = torch.cuda.max_memory_allocated(self.device) - num_blocks * per_block
-        peak += counts_bytes(self._config.max_batch_size, self._model.vocab_size)
+        peak += processors_bytes(self._config.max_batch_size, self.max_model_len, self._model.vocab_size)
         del transformer, logits
         torch.cuda.empty_cache()
         return size_from_memory(self._config, per_block, peak, self.device)

@@ -14,15 +14,17 @@ class OutputText:
     Args:
         tokenizer: the model's.
         stop: strings that end the text.
+        min_tokens: what so many tokens say is not compared with them.
 
     Attributes:
         num_tokens: tokens taken; after a match, those up to and including the one that completed it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), min_tokens: int = 0) -> None:
         self._detokenizer = Detokenizer(tokenizer)
         self._matcher = StopMatcher(stop)
         self._has_stops = bool(stop)
+        self._min_tokens = min_tokens
         self.num_tokens = 0
 
     @property
@@ -39,7 +41,8 @@ class OutputText:
         for token_id in token_ids:
             if self.matched is not None:
                 break
-            parts.append(self._matcher.push(self._detokenizer.push((int(token_id),))))
+            text = self._detokenizer.push((int(token_id),))
+            parts.append(text if self.num_tokens < self._min_tokens else self._matcher.push(text))
             self.num_tokens += 1
         return "".join(parts)
 

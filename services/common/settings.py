@@ -32,6 +32,7 @@ _WORDS: Final = MappingProxyType(
         "Path": "PATH",
         "tuple[str,...]": "TEXT",
         "tuple[int,...]": "INTEGER",
+        "dict[int,float]": "JSON",
         "list[str]": "TEXT",
         "list[int]": "INTEGER",
         "list[float]": "NUMBER",

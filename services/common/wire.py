@@ -36,7 +36,8 @@ from quire.engine.step_validation import (
     validate_plan,
     validate_result,
 )
-from quire.engine.validation import check_ids, check_range, validate_options
+from quire.engine.token_ids import check_ids
+from quire.engine.validation import check_range, validate_options
 from quire.internal.v1 import executor_pb2, logprobs_pb2, scheduler_pb2
 from quire.protos.codec import Enumerated, MessageCodec, Nested, NestedList, Packed
 from quire.protos.convert import CACHE, SAMPLING

@@ -10,11 +10,13 @@ from quire.engine.api.limits import MAX_REQUEST_ID_BYTES, ServingLimits
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.open_request import OpenRequest
+from quire.engine.text.bad_words import resolve_bad_words
 from quire.engine.text.detokenizer import Detokenizer
 from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer, utf8
-from quire.engine.validation import check_length, fill_defaults, token_array, validate, validate_options
+from quire.engine.token_ids import token_array
+from quire.engine.validation import check_length, fill_defaults, validate, validate_options
 from quire.internal.v1 import scheduler_pb2
 from quire.services.frontend.scheduler_link import SchedulerLink
 
@@ -114,10 +116,11 @@ class Inference:
             token_ids = await self._encoder.encode(prompt, field=field, max_model_len=limits.max_model_len)
         else:
             check_length(field, len(prompt), limits.max_model_len)
-            token_ids = token_array(prompt, limits, field)
+            token_ids = token_array(prompt, limits.vocab_size, field)
         params = fill_defaults(params, len(token_ids), limits)
         validate(token_ids, params, limits, field=field)
         validate_options(options)
+        params = resolve_bad_words(params, self.tokenizer)
         interval = WHOLE_INTERVAL if whole and not params.stop else self._stream_interval
         opened = self._link.submit(request_id or uuid.uuid4().hex, token_ids, params, options, interval)
         if whole:
@@ -169,7 +172,7 @@ class Inference:
         """
         if len(token_ids) > MAX_DETOKENIZE_IDS:
             raise InvalidRequest(field, len(token_ids), f"must be at most {MAX_DETOKENIZE_IDS} token ids")
-        ids = token_array(token_ids, self._link.limits(), field)
+        ids = token_array(token_ids, self._link.limits().vocab_size, field)
         detokenizer, parts = Detokenizer(self.tokenizer), []
         for at in range(0, len(ids), _IDS_AT_ONCE):
             parts.append(detokenizer.push(ids[at : at + _IDS_AT_ONCE]))

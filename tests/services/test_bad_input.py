@@ -50,7 +50,7 @@ async def refusal(stack: RunningStack, payload: bytes, method: str = GENERATE) -
         ({"temperature": math.inf}, "sampling.temperature: must be 0 (greedy) to 100, got inf"),
         ({"top_p": 0.0}, "sampling.top_p: must be above 0 and at most 1, got 0.0"),
         ({"top_p": 1.5}, "sampling.top_p: must be above 0 and at most 1, got 1.5"),
-        ({"top_k": -1}, "sampling.top_k: must be 0 (keep all) to 2147483647, got -1"),
+        ({"top_k": -2}, "sampling.top_k: must be 0 (keep all) to 2147483647, got -2"),
         ({"min_p": 2.0}, "sampling.min_p: must be 0 to 1, got 2.0"),
         ({"presence_penalty": 2.5}, "sampling.presence_penalty: must be -2 to 2, got 2.5"),
         ({"frequency_penalty": -math.inf}, "sampling.frequency_penalty: must be -2 to 2, got -inf"),

@@ -32,6 +32,13 @@ FULL = SamplingParams(
     presence_penalty=-0.5,
     frequency_penalty=2.0,
     repetition_penalty=1.25,
+    logit_bias={1: -2, 3: 0.5},
+    allowed_token_ids=(1, 3),
+    bad_words=("c",),
+    bad_words_ids=((1, 2), (3,)),
+    min_tokens=2,
+    no_repeat_ngram_size=3,
+    typical_p=0.5,
     logprobs=0,
 )
 

@@ -2,21 +2,15 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
-
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
 from quire.services.frontend.http.body import Body
+from quire.services.frontend.http.sampling_fields import SamplingFields
 
 # More are better sent as requests of their own.
 MAX_PROMPTS = 128
 # OpenAI's default.
 DEFAULT_MAX_TOKENS = 16
-# Fields of the same name and meaning in `SamplingParams`.
-_AS_GIVEN = (
-    "temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos", "presence_penalty", "frequency_penalty",
-    "repetition_penalty", "logprobs",
-)  # fmt: skip
 
 
 class StreamOptions(Body):
@@ -26,23 +20,12 @@ class StreamOptions(Body):
     """A last chunk with the usage and no choices."""
 
 
-class CompletionBody(Body):
+class CompletionBody(SamplingFields):
     """Fields whose type allows one value are known and not supported otherwise."""
 
     model: str | None = None
     prompt: Any
     max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = Field(None, union_mode="left_to_right")
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
     logprobs: int | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -52,18 +35,10 @@ class CompletionBody(Body):
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
     suffix: Literal[""] | None = None
-    logit_bias: dict[str, float] | None = Field(None, max_length=0)
 
     def sampling(self) -> SamplingParams:
         """How to sample; fields that are unset or null get OpenAI's defaults, else Quire's."""
-        given = {name: value for name in _AS_GIVEN if (value := getattr(self, name)) is not None}
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop
-        return SamplingParams(
-            max_tokens=DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
-            stop=tuple(stop or ()),
-            stop_token_ids=tuple(self.stop_token_ids or ()),
-            **given,
-        )
+        return self.sampling_params(DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens, self.logprobs)
 
     def prompts(self) -> list[tuple[str, str | list[int]]]:
         """The prompts, each with its name for refusals.

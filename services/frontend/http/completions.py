@@ -45,13 +45,15 @@ class Completions:
 
     async def _open(self, request: Request, body: CompletionBody) -> list[OpenRequest]:
         """Opens a request for each prompt, or none."""
-        params = body.sampling()
+        params, options = body.sampling(), body.options()
         requests: list[OpenRequest] = []
         try:
             for field, prompt in body.prompts():
                 takes_long = isinstance(prompt, str) and len(prompt) >= LONG_TEXT
                 async with while_connected(request) if takes_long else nullcontext():
-                    opened = await self._inference.submit(prompt, params, field=field, whole=not body.stream)
+                    opened = await self._inference.submit(
+                        prompt, params, field=field, options=options, whole=not body.stream
+                    )
                     requests.append(opened)
                 # Many short prompts take as long as a long one.
                 await asyncio.sleep(0)

@@ -20,7 +20,8 @@ from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Un
 
 INVALID = "invalid_request_error"
 # The protocol groups what OpenAI's API has side by side.
-_PREFIX = "sampling."
+# Beginnings of the protocol's names of fields, and how bodies call the same.
+_RENAMED = (("sampling.", ""), ("cache.salt", "cache_salt"))
 
 
 class UnknownModel(RequestError):
@@ -61,10 +62,10 @@ class Refusal:
 
 def refusal(error: RequestError) -> Refusal:
     """Status and body for an error of the request path."""
-    message = str(error).removeprefix(_PREFIX)
+    message = _field_of_body(str(error))
     match error:
         case InvalidRequest():
-            return Refusal(400, message, INVALID, param=error.field.removeprefix(_PREFIX) or None)
+            return Refusal(400, message, INVALID, param=_field_of_body(error.field) or None)
         case UnknownModel():
             return Refusal(404, message, INVALID, param="model", code="model_not_found")
         case BodyTooLarge():
@@ -74,6 +75,14 @@ def refusal(error: RequestError) -> Refusal:
         case Unavailable():
             return Refusal(503, message, "unavailable_error", code="unavailable", retry_after=1.0)
     return Refusal(500, message, "server_error", code="internal_error")
+
+
+def _field_of_body(text: str) -> str:
+    """What begins with the protocol's name of a field begins with the body's."""
+    for ours, theirs in _RENAMED:
+        if text.startswith(ours):
+            return theirs + text.removeprefix(ours)
+    return text
 
 
 async def refuse(request: Request, error: Exception) -> JSONResponse:

@@ -1,0 +1,61 @@
+"""The fields of a body that say how to sample: OpenAI's, and those that other servers have added to them."""
+
+from typing import Any, Final
+
+from pydantic import Field
+
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.options import CacheParams, RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.services.frontend.http.body import Body
+
+# Fields of the same name and meaning in `SamplingParams`, where null is the default.
+_AS_GIVEN: Final = (
+    "temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "stop", "stop_token_ids", "ignore_eos", "min_tokens",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "no_repeat_ngram_size", "bad_words",
+    "allowed_token_ids",
+)  # fmt: skip
+
+
+class SamplingFields(Body):
+    """Fields that every API for text has."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = Field(None, union_mode="left_to_right")
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    bad_words: list[str] | None = None
+    allowed_token_ids: list[int] | None = None
+    logit_bias: dict[str, float] | None = None
+    priority: int | None = None
+    cache_salt: str | None = None
+
+    def sampling_params(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+        """How to sample; fields that are unset or null get the defaults of `SamplingParams`.
+
+        Raises:
+            InvalidRequest: a key of `logit_bias` is no token id.
+        """
+        given: dict[str, Any] = {name: getattr(self, name) for name in _AS_GIVEN}
+        bias = {_token_id(key): value for key, value in (self.logit_bias or {}).items()}
+        return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, logit_bias=bias, **given)  # type: ignore[arg-type]
+
+    def options(self) -> RequestOptions:
+        """Wishes to the scheduler."""
+        return RequestOptions(self.priority or 0, CacheParams(salt=self.cache_salt or ""))
+
+
+def _token_id(key: str) -> int:
+    if not (key.isascii() and key.isdecimal() and len(key) < 10):
+        raise InvalidRequest("logit_bias", key, "must have token ids for keys")
+    return int(key)
