@@ -1,6 +1,7 @@
 """Settings of the engine: frozen, validated, each field's docstring is its `--help` text."""
 
 import re
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -69,6 +70,23 @@ class ExecutorConfig(EngineConfig):
     max_model_len: int | None = Field(None, ge=2)
     """Tokens of prompt and generation together; at most what the model reaches, by the scaling of rotary positions that
     its config.json names; default: its max_position_embeddings."""
+
+
+class ChatConfig(EngineConfig):
+    """How a model chats, where its folder does not say so."""
+
+    chat_template: Path | None = None
+    """File with the Jinja template that makes a prompt of messages; default: what the model's folder has."""
+
+    tool_call_format: Literal["auto", "none", "hermes", "llama3", "mistral", "deepseek"] = "auto"
+    """How the model writes tool calls; auto: as its chat template has them."""
+
+    reasoning_format: Literal["auto", "none", "think"] = "auto"
+    """How the model writes what it thinks before it answers; think: between <think> and </think>; auto: so, if its chat
+    template knows them."""
+
+    request_chat_templates: bool = True
+    """Take chat templates from requests; each runs in a process with bounds of time and memory."""
 
 
 class SchedulerConfig(EngineConfig):

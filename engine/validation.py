@@ -23,10 +23,20 @@ from quire.engine.sampling_validation import check_kind, validate_sampling
 from quire.engine.token_ids import check_ids
 
 
-def fill_defaults(params: SamplingParams, num_prompt: int, limits: ServingLimits) -> SamplingParams:
-    """Fills `max_tokens` and `seed` where unset; a prompt that leaves no room is left to `validate`."""
+def fill_defaults(
+    params: SamplingParams, num_prompt: int, limits: ServingLimits, *, fills_context: bool = False
+) -> SamplingParams:
+    """Fills `max_tokens` and `seed` where unset; a prompt that leaves no room is left to `validate`.
+
+    Args:
+        fills_context: `max_tokens` is what context and pool leave; else no more than `DEFAULT_MAX_TOKENS` of that.
+    """
     max_tokens, seed = params.max_tokens, params.seed
-    if max_tokens is None:
+    if max_tokens is None and fills_context:
+        # As of one token less: the last one takes no place in the pool.
+        in_pool = limits.num_blocks * limits.block_size + 1
+        max_tokens = max(1, min(limits.max_model_len, in_pool) - num_prompt)
+    elif max_tokens is None:
         max_tokens = min(DEFAULT_MAX_TOKENS, limits.max_model_len - num_prompt)
     return replace(params, max_tokens=max_tokens, seed=secrets.randbits(64) if seed is None else seed)
 

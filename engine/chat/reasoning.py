@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from quire.engine.chat.conversation import Conversation
 from quire.engine.chat.delta import ContentDelta, ReasoningDelta
 from quire.engine.chat.reader import Reader, Reading
 
@@ -48,6 +49,9 @@ def begins_reasoning(template: str) -> bool:
     return THINK_END in template
 
 
-def is_reasoning_open(prompt: str) -> bool:
-    """Whether the rendered prompt ends where its template has opened the reasoning."""
+def is_reasoning_open(prompt: str, conversation: Conversation) -> bool:
+    """Whether the rendered prompt ends within the reasoning: its template has opened it, or the message it goes on."""
+    if conversation.continue_final_message:
+        last = conversation.messages[-1].text
+        return last.rfind(THINK_BEGIN) > last.rfind(THINK_END)
     return prompt.rstrip().endswith(THINK_BEGIN)

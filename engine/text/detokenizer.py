@@ -28,6 +28,14 @@ class Detokenizer:
         token = self._tokenizer.token(token_id)
         return token is not None and self._decoding.breaks(token)
 
+    def spell_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token by itself; special tokens are spelled out."""
+        token = self._tokenizer.token(token_id)
+        if token is None:
+            return (self._tokenizer.backend.id_to_token(token_id) or "").encode()
+        spelled = self._decoding.spell(token)
+        return spelled.encode() if isinstance(spelled, str) else spelled
+
     def spell(self, token_id: int) -> str:
         """One token by itself, wherever it stands, in OpenAI's way: of bytes that are no text "bytes:\\xe2\\x82".
 

@@ -97,6 +97,8 @@ class Inference:
         request_id: str = "",
         options: RequestOptions = DEFAULT_OPTIONS,
         whole: bool = False,
+        add_special_tokens: bool = True,
+        fills_context: bool = False,
     ) -> OpenRequest:
         """Checks a request and opens it; `follow` it, and `close` it when its caller has the end.
 
@@ -104,6 +106,8 @@ class Inference:
             whole: its pieces will be joined, so that one will do.
             field: name of the prompt in the API at hand, for refusals.
             request_id: the client's name for it; "": one is made.
+            add_special_tokens: of a text; a chat template writes them itself.
+            fills_context: without `max_tokens` the answer may be as long as context and pool allow.
 
         Raises:
             RequestError: it is refused.
@@ -113,11 +117,13 @@ class Inference:
             raise InvalidRequest("request_id", request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
         limits = self._link.limits()
         if isinstance(prompt, str):
-            token_ids = await self._encoder.encode(prompt, field=field, max_model_len=limits.max_model_len)
+            token_ids = await self._encoder.encode(
+                prompt, field=field, max_model_len=limits.max_model_len, add_special_tokens=add_special_tokens
+            )
         else:
             check_length(field, len(prompt), limits.max_model_len)
             token_ids = token_array(prompt, limits.vocab_size, field)
-        params = fill_defaults(params, len(token_ids), limits)
+        params = fill_defaults(params, len(token_ids), limits, fills_context=fills_context)
         validate(token_ids, params, limits, field=field)
         validate_options(options)
         params = resolve_bad_words(params, self.tokenizer)
@@ -150,7 +156,7 @@ class Inference:
             self._link.abort(request)
         return request is not None
 
-    async def encode(self, text: str, field: str) -> list[int]:
+    async def encode(self, text: str, field: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text.
 
         Raises:
@@ -160,8 +166,9 @@ class Inference:
         size = len(text) if len(text) > MAX_TOKENIZE_BYTES else len(utf8(text, field))
         if size > MAX_TOKENIZE_BYTES:
             raise InvalidRequest(field, size, f"must be at most {MAX_TOKENIZE_BYTES} bytes of UTF-8")
-        token_ids: list[int] = (await self._encoder.encode(text, field=field)).tolist()
-        return token_ids
+        token_ids = await self._encoder.encode(text, field=field, add_special_tokens=add_special_tokens)
+        found: list[int] = token_ids.tolist()
+        return found
 
     async def decode(self, token_ids: Sequence[int], field: str) -> str:
         """The text of token ids, without special tokens; others have their turn meanwhile.

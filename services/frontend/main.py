@@ -11,6 +11,8 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from quire.engine.api.errors import Unavailable
+from quire.engine.chat.chat_format import ChatFormat
+from quire.engine.config import ChatConfig
 from quire.engine.model.source import resolve_model
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.text.tokenizer import Tokenizer
@@ -29,7 +31,7 @@ from quire.services.frontend.servicer import InferenceServicer
 from quire.v1 import inference_pb2_grpc
 
 
-class Settings(ServiceSettings):
+class Settings(ServiceSettings, ChatConfig):
     """Answer clients: tokenize, enqueue at the scheduler, turn tokens into text."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_FRONTEND_")
@@ -95,6 +97,7 @@ async def _serve(settings: Settings) -> None:
     )
     name = settings.served_model_name or _model_name(settings.model, folder)
     inference = Inference(name, Tokenizer.load(folder), link, settings.stream_interval)
+    chat = ChatFormat(folder, ChatConfig(**settings.model_dump(include=set(ChatConfig.model_fields))))
     servicer = InferenceServicer(inference)
 
     def register(server: grpc.aio.Server) -> None:
@@ -108,7 +111,7 @@ async def _serve(settings: Settings) -> None:
         body_seconds=settings.http_body_seconds,
         write_seconds=settings.write_seconds,
     )
-    app = make_app(inference, intake)
+    app = make_app(inference, chat, intake)
     http = http_serving(settings.http_listen, app, limits, grace=1) if settings.http_listen else nullcontext()
     async with (
         serving(
@@ -132,6 +135,7 @@ async def _serve(settings: Settings) -> None:
         await link.drained(settings.drain_seconds)
         link.fail_all(Unavailable("this frontend is shutting down"))
         running.cancel()
+        await chat.close()
 
 
 def _model_name(model: str | None, folder: Path) -> str:

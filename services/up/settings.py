@@ -3,13 +3,13 @@
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from quire.engine.config import ExecutorConfig, SchedulerConfig
+from quire.engine.config import ChatConfig, ExecutorConfig, SchedulerConfig
 from quire.engine.resources.ledger.connection import RedisUrl
 from quire.protos.address import MAX_PORT
 from quire.services.common.settings import ProcessSettings
 
 
-class UpSettings(ProcessSettings):
+class UpSettings(ProcessSettings, ChatConfig):
     """Start a Redis, an executor, a scheduler and a frontend on this machine."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_UP_", cli_shortcuts={"executor.model": "model"})

@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from quire.engine.api.errors import StartupError
+from quire.engine.config import ChatConfig
 from quire.services.common.address import joined
 from quire.services.common.channel import open_channel
 from quire.services.common.settings import to_flags
@@ -118,6 +119,7 @@ class Stack:
             "served_model_name": self._settings.served_model_name,
             "stream_interval": self._settings.stream_interval,
             "drain_seconds": self._settings.drain_seconds,
+            **self._settings.model_dump(include=set(ChatConfig.model_fields), exclude_unset=True),
         }
         return await self._service("frontend", "frontend", flags)
 

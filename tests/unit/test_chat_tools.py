@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import pytest
 
 from quire.engine.chat.answer import AnswerReader, join_deltas
+from quire.engine.chat.conversation import Conversation
 from quire.engine.chat.delta import CallDelta, ContentDelta, Delta, ReasoningDelta
 from quire.engine.chat.message import Message
 from quire.engine.chat.reasoning import ThinkReader, begins_reasoning, is_reasoning_open
@@ -194,8 +195,15 @@ def test_formats_are_recognised_by_their_templates() -> None:
         assert recognise_tool_format((TEMPLATES / f"{template}.jinja").read_text()) == name
     assert begins_reasoning((TEMPLATES / "hermes.jinja").read_text())
     assert not begins_reasoning((TEMPLATES / "llama3.jinja").read_text())
-    assert is_reasoning_open("<|Assistant|><think>\n")
-    assert not is_reasoning_open("<think>\n\n</think>\n\n")
+
+
+def test_reasoning_is_open_where_the_prompt_ends_in_it() -> None:
+    talk = Conversation.read([{"role": "assistant", "content": "<think>a"}])
+    assert is_reasoning_open("<|Assistant|><think>\n", talk)
+    assert not is_reasoning_open("<think>\n\n</think>\n\n", talk)
+    assert is_reasoning_open("...<think>a", Conversation.read(talk.messages, continue_final_message=True))
+    closed = [{"role": "assistant", "content": "<think>a</think>b"}]
+    assert not is_reasoning_open("", Conversation.read(closed, continue_final_message=True))
 
 
 @pytest.mark.parametrize("name", TOOL_FORMATS)

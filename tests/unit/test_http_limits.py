@@ -214,7 +214,7 @@ async def test_overload_is_refused_before_the_body_is_read() -> None:
             raise Overloaded("full", 35.5)
 
     server = Server()
-    server.app = make_app(Full(), Intake())  # type: ignore[arg-type]
+    server.app = make_app(Full(), None, Intake())  # type: ignore[arg-type]
     async with http_serving(server.place, server.app, LIMITS, grace=1), asyncio.timeout(SECONDS):
         reader, writer = await server.connect()
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
@@ -226,5 +226,5 @@ async def test_overload_is_refused_before_the_body_is_read() -> None:
 
 def test_the_api_lets_a_client_that_leaves_go() -> None:
     """What the tests above do with their own app."""
-    app = make_app(None, Intake())  # type: ignore[arg-type]
+    app = make_app(None, None, Intake())  # type: ignore[arg-type]
     assert app.exception_handlers[ClientDisconnect] is leave

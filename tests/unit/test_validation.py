@@ -144,6 +144,16 @@ def test_complete_fills_only_what_is_unset() -> None:
     assert fill_defaults(given, 4, LIMITS) == given
 
 
+@pytest.mark.parametrize(("num_blocks", "max_tokens"), [(1000, 60), (2, 29), (4, 60), (0, 1)])
+def test_an_answer_may_fill_what_context_and_pool_leave(num_blocks: int, max_tokens: int) -> None:
+    limits = replace(LIMITS, num_blocks=num_blocks)
+    filled = fill_defaults(SamplingParams(), 4, limits, fills_context=True)
+    assert filled.max_tokens == max_tokens
+    if num_blocks:
+        validate(prompt(4), filled, limits)
+    assert fill_defaults(SamplingParams(max_tokens=3), 4, limits, fills_context=True).max_tokens == 3
+
+
 def test_seeds_are_drawn_from_64_bits() -> None:
     seeds = [fill_defaults(SamplingParams(), 4, LIMITS).seed or 0 for _ in range(64)]
     assert len(set(seeds)) == 64

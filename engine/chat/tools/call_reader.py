@@ -5,7 +5,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Callable
 from enum import Enum, auto
-from typing import Final
+from typing import ClassVar, Final
 
 from quire.engine.chat.delta import CallDelta, ContentDelta
 from quire.engine.chat.reader import Reader, Reading
@@ -37,8 +37,11 @@ class CallReader(Reader):
         tool_names: of the functions that the model may call.
 
     Attributes:
+        markers: what stands around calls; models have them as special tokens.
         num_calls: calls told so far.
     """
+
+    markers: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, tool_names: frozenset[str] = frozenset()) -> None:
         super().__init__()

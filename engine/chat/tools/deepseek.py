@@ -25,6 +25,8 @@ _FENCE: Final = "```json"
 class DeepSeekReader(CallReader):
     """All versions: what follows the separator tells them apart."""
 
+    markers = (_CALLS_BEGIN, _CALLS_END, _BEGIN, _END, _SEPARATOR)
+
     def _read_answer(self) -> Reading[None]:
         while marker := (yield from self._content_until(_CALLS_BEGIN, _BEGIN, _CALLS_END)):
             if marker == _BEGIN:

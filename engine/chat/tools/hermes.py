@@ -12,6 +12,8 @@ _END: Final = "</tool_call>"
 class HermesReader(CallReader):
     """Some models leave out the end of the last call, or that of all."""
 
+    markers = (_BEGIN, _END)
+
     def _read_answer(self) -> Reading[None]:
         while (yield from self._content_until(_BEGIN)):
             before = _BEGIN + (yield from self._skip_space())

@@ -14,6 +14,8 @@ _TAG: Final = "<|python_tag|>"
 class Llama3Reader(CallReader):
     """As no marker need stand in front, only objects that name one of the tools are calls."""
 
+    markers = (_TAG,)
+
     def _read_answer(self) -> Reading[None]:
         yield from self._calls((yield from self._skip_space()))
         while (yield from self._content_until(_TAG)):

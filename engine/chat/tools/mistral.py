@@ -21,6 +21,8 @@ _ID_CHARS: Final = 9
 class MistralReader(CallReader):
     """Both forms."""
 
+    markers = (_BEGIN, _ID, _ARGUMENTS)
+
     def _read_answer(self) -> Reading[None]:
         while (yield from self._content_until(_BEGIN)):
             before = _BEGIN + (yield from self._skip_space())

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
@@ -27,6 +27,9 @@ class Body(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow", strict=True)
 
+    max_nested: ClassVar[int] = MAX_NESTED
+    """Lists, objects and fields of a large body."""
+
 
 BodyT = TypeVar("BodyT", bound=Body)
 
@@ -46,7 +49,7 @@ async def read_body(request: Request, kind: type[BodyT]) -> BodyT:
             if len(data) <= SMALL_BYTES:
                 body = kind.model_validate_json(data)
             else:
-                await _check_size(data)
+                await _check_size(data, kind.max_nested)
                 body = await intake.run(partial(kind.model_validate_json, data))
     except ValidationError as error:
         raise _invalid(error) from error
@@ -63,10 +66,10 @@ def _refuse_unknown(body: Body, path: str = "") -> None:
             _refuse_unknown(part, f"{path}{name}.")
 
 
-async def _check_size(data: bytes) -> None:
+async def _check_size(data: bytes, max_nested: int) -> None:
     for size in count_json(data):
-        if size.values > MAX_VALUES or size.nested > MAX_NESTED:
-            limit = f"must be at most {MAX_VALUES} values, and {MAX_NESTED} lists, objects and fields"
+        if size.values > MAX_VALUES or size.nested > max_nested:
+            limit = f"must be at most {MAX_VALUES} values, and {max_nested} lists, objects and fields"
             raise InvalidRequest("body", f"{len(data)} bytes", limit)
         await asyncio.sleep(0)
 

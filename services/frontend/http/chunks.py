@@ -3,15 +3,31 @@
 import json
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.services.frontend.http.errors import Refusal
 from quire.services.frontend.http.logprobs import ChoiceLogprobs
 
 DONE = b"data: [DONE]\n\n"
-_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}
+REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class Chunks(Protocol):
+    """Writes the answer to one HTTP request in the form of one API."""
+
+    def event(self, index: int, piece: Completion) -> bytes:
+        """The event for a piece of answer `index`; empty if it says nothing yet."""
+        ...
+
+    def usage_event(self, usages: Iterable[Usage]) -> bytes:
+        """The event that only says what the request took."""
+        ...
+
+    def whole(self, answers: Sequence[Completion]) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        ...
 
 
 class CompletionChunks:
@@ -43,7 +59,7 @@ class CompletionChunks:
         if piece.finish_reason is None:
             end = 'null,"stop_reason":null'
         else:
-            end = f'"{_REASONS[piece.finish_reason]}","stop_reason":{_to_json(piece.matched_stop)}'
+            end = f'"{REASONS[piece.finish_reason]}","stop_reason":{_to_json(piece.matched_stop)}'
         logprobs = _to_json(self._logprobs[index].of(piece)) if self._logprobs else "null"
         return (
             f'{self._head}"choices":[{{"index":{index},"text":{_to_json(piece.text)},"logprobs":{logprobs},'
@@ -52,7 +68,7 @@ class CompletionChunks:
 
     def usage_event(self, usages: Iterable[Usage]) -> bytes:
         """The event that only says what the request took."""
-        return f'{self._head}"choices":[],"usage":{_to_json(_usage(usages))}}}\n\n'.encode()
+        return f'{self._head}"choices":[],"usage":{_to_json(usage_json(usages))}}}\n\n'.encode()
 
     def whole(self, answers: Sequence[Completion]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
@@ -61,13 +77,13 @@ class CompletionChunks:
                 "index": index,
                 "text": answer.text,
                 "logprobs": self._logprobs[index].of(answer) if self._logprobs else None,
-                "finish_reason": _REASONS[answer.finish_reason] if answer.finish_reason else None,
+                "finish_reason": REASONS[answer.finish_reason] if answer.finish_reason else None,
                 "stop_reason": answer.matched_stop,
             }
             for index, answer in enumerate(answers)
         ]
         usages = [answer.usage for answer in answers if answer.usage is not None]
-        return {**self._frame, "choices": choices, "usage": _usage(usages)}
+        return {**self._frame, "choices": choices, "usage": usage_json(usages)}
 
 
 def error_event(error: Refusal) -> bytes:
@@ -75,7 +91,8 @@ def error_event(error: Refusal) -> bytes:
     return f"data: {_to_json(error.body)}\n\n".encode()
 
 
-def _usage(usages: Iterable[Usage]) -> dict[str, Any]:
+def usage_json(usages: Iterable[Usage]) -> dict[str, Any]:
+    """What all answers together took."""
     prompt = cached = generated = 0
     for usage in usages:
         prompt += usage.prompt_tokens

@@ -4,8 +4,8 @@ from typing import Any, Literal
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
-from quire.services.frontend.http.body import Body
 from quire.services.frontend.http.sampling_fields import SamplingFields
+from quire.services.frontend.http.stream_fields import StreamFields
 
 # More are better sent as requests of their own.
 MAX_PROMPTS = 128
@@ -13,24 +13,12 @@ MAX_PROMPTS = 128
 DEFAULT_MAX_TOKENS = 16
 
 
-class StreamOptions(Body):
-    """Options of a stream."""
-
-    include_usage: bool = False
-    """A last chunk with the usage and no choices."""
-
-
-class CompletionBody(SamplingFields):
+class CompletionBody(SamplingFields, StreamFields):
     """Fields whose type allows one value are known and not supported otherwise."""
 
-    model: str | None = None
     prompt: Any
     max_tokens: int | None = None
     logprobs: int | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-    """For the caller's own records; not looked at."""
     n: Literal[1] | None = None
     best_of: Literal[1] | None = None
     echo: Literal[False] | None = None
@@ -54,19 +42,6 @@ class CompletionBody(SamplingFields):
                 raise InvalidRequest("prompt", len(prompt), f"must be at most {MAX_PROMPTS} prompts")
             return [(f"prompt[{index}]", one) for index, one in enumerate(prompt)]
         raise InvalidRequest("prompt", prompt, "must be a text, a list of token ids, or a list of either")
-
-    @property
-    def includes_usage(self) -> bool:
-        """Whether a stream ends with the usage.
-
-        Raises:
-            InvalidRequest: options for a stream were given, and none was asked for.
-        """
-        if self.stream_options is None:
-            return False
-        if not self.stream:
-            raise InvalidRequest("stream_options", "given", "must be left out unless stream is true")
-        return self.stream_options.include_usage
 
 
 def _is_ids(prompt: object) -> bool:

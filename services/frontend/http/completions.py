@@ -13,7 +13,7 @@ from quire.engine.api.errors import RequestError
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.tokenizer import LONG_TEXT
 from quire.services.frontend.http.body import read_body
-from quire.services.frontend.http.chunks import DONE, CompletionChunks, error_event
+from quire.services.frontend.http.chunks import DONE, Chunks, CompletionChunks, error_event
 from quire.services.frontend.http.completion_body import CompletionBody
 from quire.services.frontend.http.disconnect import disconnected, while_connected
 from quire.services.frontend.http.errors import refusal
@@ -75,7 +75,7 @@ class Answer:
         self,
         inference: Inference,
         requests: list[OpenRequest],
-        chunks: CompletionChunks,
+        chunks: Chunks,
         is_stream: bool,
         includes_usage: bool,
     ) -> None:

@@ -34,7 +34,7 @@ class ChoiceLogprobs:
         spelled = [self._detokenizer.spell(token_id) for token_id in piece.token_ids]
         return {
             "tokens": spelled,
-            "token_logprobs": [_finite(each.logprob) for each in piece.logprobs],
+            "token_logprobs": [finite(each.logprob) for each in piece.logprobs],
             "top_logprobs": [self._top(*pair) for pair in zip(spelled, piece.logprobs, strict=True)],
             "text_offset": [self._offset(token_id) for token_id in piece.token_ids],
         }
@@ -43,8 +43,8 @@ class ChoiceLogprobs:
         """The most likely tokens and the sampled one; of tokens that are spelled alike, the most likely."""
         found: dict[str, float] = {}
         for token_id, logprob in zip(logprobs.top_token_ids, logprobs.top_logprobs, strict=True):
-            found.setdefault(self._detokenizer.spell(token_id), _finite(logprob))
-        found.setdefault(spelled, _finite(logprobs.logprob))
+            found.setdefault(self._detokenizer.spell(token_id), finite(logprob))
+        found.setdefault(spelled, finite(logprobs.logprob))
         return found
 
     def _offset(self, token_id: int) -> int:
@@ -53,5 +53,6 @@ class ChoiceLogprobs:
         return begin
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """A log-probability as a number that JSON has."""
     return logprob if math.isfinite(logprob) else _LOWEST

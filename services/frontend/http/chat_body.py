@@ -1,0 +1,101 @@
+"""The body of POST /v1/chat/completions: OpenAI's fields, and those that other servers have added to them."""
+
+from typing import Any, ClassVar, Literal
+
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.chat.conversation import Conversation
+from quire.services.frontend.http.body import Body
+from quire.services.frontend.http.sampling_fields import SamplingFields
+from quire.services.frontend.http.stream_fields import StreamFields
+
+
+class ConversationFields(Body):
+    """Fields that make a prompt of messages; /tokenize has them, too."""
+
+    messages: Any = None
+    tools: Any = None
+    documents: Any = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    reasoning_effort: str | None = None
+    """A variable of the template."""
+
+    # Long conversations with many tools have so many.
+    max_nested: ClassVar[int] = 32 * 1024
+
+    def conversation(self, *, with_tools: bool = True) -> Conversation:
+        """What the template is given.
+
+        Raises:
+            InvalidRequest: names the part at fault, such as "messages[2].content".
+        """
+        effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
+        return Conversation.read(
+            self.messages,
+            tools=self.tools if with_tools else None,
+            documents=self.documents,
+            template_kwargs={**effort, **(self.chat_template_kwargs or {})},
+            add_generation_prompt=self.add_generation_prompt,
+            continue_final_message=self.continue_final_message,
+        )
+
+
+class ChatBody(SamplingFields, StreamFields, ConversationFields):
+    """Fields whose type allows one value are known and not supported otherwise."""
+
+    messages: Any
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    response_format: Any = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    """The older name of `max_completion_tokens`."""
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    n: Literal[1] | None = None
+    modalities: list[Literal["text"]] | None = None
+    store: Literal[False] | None = None
+    metadata: dict[str, str] | None = None
+    """For the caller's own records, as those that follow; not looked at."""
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+
+    def sampling(self) -> SamplingParams:
+        """How to sample. Without a limit of tokens the answer may be as long as the context.
+
+        Raises:
+            InvalidRequest: fields contradict each other.
+        """
+        if self.max_tokens is not None and self.max_completion_tokens not in (None, self.max_tokens):
+            limit = f"must be max_completion_tokens, {self.max_completion_tokens}, or be left out"
+            raise InvalidRequest("max_tokens", self.max_tokens, limit)
+        max_tokens = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("top_logprobs", self.top_logprobs, "must be left out unless logprobs is true")
+        return self.sampling_params(max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
+
+    @property
+    def wants_tools(self) -> bool:
+        """Whether the model may call tools.
+
+        Raises:
+            InvalidRequest: `tool_choice` is none, or asks for what is not supported.
+        """
+        choice = "auto" if self.tool_choice is None else self.tool_choice
+        if choice == "required" or isinstance(choice, dict):
+            raise InvalidRequest("tool_choice", choice, 'must be "none" or "auto": calls cannot be required')
+        if choice not in ("none", "auto"):
+            raise InvalidRequest("tool_choice", choice, 'must be "none" or "auto"')
+        if self.tool_choice == "auto" and not self.tools:
+            raise InvalidRequest("tool_choice", choice, "must be left out without tools")
+        return bool(self.tools) and choice == "auto"
+
+    def check_response_format(self) -> None:
+        """Raises `InvalidRequest` unless the answer is to be text."""
+        given = self.response_format
+        if given is not None and given != {"type": "text"}:
+            raise InvalidRequest("response_format", given, 'must be {"type": "text"}')

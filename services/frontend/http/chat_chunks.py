@@ -1,0 +1,125 @@
+"""The JSON of chat completions: whole, and as server-sent events."""
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from quire.engine.api.completion import Completion, FinishReason, Usage
+from quire.engine.api.version import __version__
+from quire.engine.chat.answer import AnswerReader, join_deltas
+from quire.engine.chat.chat_format import ChatPrompt
+from quire.engine.chat.delta import CallDelta, ContentDelta, Delta, ReasoningDelta
+from quire.engine.chat.message import Message
+from quire.services.frontend.http.chat_logprobs import ChatLogprobs
+from quire.services.frontend.http.chunks import REASONS, usage_json
+
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class ChatChunks:
+    """Writes the answer to one HTTP request.
+
+    Args:
+        request_id: without the API's prefix.
+        model: as served.
+        prompt: says how to read the answers.
+        num_choices: answers to the prompt.
+        includes_usage: a stream ends with the usage; every other chunk then says that it has none.
+        logprobs: writes them; None if none were asked for.
+    """
+
+    def __init__(
+        self,
+        request_id: str,
+        model: str,
+        prompt: ChatPrompt,
+        num_choices: int,
+        includes_usage: bool,
+        logprobs: ChatLogprobs | None = None,
+    ) -> None:
+        self._readers = [prompt.reader() for _ in range(num_choices)]
+        self._is_first = [True] * num_choices
+        self._logprobs = logprobs
+        self._frame = {
+            "id": f"chatcmpl-{request_id}",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": f"quire-{__version__}",
+        }
+        # What is the same in every event is encoded once.
+        chunk = {**self._frame, "object": "chat.completion.chunk"}
+        self._head = f"data: {_to_json(chunk)[:-1]},"
+        self._tail = ',"usage":null}\n\n' if includes_usage else "}\n\n"
+
+    def event(self, index: int, piece: Completion) -> bytes:
+        """The event for a piece of answer `index`; empty while its text is held back."""
+        reader = self._readers[index]
+        is_last = piece.finish_reason is not None
+        delta = _delta_json(reader.finish(piece.text) if is_last else reader.push(piece.text))
+        logprobs = self._logprobs.of(piece) if self._logprobs else None
+        if self._is_first[index]:
+            self._is_first[index] = False
+            delta = {"role": "assistant", "content": "", **delta}
+        elif not (delta or is_last or logprobs):
+            return b""
+        end = f'"{_reason(piece, reader)}","stop_reason":{_to_json(piece.matched_stop)}' if is_last else "null"
+        return (
+            f'{self._head}"choices":[{{"index":{index},"delta":{_to_json(delta)},"logprobs":{_to_json(logprobs)},'
+            f'"finish_reason":{end}}}]{self._tail}'
+        ).encode()
+
+    def usage_event(self, usages: Iterable[Usage]) -> bytes:
+        """The event that only says what the request took."""
+        return f'{self._head}"choices":[],"usage":{_to_json(usage_json(usages))}}}\n\n'.encode()
+
+    def whole(self, answers: Sequence[Completion]) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        choices = []
+        for index, (answer, reader) in enumerate(zip(answers, self._readers, strict=True)):
+            message = join_deltas(reader.finish(answer.text))
+            choices.append(
+                {
+                    "index": index,
+                    "message": _message_json(message),
+                    "logprobs": self._logprobs.of(answer) if self._logprobs else None,
+                    "finish_reason": _reason(answer, reader),
+                    "stop_reason": answer.matched_stop,
+                }
+            )
+        usages = [answer.usage for answer in answers if answer.usage is not None]
+        return {**self._frame, "object": "chat.completion", "choices": choices, "usage": usage_json(usages)}
+
+
+def _reason(answer: Completion, reader: AnswerReader) -> str | None:
+    if answer.finish_reason is FinishReason.STOP and reader.has_calls:
+        return "tool_calls"
+    return REASONS[answer.finish_reason] if answer.finish_reason else None
+
+
+def _message_json(message: Message) -> dict[str, Any]:
+    found: dict[str, Any] = {"role": "assistant", "content": message.content, "refusal": None}
+    if message.reasoning is not None:
+        found["reasoning_content"] = message.reasoning
+    if message.tool_calls:
+        found["tool_calls"] = message.as_json()["tool_calls"]
+    return found
+
+
+def _delta_json(deltas: Iterable[Delta]) -> dict[str, Any]:
+    """All deltas of a piece as one."""
+    found: dict[str, Any] = {}
+    for delta in deltas:
+        match delta:
+            case ContentDelta(text):
+                found["content"] = found.get("content", "") + text
+            case ReasoningDelta(text):
+                found["reasoning_content"] = found.get("reasoning_content", "") + text
+            case CallDelta(index, call_id, name, arguments) if name:
+                function = {"name": name, "arguments": arguments}
+                call = {"index": index, "id": call_id, "type": "function", "function": function}
+                found.setdefault("tool_calls", []).append(call)
+            case CallDelta(index, _, _, arguments):
+                call = {"index": index, "function": {"arguments": arguments}}
+                found.setdefault("tool_calls", []).append(call)
+    return found
