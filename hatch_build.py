@@ -1,4 +1,4 @@
-"""Build hook: compiles the protos into `quire/v1` and `quire/internal/v1` and, for editable installs, links a package.
+"""Build hook: compiles the protos into packages of `quire` and, for editable installs, links a package.
 
 A wheel gets the stubs from a temporary folder. An editable install gets `.editable/quire`: the stubs,
 and links to the checkout's folders. So `quire.engine` is `engine/`, for Python and for type checkers.

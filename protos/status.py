@@ -14,7 +14,7 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
-from quire.engine.api.errors import InvalidRequest, Overloaded, QuireError, RequestError, Unavailable
+from quire.engine.api.errors import InvalidRequest, Overloaded, QuireError, RequestError, Unavailable, UnknownModel
 from quire.v1 import inference_pb2 as pb
 
 # As gRPC's core puts it.
@@ -60,10 +60,12 @@ def from_failure(failure: pb.GenerateFailure) -> QuireError:
 
 
 def code_of(error: RequestError) -> int:
-    """The google.rpc.Code that a server answers with: INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE or INTERNAL."""
+    """The google.rpc.Code that a server answers with."""
     code: int = code_pb2.INTERNAL
     if isinstance(error, InvalidRequest):
         code = code_pb2.INVALID_ARGUMENT
+    elif isinstance(error, UnknownModel):
+        code = code_pb2.NOT_FOUND
     elif isinstance(error, Overloaded):
         code = code_pb2.RESOURCE_EXHAUSTED
     elif isinstance(error, Unavailable):

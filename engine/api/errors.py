@@ -3,6 +3,7 @@
 QuireError
 ├── RequestError                the request ends; nobody else notices
 │   ├── InvalidRequest          the client's fault; names field, value and limit
+│   ├── UnknownModel            the request names a model that is not served here
 │   ├── Overloaded              a bounded queue is full; retryable
 │   └── Unavailable             nothing can compute now, or a fault ended it; retryable
 ├── StartupError                a service cannot start with what it was given
@@ -39,6 +40,18 @@ class InvalidRequest(RequestError):
         self.field = field
         self.value = value
         self.limit = limit
+
+
+class UnknownModel(RequestError):
+    """The request names a model that is not served here.
+
+    Args:
+        name: as given.
+        served: the model's name here.
+    """
+
+    def __init__(self, name: str, served: str) -> None:
+        super().__init__(f"model: must be {served!r}, the model served here, got {_short(name)}")
 
 
 class Overloaded(RequestError):

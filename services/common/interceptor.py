@@ -40,7 +40,9 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "grpc.RpcMethodHandler[Any, Any] | None":
         handler = await continuation(handler_call_details)
-        if handler is None or handler.stream_unary is not None:
+        if handler is None:
+            return _without(handler_call_details.method)
+        if handler.stream_unary is not None:
             return handler
         decode: Any = _tolerant(handler.request_deserializer, _input_type(handler_call_details.method))
         if self._intake is not None:
@@ -102,8 +104,17 @@ class _Unread:
     decode: Callable[[bytes], Any]
 
 
+def _without(method: str) -> "grpc.RpcMethodHandler[Any, Any]":
+    """Answers a method that there is not, whether it streams or not."""
+
+    async def call(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method.lstrip('/')}: there is no such method here")
+
+    return grpc.stream_stream_rpc_method_handler(call)
+
+
 def to_status(error: RequestError) -> status_pb2.Status:
-    """INVALID_ARGUMENT, RESOURCE_EXHAUSTED, UNAVAILABLE or INTERNAL; with google.rpc.RetryInfo where that can help."""
+    """The code of `code_of`; with google.rpc.RetryInfo where that can help."""
     status = status_pb2.Status(code=code_of(error), message=str(error))
     if (delay := retry_delay(error)) is not None:
         info = error_details_pb2.RetryInfo()

@@ -16,6 +16,7 @@ from quire.engine.config import ChatConfig
 from quire.engine.model.source import resolve_model
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.text.tokenizer import Tokenizer
+from quire.kserve import open_inference_pb2_grpc
 from quire.protos.address import Address, OptionalAddress
 from quire.protos.channel import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from quire.services.common.intake import Intake
@@ -26,6 +27,7 @@ from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.limits import HttpLimits, raise_file_limit
 from quire.services.frontend.http.server import http_serving
 from quire.services.frontend.inference import Inference
+from quire.services.frontend.kserve.servicer import KServeServicer
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
 from quire.v1 import inference_pb2_grpc
@@ -102,6 +104,7 @@ async def _serve(settings: Settings) -> None:
 
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(KServeServicer(inference), server)
 
     intake = Intake(settings.max_request_bytes)
     limits = HttpLimits(
@@ -116,7 +119,7 @@ async def _serve(settings: Settings) -> None:
     async with (
         serving(
             settings.listen,
-            ["quire.v1.InferenceService"],
+            ["quire.v1.InferenceService", "inference.GRPCInferenceService"],
             register,
             grace=1.0,
             write_seconds=settings.write_seconds,

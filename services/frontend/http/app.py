@@ -12,6 +12,7 @@ from quire.services.frontend.http.chat_completions import ChatCompletions
 from quire.services.frontend.http.completions import Completions
 from quire.services.frontend.http.disconnect import leave
 from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_route
+from quire.services.frontend.http.kserve import KServe
 from quire.services.frontend.http.models import Models
 from quire.services.frontend.http.tokens import Tokens
 from quire.services.frontend.inference import Inference
@@ -21,6 +22,7 @@ def make_app(inference: Inference, chat: ChatFormat, intake: Intake) -> Starlett
     """The API over the frontend's request path; the intake bounds bodies and parses large ones."""
     chats = ChatCompletions(inference, chat)
     completions, models, tokens = Completions(inference), Models(inference), Tokens(inference)
+    kserve = KServe(inference)
     app = Starlette(
         routes=[
             Route("/v1/completions", completions.create, methods=["POST"]),
@@ -29,6 +31,11 @@ def make_app(inference: Inference, chat: ChatFormat, intake: Intake) -> Starlett
             # Names of hub models have a slash.
             Route("/v1/models/{model:path}", models.get),
             Route("/health", models.health),
+            Route("/v2", kserve.server),
+            Route("/v2/health/live", kserve.live),
+            Route("/v2/health/ready", kserve.ready),
+            Route("/v2/models/{model:path}/ready", kserve.model_ready),
+            Route("/v2/models/{model:path}", kserve.model),
             Route("/tokenize", tokens.tokenize, methods=["POST"]),
             Route("/detokenize", tokens.detokenize, methods=["POST"]),
         ],

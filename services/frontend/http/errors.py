@@ -16,19 +16,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable, UnknownModel
 
 INVALID = "invalid_request_error"
 # The protocol groups what OpenAI's API has side by side.
 # Beginnings of the protocol's names of fields, and how bodies call the same.
 _RENAMED = (("sampling.", ""), ("cache.salt", "cache_salt"))
-
-
-class UnknownModel(RequestError):
-    """The request names a model that is not served here."""
-
-    def __init__(self, name: str, served: str) -> None:
-        super().__init__(f"model: must be {served!r}, the model served here, got {name[:80]!r}")
 
 
 class BodyTooLarge(RequestError):

@@ -6,8 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from quire.engine.api.errors import Unavailable
-from quire.services.frontend.http.errors import UnknownModel
+from quire.engine.api.errors import Unavailable, UnknownModel
 from quire.services.frontend.inference import Inference
 
 
