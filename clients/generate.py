@@ -92,6 +92,12 @@ class Settings(ClientSettings):
     no_repeat_ngram_size: int = 0
     """No run of so many tokens comes twice; 0 allows it."""
 
+    include_stop_str_in_output: bool = False
+    """The text ends behind the match of a stop string, not before it."""
+
+    skip_special_tokens: bool = True
+    """Special tokens make no text."""
+
     typical_p: float = 1.0
     """Keep the locally typical tokens with this probability mass."""
 

@@ -68,6 +68,7 @@ _NUMBERS: Final = (
     _between("min_tokens", 0, MAX_INT32, kind=Integral),
     _between("no_repeat_ngram_size", 0, MAX_NGRAM_SIZE, kind=Integral),
 )
+_FLAGS: Final = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens")
 _TEXTS: Final = (_List("stop", MAX_STOPS), _List("bad_words", MAX_BAD_WORDS))
 _TOKENS: Final = (_List("stop_token_ids", MAX_STOP_TOKENS), _List("allowed_token_ids", MAX_ALLOWED_TOKENS))
 
@@ -90,6 +91,9 @@ def validate_sampling(params: SamplingParams, vocab_size: int, message: str = ""
         check_kind(prefix + rule.name, value, rule.kind)
         if not rule.allows(value):
             raise InvalidRequest(prefix + rule.name, value, rule.limit)
+    for name in _FLAGS:
+        if not isinstance(flag := getattr(params, name), bool):
+            raise InvalidRequest(prefix + name, flag, "must be true or false")
     for each in _TEXTS:
         if (texts := getattr(params, each.name)) != ():
             _check_texts(prefix + each.name, texts, each.most)

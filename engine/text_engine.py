@@ -23,6 +23,7 @@ from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.token_ids import token_array
+from quire.engine.validation import validate_options
 
 # Prompts that are submitted before steps may begin.
 _AT_ONCE: Final = 256
@@ -56,7 +57,7 @@ class TextEngine:
     ) -> None:
         """Gives every piece to `put`, then None, or the error that ended it."""
         try:
-            request = self._engine.submit(await self._token_ids(prompt), self._resolved(params), options)
+            request = self._engine.submit(await self._token_ids(prompt, options), self._resolved(params), options)
             async with aclosing(self._follow(request)) as pieces:
                 async for piece in pieces:
                     put(piece)
@@ -67,7 +68,9 @@ class TextEngine:
 
     async def complete(self, prompt: Tokens, params: SamplingParams, options: RequestOptions) -> Completion:
         """The whole answer."""
-        return await self._join(self._engine.submit(await self._token_ids(prompt), self._resolved(params), options))
+        return await self._join(
+            self._engine.submit(await self._token_ids(prompt, options), self._resolved(params), options)
+        )
 
     async def complete_all(
         self, prompts: Sequence[Tokens], params: SamplingParams, options: RequestOptions
@@ -79,7 +82,7 @@ class TextEngine:
         earlier = iter(answers)
         try:
             for prompt in prompts:
-                opened.append(await self._submit(await self._token_ids(prompt), params, options, earlier))
+                opened.append(await self._submit(await self._token_ids(prompt, options), params, options, earlier))
                 answers.append(asyncio.create_task(self._join(opened[-1])))
                 if len(answers) % _AT_ONCE == 0:
                     await asyncio.sleep(0)
@@ -95,11 +98,18 @@ class TextEngine:
         validate_sampling(params, self._engine.limits.vocab_size)
         return resolve_bad_words(params, self._tokenizer)
 
-    async def _token_ids(self, prompt: Tokens) -> Int32Array:
-        limits = self._engine.limits
+    async def _token_ids(self, prompt: Tokens, options: RequestOptions) -> Int32Array:
+        validate_options(options)
+        limits, kept = self._engine.limits, options.prompt.truncate_prompt_tokens
         if isinstance(prompt, str):
-            return await self._encoder.encode(prompt, max_model_len=limits.max_model_len)
-        return token_array(prompt, limits.vocab_size)
+            token_ids = await self._encoder.encode(
+                prompt,
+                max_model_len=limits.max_model_len if kept is None else None,
+                add_special_tokens=options.prompt.add_special_tokens,
+            )
+        else:
+            token_ids = token_array(prompt, limits.vocab_size)
+        return token_ids if kept is None else token_ids[-kept:]
 
     async def _follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
         try:

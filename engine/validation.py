@@ -10,6 +10,7 @@ from numbers import Integral
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.limits import (
+    MAX_INT32,
     MAX_PRIORITY,
     MAX_RETENTION_PRIORITY,
     MAX_RETENTIONS,
@@ -101,6 +102,11 @@ def validate_options(options: RequestOptions) -> None:
     check_kind("priority", options.priority, Integral)
     if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
         raise InvalidRequest("priority", options.priority, f"must be {-MAX_PRIORITY} to {MAX_PRIORITY}")
+    if not isinstance(options.prompt.add_special_tokens, bool):
+        raise InvalidRequest("add_special_tokens", options.prompt.add_special_tokens, "must be true or false")
+    if (kept := options.prompt.truncate_prompt_tokens) is not None:
+        check_kind("truncate_prompt_tokens", kept, Integral)
+        check_range("truncate_prompt_tokens", kept, 1, MAX_INT32)
     cache = options.cache
     if not isinstance(cache.salt, str):
         raise InvalidRequest("cache.salt", cache.salt, "must be a string")

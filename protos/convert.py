@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.engine.api.errors import InvalidRequest, RequestError
 from quire.engine.api.logprobs import TokenLogprobs
-from quire.engine.api.options import DEFAULT_OPTIONS, CacheParams, RequestOptions, Retention
+from quire.engine.api.options import DEFAULT_OPTIONS, CacheParams, PromptParams, RequestOptions, Retention
 from quire.engine.api.prompt import Prompt, prompt_content
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.codec import MessageCodec, NestedList
@@ -31,6 +31,7 @@ SAMPLING: Final = MessageCodec(SamplingParams, pb.SamplingParams, {"bad_words_id
 CACHE: Final = MessageCodec(
     CacheParams, pb.CacheOptions, {"retention": NestedList(MessageCodec(Retention, pb.Retention))}
 )
+PROMPT: Final = MessageCodec(PromptParams, pb.PromptOptions)
 
 
 def generate_request(
@@ -47,7 +48,9 @@ def generate_request(
     content = prompt_content(prompt)
     _unicode("cache.salt", options.cache.salt)
     message = pb.GenerateRequest(
-        sampling=SAMPLING.to_proto(params, "sampling"), cache=CACHE.to_proto(options.cache, "cache")
+        sampling=SAMPLING.to_proto(params, "sampling"),
+        cache=CACHE.to_proto(options.cache, "cache"),
+        prompt=PROMPT.to_proto(options.prompt, "prompt"),
     )
     message.request_id = _unicode("request_id", request_id)
     try:

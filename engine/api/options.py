@@ -1,4 +1,4 @@
-"""Wishes of a request to the scheduler: its priority, and how its KV blocks are shared and kept."""
+"""Wishes of a request beyond sampling: how its text becomes tokens, its priority, how its KV blocks are kept."""
 
 from dataclasses import dataclass
 
@@ -37,16 +37,31 @@ class CacheParams:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptParams:
+    """How a prompt becomes the tokens that are computed.
+
+    Attributes:
+        add_special_tokens: of a text, with those that the model's folder puts round one.
+        truncate_prompt_tokens: keep the last tokens only, at most so many; None: all, or the prompt is refused.
+    """
+
+    add_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOptions:
-    """Wishes of a request to the scheduler, beyond its tokens.
+    """Wishes of a request beyond sampling.
 
     Attributes:
         priority: higher goes first; -100 to 100.
         cache: how its blocks are shared and kept.
+        prompt: how its prompt becomes tokens.
     """
 
     priority: int = 0
     cache: CacheParams = CacheParams()
+    prompt: PromptParams = PromptParams()
 
 
 DEFAULT_OPTIONS = RequestOptions()

@@ -38,6 +38,8 @@ class SamplingParams:
         min_tokens: nothing ends the sequence before so many tokens.
         no_repeat_ngram_size: no run of so many tokens, prompt and generation together, comes twice; 0 allows it.
         typical_p: keep the locally typical tokens with this probability mass (Meister et al., 2022); in (0, 1].
+        include_stop_str_in_output: the text ends behind the match of a stop string, not before it.
+        skip_special_tokens: special tokens make no text.
         logprobs: number of most likely tokens to return beside each token, with log-probabilities, 0 to 20, by the
             model's own logits; None: without.
     """
@@ -61,6 +63,8 @@ class SamplingParams:
     min_tokens: int = 0
     no_repeat_ngram_size: int = 0
     typical_p: float = 1.0
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
     logprobs: int | None = None
 
     def __post_init__(self) -> None:

@@ -8,15 +8,21 @@ from quire.engine.text.tokenizer import Tokenizer
 
 
 class Detokenizer:
-    """The text of one sequence."""
+    """The text of one sequence.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    Args:
+        tokenizer: the model's.
+        skip_special_tokens: they make no text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
         self._decoding = start_decoding(tokenizer.backend)
 
     def push(self, token_ids: Sequence[int] | Int32Array) -> str:
         """What these tokens add: whole characters only."""
-        tokens = (self._tokenizer.token(int(token_id)) for token_id in token_ids)
+        tokens = (self._token(int(token_id)) for token_id in token_ids)
         return "".join(self._decoding.push(token) for token in tokens if token is not None)
 
     def flush(self) -> str:
@@ -25,7 +31,7 @@ class Detokenizer:
 
     def breaks(self, token_id: int) -> bool:
         """Whether a character is incomplete that this token, coming next, would not go on with."""
-        token = self._tokenizer.token(token_id)
+        token = self._token(token_id)
         return token is not None and self._decoding.breaks(token)
 
     def spell_bytes(self, token_id: int) -> bytes:
@@ -51,3 +57,6 @@ class Detokenizer:
             return spelled.decode()
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in spelled)
+
+    def _token(self, token_id: int) -> str | None:
+        return self._tokenizer.token(token_id, self._skip_special_tokens)

@@ -1,11 +1,15 @@
 """One sequence's text as its tokens come: detokenizer and stop strings joined."""
 
 from collections.abc import Sequence
+from typing import Final
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.text.detokenizer import Detokenizer
 from quire.engine.text.stop import StopMatcher
 from quire.engine.text.tokenizer import Tokenizer
+
+_DEFAULTS: Final = SamplingParams()
 
 
 class OutputText:
@@ -13,18 +17,17 @@ class OutputText:
 
     Args:
         tokenizer: the model's.
-        stop: strings that end the text.
-        min_tokens: what so many tokens say is not compared with them.
+        params: its stop strings end the text; what its first `min_tokens` say is not compared with them.
 
     Attributes:
         num_tokens: tokens taken; after a match, those up to and including the one that completed it.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = (), min_tokens: int = 0) -> None:
-        self._detokenizer = Detokenizer(tokenizer)
-        self._matcher = StopMatcher(stop)
-        self._has_stops = bool(stop)
-        self._min_tokens = min_tokens
+    def __init__(self, tokenizer: Tokenizer, params: SamplingParams = _DEFAULTS) -> None:
+        self._detokenizer = Detokenizer(tokenizer, params.skip_special_tokens)
+        self._matcher = StopMatcher(params.stop, params.include_stop_str_in_output)
+        self._has_stops = bool(params.stop)
+        self._min_tokens = params.min_tokens
         self.num_tokens = 0
 
     @property

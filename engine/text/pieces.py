@@ -17,7 +17,7 @@ class Pieces:
 
     def __init__(self, request: OpenRequest, tokenizer: Tokenizer) -> None:
         self._request = request
-        self._text = OutputText(tokenizer, request.params.stop, request.params.min_tokens)
+        self._text = OutputText(tokenizer, request.params)
         self.is_over = False
 
     def take(self) -> Completion:

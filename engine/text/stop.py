@@ -16,12 +16,13 @@ class StopMatcher:
 
     Args:
         stops: none of them empty; without any, text passes through.
+        includes_match: the match is released with the text before it.
 
     Attributes:
         matched: the stop string that ended the text.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], includes_match: bool = False) -> None:
         if "" in stops:
             raise ValueError("a stop string must not be empty")
         # Node 0 is the root; a node is a prefix of some stop string, and its depth is that prefix's length.
@@ -32,6 +33,7 @@ class StopMatcher:
         for stop in stops:
             self._match[self._grow(stop)] = stop
         self._link()
+        self._includes_match = includes_match
         self._node = 0
         self._held = ""
         self.matched: str | None = None
@@ -48,7 +50,7 @@ class StopMatcher:
             self.matched = self._match[self._node]
             if self.matched is not None:
                 self._held = ""
-                return pending[: position + 1 - len(self.matched)]
+                return pending[: position + 1 - (0 if self._includes_match else len(self.matched))]
         cut = len(pending) - self._depth[self._node]
         self._held = pending[cut:]
         return pending[:cut]

@@ -121,10 +121,10 @@ class Tokenizer:
         tokens = (self.token(int(token_id)) for token_id in token_ids)
         return "".join(decoding.push(token) for token in tokens if token is not None) + decoding.flush()
 
-    def token(self, token_id: int) -> str | None:
-        """The vocabulary's spelling of a token; None if it makes no text (special or unknown)."""
+    def token(self, token_id: int, skip_special_tokens: bool = True) -> str | None:
+        """The vocabulary's spelling of a token; None if it makes no text: it is unknown, or special and skipped."""
         token = self.backend.id_to_token(token_id)
-        return None if token in self._special else token
+        return None if skip_special_tokens and token in self._special else token
 
 
 def utf8(text: str, field: str) -> bytes:

@@ -3,12 +3,14 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, replace
 
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import InvalidRequest, Unavailable
 from quire.engine.api.limits import MAX_REQUEST_ID_BYTES, ServingLimits
-from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.options import DEFAULT_OPTIONS, PromptParams, RequestOptions
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.arrays import Int32Array
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.bad_words import resolve_bad_words
 from quire.engine.text.detokenizer import Detokenizer
@@ -28,6 +30,26 @@ MAX_TOKENIZE_BYTES = 1024 * 1024
 MAX_DETOKENIZE_IDS = 256 * 1024
 # Token ids that are made text of before others have their turn.
 _IDS_AT_ONCE = 2048
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedRequest:
+    """A request that was checked and may be opened, also several times.
+
+    Attributes:
+        prompt: token ids, int32, shape (num_prompt,).
+        params: with every default filled in.
+        options: priority, cache and prompt.
+    """
+
+    prompt: Int32Array
+    params: SamplingParams
+    options: RequestOptions
+
+    def choice(self, index: int) -> "PreparedRequest":
+        """The request for a further answer: each has a seed of its own, the first the request's."""
+        assert self.params.seed is not None
+        return replace(self, params=replace(self.params, seed=(self.params.seed + index) % 2**64))
 
 
 class Inference:
@@ -97,17 +119,42 @@ class Inference:
         request_id: str = "",
         options: RequestOptions = DEFAULT_OPTIONS,
         whole: bool = False,
-        add_special_tokens: bool = True,
-        fills_context: bool = False,
     ) -> OpenRequest:
-        """Checks a request and opens it; `follow` it, and `close` it when its caller has the end.
+        """Checks a request and opens it, as `prepare` and `open` do."""
+        return self.open(await self.prepare(prompt, params, field=field, options=options), request_id, whole=whole)
+
+    async def prepare(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        *,
+        field: str,
+        options: RequestOptions = DEFAULT_OPTIONS,
+        fills_context: bool = False,
+    ) -> PreparedRequest:
+        """Tokenizes and checks a request.
 
         Args:
-            whole: its pieces will be joined, so that one will do.
             field: name of the prompt in the API at hand, for refusals.
-            request_id: the client's name for it; "": one is made.
-            add_special_tokens: of a text; a chat template writes them itself.
             fills_context: without `max_tokens` the answer may be as long as context and pool allow.
+
+        Raises:
+            RequestError: it is refused.
+        """
+        self.admit()
+        validate_options(options)
+        limits = self._link.limits()
+        token_ids = await self._token_ids(prompt, field, options.prompt, limits)
+        params = fill_defaults(params, len(token_ids), limits, fills_context=fills_context)
+        validate(token_ids, params, limits, field=field)
+        return PreparedRequest(token_ids, resolve_bad_words(params, self.tokenizer), options)
+
+    def open(self, request: PreparedRequest, request_id: str = "", *, whole: bool = False) -> OpenRequest:
+        """Opens a request; `follow` it, and `close` it when its caller has the end.
+
+        Args:
+            request_id: the client's name for it; "": one is made.
+            whole: its pieces will be joined, so that one will do.
 
         Raises:
             RequestError: it is refused.
@@ -115,20 +162,9 @@ class Inference:
         self.admit()
         if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
             raise InvalidRequest("request_id", request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
-        limits = self._link.limits()
-        if isinstance(prompt, str):
-            token_ids = await self._encoder.encode(
-                prompt, field=field, max_model_len=limits.max_model_len, add_special_tokens=add_special_tokens
-            )
-        else:
-            check_length(field, len(prompt), limits.max_model_len)
-            token_ids = token_array(prompt, limits.vocab_size, field)
-        params = fill_defaults(params, len(token_ids), limits, fills_context=fills_context)
-        validate(token_ids, params, limits, field=field)
-        validate_options(options)
-        params = resolve_bad_words(params, self.tokenizer)
-        interval = WHOLE_INTERVAL if whole and not params.stop else self._stream_interval
-        opened = self._link.submit(request_id or uuid.uuid4().hex, token_ids, params, options, interval)
+        interval = WHOLE_INTERVAL if whole and not request.params.stop else self._stream_interval
+        request_id = request_id or uuid.uuid4().hex
+        opened = self._link.submit(request_id, request.prompt, request.params, request.options, interval)
         if whole:
             opened.expect_end()
         return opened
@@ -170,7 +206,7 @@ class Inference:
         found: list[int] = token_ids.tolist()
         return found
 
-    async def decode(self, token_ids: Sequence[int], field: str) -> str:
+    async def decode(self, token_ids: Sequence[int] | Int32Array, field: str) -> str:
         """The text of token ids, without special tokens; others have their turn meanwhile.
 
         Raises:
@@ -185,3 +221,18 @@ class Inference:
             parts.append(detokenizer.push(ids[at : at + _IDS_AT_ONCE]))
             await asyncio.sleep(0)
         return "".join([*parts, detokenizer.flush()])
+
+    async def _token_ids(
+        self, prompt: str | Sequence[int], field: str, how: PromptParams, limits: ServingLimits
+    ) -> Int32Array:
+        kept = how.truncate_prompt_tokens
+        max_model_len = limits.max_model_len if kept is None else None
+        if isinstance(prompt, str):
+            token_ids = await self._encoder.encode(
+                prompt, field=field, max_model_len=max_model_len, add_special_tokens=how.add_special_tokens
+            )
+        else:
+            if max_model_len is not None:
+                check_length(field, len(prompt), max_model_len)
+            token_ids = token_array(prompt, limits.vocab_size, field)
+        return token_ids if kept is None else token_ids[-kept:]

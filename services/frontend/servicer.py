@@ -11,7 +11,7 @@ from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.options import RequestOptions
 from quire.engine.api.version import __version__
 from quire.engine.open_request import OpenRequest
-from quire.protos.convert import CACHE, SAMPLING, completion_to_proto
+from quire.protos.convert import CACHE, PROMPT, SAMPLING, completion_to_proto
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.multiplex import Multiplex
 from quire.v1 import inference_pb2 as pb
@@ -122,6 +122,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             SAMPLING.from_proto(request.sampling, "sampling"),
             field=field,
             request_id=request.request_id,
-            options=RequestOptions(request.priority, CACHE.from_proto(request.cache, "cache")),
+            options=RequestOptions(
+                request.priority,
+                CACHE.from_proto(request.cache, "cache"),
+                PROMPT.from_proto(request.prompt, "prompt"),
+            ),
             whole=whole,
         )

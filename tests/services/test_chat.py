@@ -124,6 +124,21 @@ def test_calls_in_a_stream(client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
+def test_several_answers(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="scripted", messages=QUESTION, n=3)
+    assert [(choice.index, choice.message.content) for choice in whole.choices] == [
+        (index, PLAIN) for index in range(3)
+    ]
+    texts = ["", "", ""]
+    for chunk in client.chat.completions.create(model="scripted", messages=QUESTION, n=3, stream=True):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == [PLAIN] * 3
+    alone = client.chat.completions.create(model="scripted", messages=QUESTION)
+    assert whole.usage
+    assert alone.usage
+    assert whole.usage.prompt_tokens == alone.usage.prompt_tokens
+
+
 def test_only_one_call_and_none(client: openai.OpenAI) -> None:
     one = client.chat.completions.create(model="scripted", messages=QUESTION, tools=TOOLS, parallel_tool_calls=False)
     assert len(one.choices[0].message.tool_calls or []) == 1
@@ -199,7 +214,7 @@ async def test_templates_of_requests_and_their_variables(http: aiohttp.ClientSes
         ({"messages": QUESTION, "chat_template_kwargs": {"tools": []}}, "chat_template_kwargs"),
         ({"messages": QUESTION, "functions": []}, "functions"),
         ({"messages": QUESTION, "store": True}, "store"),
-        ({"messages": QUESTION, "n": 2}, "n"),
+        ({"messages": QUESTION, "n": 0}, "n"),
         (
             {"messages": QUESTION, "add_generation_prompt": True, "continue_final_message": True},
             "add_generation_prompt",

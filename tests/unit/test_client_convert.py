@@ -39,6 +39,8 @@ FULL = SamplingParams(
     min_tokens=2,
     no_repeat_ngram_size=3,
     typical_p=0.5,
+    include_stop_str_in_output=True,
+    skip_special_tokens=False,
     logprobs=0,
 )
 

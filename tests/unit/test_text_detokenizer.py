@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 
 from quire.engine.api.errors import StartupError
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.text.detokenizer import Detokenizer
 from quire.engine.text.output import OutputText
 from quire.engine.text.tokenizer import Tokenizer
@@ -170,7 +171,7 @@ def test_other_decoders_are_refused_by_name(decoder: dict[str, object] | None) -
 
 def test_a_stop_string_in_a_run_of_bytes_is_found_when_it_is_complete() -> None:
     tokenizer = TOKENIZERS["llama"]
-    output = OutputText(tokenizer, ["\n\n"])
+    output = OutputText(tokenizer, SamplingParams(stop=["\n\n"]))
     ids = [tokenizer.backend.token_to_id(token) for token in ("fox", *["<0x0A>"] * 9)]
     assert output.push(ids) == "fox"
     assert output.num_tokens == 3

@@ -2,6 +2,7 @@
 
 import pytest
 
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.text.output import OutputText
 from quire.engine.text.tokenizer import Tokenizer
 from support.tokenizers import byte_tokenizer
@@ -22,7 +23,7 @@ def test_text_is_that_of_the_tokens(tokenizer: Tokenizer) -> None:
 
 
 def test_stop_string_ends_text_and_tokens(tokenizer: Tokenizer) -> None:
-    output = OutputText(tokenizer, ["END"])
+    output = OutputText(tokenizer, SamplingParams(stop=["END"]))
     assert output.push(tokenizer.encode("one EN")) == "one "
     assert output.push(tokenizer.encode("D more")) == ""
     assert output.matched == "END"
@@ -32,7 +33,7 @@ def test_stop_string_ends_text_and_tokens(tokenizer: Tokenizer) -> None:
 
 
 def test_held_text_comes_at_the_end(tokenizer: Tokenizer) -> None:
-    output = OutputText(tokenizer, ["END"])
+    output = OutputText(tokenizer, SamplingParams(stop=["END"]))
     assert output.push(tokenizer.encode("one E")) == "one "
     assert output.finish(tokenizer.encode("N")) == "EN"
 
@@ -46,14 +47,14 @@ def test_stop_token_makes_no_text(tokenizer: Tokenizer, stop_token: str) -> None
 
 
 def test_stop_string_before_the_stop_token_wins(tokenizer: Tokenizer) -> None:
-    output = OutputText(tokenizer, ["n"])
+    output = OutputText(tokenizer, SamplingParams(stop=["n"]))
     assert output.finish(tokenizer.encode("one</s>"), by_stop_token=True) == "o"
     assert output.matched == "n"
     assert output.num_tokens == 2
 
 
 def test_stop_string_may_match_what_the_end_releases(tokenizer: Tokenizer) -> None:
-    output = OutputText(tokenizer, ["\N{REPLACEMENT CHARACTER}"])
+    output = OutputText(tokenizer, SamplingParams(stop=["\N{REPLACEMENT CHARACTER}"]))
     assert output.push(tokenizer.encode("a😀")[:-1]) == "a"
     assert output.finish() == ""
     assert output.matched == "\N{REPLACEMENT CHARACTER}"

@@ -55,7 +55,6 @@ class ChatBody(SamplingFields, StreamFields, ConversationFields):
     """The older name of `max_completion_tokens`."""
     logprobs: bool | None = None
     top_logprobs: int | None = None
-    n: Literal[1] | None = None
     modalities: list[Literal["text"]] | None = None
     store: Literal[False] | None = None
     metadata: dict[str, str] | None = None

@@ -1,6 +1,5 @@
 """The JSON of chat completions: whole, and as server-sent events."""
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,49 +10,51 @@ from quire.engine.chat.answer import AnswerReader, join_deltas
 from quire.engine.chat.chat_format import ChatPrompt
 from quire.engine.chat.delta import CallDelta, ContentDelta, Delta, ReasoningDelta
 from quire.engine.chat.message import Message
+from quire.engine.open_request import OpenRequest
 from quire.services.frontend.http.chat_logprobs import ChatLogprobs
-from quire.services.frontend.http.chunks import REASONS, usage_json
-
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
+from quire.services.frontend.http.chunks import DONE, FINISH_REASONS, error_event, to_json, usage_body
+from quire.services.frontend.http.errors import Refusal
 
 
 class ChatChunks:
-    """Writes the answer to one HTTP request.
+    """Renders the answers to one request of the chat API.
 
     Args:
-        request_id: without the API's prefix.
+        requests: all to the one prompt.
         model: as served.
         prompt: says how to read the answers.
-        num_choices: answers to the prompt.
         includes_usage: a stream ends with the usage; every other chunk then says that it has none.
         logprobs: writes them; None if none were asked for.
     """
 
     def __init__(
         self,
-        request_id: str,
+        requests: Sequence[OpenRequest],
         model: str,
         prompt: ChatPrompt,
-        num_choices: int,
         includes_usage: bool,
         logprobs: ChatLogprobs | None = None,
     ) -> None:
-        self._readers = [prompt.reader() for _ in range(num_choices)]
-        self._is_first = [True] * num_choices
+        self._readers = [prompt.reader() for _ in requests]
+        self._is_first = [True] * len(requests)
         self._logprobs = logprobs
+        self._includes_usage = includes_usage
+        self._usages: list[Usage] = []
         self._frame = {
-            "id": f"chatcmpl-{request_id}",
+            "id": f"chatcmpl-{requests[0].request_id}",
             "created": int(time.time()),
             "model": model,
             "system_fingerprint": f"quire-{__version__}",
         }
         # What is the same in every event is encoded once.
         chunk = {**self._frame, "object": "chat.completion.chunk"}
-        self._head = f"data: {_to_json(chunk)[:-1]},"
+        self._head = f"data: {to_json(chunk)[:-1]},"
         self._tail = ',"usage":null}\n\n' if includes_usage else "}\n\n"
 
     def event(self, index: int, piece: Completion) -> bytes:
         """The event for a piece of answer `index`; empty while its text is held back."""
+        if piece.usage is not None:
+            self._usages.append(piece.usage)
         reader = self._readers[index]
         is_last = piece.finish_reason is not None
         delta = _delta_json(reader.finish(piece.text) if is_last else reader.push(piece.text))
@@ -63,15 +64,21 @@ class ChatChunks:
             delta = {"role": "assistant", "content": "", **delta}
         elif not (delta or is_last or logprobs):
             return b""
-        end = f'"{_reason(piece, reader)}","stop_reason":{_to_json(piece.matched_stop)}' if is_last else "null"
+        end = f'"{_reason(piece, reader)}","stop_reason":{to_json(piece.matched_stop)}' if is_last else "null"
         return (
-            f'{self._head}"choices":[{{"index":{index},"delta":{_to_json(delta)},"logprobs":{_to_json(logprobs)},'
+            f'{self._head}"choices":[{{"index":{index},"delta":{to_json(delta)},"logprobs":{to_json(logprobs)},'
             f'"finish_reason":{end}}}]{self._tail}'
         ).encode()
 
-    def usage_event(self, usages: Iterable[Usage]) -> bytes:
-        """The event that only says what the request took."""
-        return f'{self._head}"choices":[],"usage":{_to_json(usage_json(usages))}}}\n\n'.encode()
+    def end(self) -> bytes:
+        """The event that only says what the request took, if it is wanted, and the end."""
+        if not self._includes_usage:
+            return DONE
+        return f'{self._head}"choices":[],"usage":{to_json(_usage_json(self._usages))}}}\n\n'.encode() + DONE
+
+    def failure(self, error: Refusal) -> bytes:
+        """The event for an error after the answer has begun, and the end."""
+        return error_event(error) + DONE
 
     def whole(self, answers: Sequence[Completion]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
@@ -88,13 +95,17 @@ class ChatChunks:
                 }
             )
         usages = [answer.usage for answer in answers if answer.usage is not None]
-        return {**self._frame, "object": "chat.completion", "choices": choices, "usage": usage_json(usages)}
+        return {**self._frame, "object": "chat.completion", "choices": choices, "usage": _usage_json(usages)}
+
+
+def _usage_json(usages: Sequence[Usage]) -> dict[str, Any]:
+    return usage_body(usages[:1], sum(usage.generated_tokens for usage in usages))
 
 
 def _reason(answer: Completion, reader: AnswerReader) -> str | None:
     if answer.finish_reason is FinishReason.STOP and reader.has_calls:
         return "tool_calls"
-    return REASONS[answer.finish_reason] if answer.finish_reason else None
+    return FINISH_REASONS[answer.finish_reason] if answer.finish_reason else None
 
 
 def _message_json(message: Message) -> dict[str, Any]:

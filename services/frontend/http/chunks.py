@@ -2,105 +2,143 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from quire.engine.api.completion import Completion, FinishReason, Usage
+from quire.engine.open_request import OpenRequest
+from quire.services.frontend.http.completion_body import CompletionWishes
 from quire.services.frontend.http.errors import Refusal
 from quire.services.frontend.http.logprobs import ChoiceLogprobs
+from quire.services.frontend.inference import Inference
 
 DONE = b"data: [DONE]\n\n"
-REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}
-_to_json = json.JSONEncoder(separators=(",", ":")).encode
-
-
-class Chunks(Protocol):
-    """Writes the answer to one HTTP request in the form of one API."""
-
-    def event(self, index: int, piece: Completion) -> bytes:
-        """The event for a piece of answer `index`; empty if it says nothing yet."""
-        ...
-
-    def usage_event(self, usages: Iterable[Usage]) -> bytes:
-        """The event that only says what the request took."""
-        ...
-
-    def whole(self, answers: Sequence[Completion]) -> dict[str, Any]:
-        """The body of an answer that is not streamed."""
-        ...
+FINISH_REASONS = {FinishReason.STOP: "stop", FinishReason.LENGTH: "length", FinishReason.ABORTED: "abort"}
+to_json = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class CompletionChunks:
-    """Writes the answer to one HTTP request.
+    """Renders the answers to one request of the completions API.
 
     Args:
-        request_id: without the API's prefix.
-        model: as served.
-        includes_usage: a stream ends with the usage; every other chunk then says that it has none.
-        logprobs: of each prompt's answer; empty if none were asked for.
+        inference: names model and tokens.
+        requests: answers to the first prompt, then to the second, and so on; `wishes.best_of` to each.
+        wishes: what the answer is to have.
+        echoes: the text of each prompt, where it is to be echoed.
     """
 
     def __init__(
-        self, request_id: str, model: str, includes_usage: bool, logprobs: Sequence[ChoiceLogprobs] = ()
+        self,
+        inference: Inference,
+        requests: Sequence[OpenRequest],
+        wishes: CompletionWishes,
+        echoes: Sequence[str] = (),
     ) -> None:
-        self._logprobs = logprobs
+        self._requests = requests
+        self._wishes = wishes
+        self._echoes = [echo for echo in echoes for _ in range(wishes.best_of)]
+        self._logprobs = [ChoiceLogprobs(inference.tokenizer) for _ in requests] if wishes.has_logprobs else []
+        # Answers whose first event has been written.
+        self._begun: set[int] = set()
+        self._usages: dict[int, Usage] = {}
         self._frame = {
-            "id": f"cmpl-{request_id}",
+            "id": f"cmpl-{requests[0].request_id}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": model,
+            "model": inference.model,
         }
         # What is the same in every event is encoded once.
-        self._head = f"data: {_to_json(self._frame)[:-1]},"
-        self._tail = ',"usage":null}\n\n' if includes_usage else "}\n\n"
+        self._head = f"data: {to_json(self._frame)[:-1]},"
+        self._tail = ',"usage":null}\n\n' if wishes.includes_usage else "}\n\n"
 
     def event(self, index: int, piece: Completion) -> bytes:
-        """The event for a piece of the answer to prompt `index`."""
+        """The event for a piece of answer `index`."""
         if piece.finish_reason is None:
             end = 'null,"stop_reason":null'
         else:
-            end = f'"{REASONS[piece.finish_reason]}","stop_reason":{_to_json(piece.matched_stop)}'
-        logprobs = _to_json(self._logprobs[index].of(piece)) if self._logprobs else "null"
+            end = f'"{FINISH_REASONS[piece.finish_reason]}","stop_reason":{to_json(piece.matched_stop)}'
+        if piece.usage is not None:
+            self._usages[index] = piece.usage
+        logprobs = to_json(self._logprobs[index].of(piece)) if self._logprobs else "null"
+        text, more = piece.text, ""
+        if index not in self._begun:
+            self._begun.add(index)
+            text = self._echo(index) + text
+            more = self._token_ids(index, piece, with_prompt=True)
+        elif self._wishes.has_token_ids:
+            more = self._token_ids(index, piece, with_prompt=False)
         return (
-            f'{self._head}"choices":[{{"index":{index},"text":{_to_json(piece.text)},"logprobs":{logprobs},'
-            f'"finish_reason":{end}}}]{self._tail}'
+            f'{self._head}"choices":[{{"index":{index},"text":{to_json(text)},"logprobs":{logprobs},'
+            f'"finish_reason":{end}{more}}}]{self._tail}'
         ).encode()
 
-    def usage_event(self, usages: Iterable[Usage]) -> bytes:
-        """The event that only says what the request took."""
-        return f'{self._head}"choices":[],"usage":{_to_json(usage_json(usages))}}}\n\n'.encode()
+    def end(self) -> bytes:
+        """The event that only says what the request took, if it is wanted, and the end."""
+        if not self._wishes.includes_usage:
+            return DONE
+        return f'{self._head}"choices":[],"usage":{to_json(self._usage(self._usages))}}}\n\n'.encode() + DONE
+
+    def failure(self, error: Refusal) -> bytes:
+        """The event for an error after the answer has begun, and the end."""
+        return error_event(error) + DONE
 
     def whole(self, answers: Sequence[Completion]) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
-        choices = [
-            {
-                "index": index,
-                "text": answer.text,
-                "logprobs": self._logprobs[index].of(answer) if self._logprobs else None,
-                "finish_reason": REASONS[answer.finish_reason] if answer.finish_reason else None,
-                "stop_reason": answer.matched_stop,
-            }
-            for index, answer in enumerate(answers)
-        ]
-        usages = [answer.usage for answer in answers if answer.usage is not None]
-        return {**self._frame, "choices": choices, "usage": usage_json(usages)}
+        choices = [self._choice(index, answers[index]) for index in self._chosen(answers)]
+        usages = {index: answer.usage for index, answer in enumerate(answers) if answer.usage is not None}
+        numbered = [{"index": index, **choice} for index, choice in enumerate(choices)]
+        return {**self._frame, "choices": numbered, "usage": self._usage(usages)}
+
+    def _choice(self, index: int, answer: Completion) -> dict[str, Any]:
+        choice: dict[str, Any] = {
+            "text": self._echo(index) + answer.text,
+            "logprobs": self._logprobs[index].of(answer) if self._logprobs else None,
+            "finish_reason": FINISH_REASONS[answer.finish_reason] if answer.finish_reason else None,
+            "stop_reason": answer.matched_stop,
+        }
+        if self._wishes.has_token_ids:
+            choice |= {"prompt_token_ids": self._requests[index].prompt.tolist(), "token_ids": answer.token_ids}
+        return choice
+
+    def _chosen(self, answers: Sequence[Completion]) -> list[int]:
+        """Of each prompt's answers the best, by the mean log-probability of their tokens; the earlier of equal ones."""
+        n, best_of = self._wishes.n, self._wishes.best_of
+        chosen: list[int] = []
+        for first in range(0, len(answers), best_of):
+            ranked = sorted(range(first, first + best_of), key=lambda index: -_mean_logprob(answers[index]))
+            chosen += ranked[:n] if self._wishes.is_choosing else range(first, first + n)
+        return chosen
+
+    def _echo(self, index: int) -> str:
+        return self._echoes[index] if self._echoes else ""
+
+    def _token_ids(self, index: int, piece: Completion, with_prompt: bool) -> str:
+        if not self._wishes.has_token_ids:
+            return ""
+        prompt = f',"prompt_token_ids":{to_json(self._requests[index].prompt.tolist())}' if with_prompt else ""
+        return f'{prompt},"token_ids":{to_json(piece.token_ids)}'
+
+    def _usage(self, usages: Mapping[int, Usage]) -> dict[str, Any]:
+        """Tokens of a prompt count once, however many answers it has."""
+        firsts = [usage for index, usage in usages.items() if index % self._wishes.best_of == 0]
+        return usage_body(firsts, sum(usage.generated_tokens for usage in usages.values()))
+
+
+def usage_body(prompts: Sequence[Usage], num_generated: int) -> dict[str, Any]:
+    """OpenAI's usage: of one answer to each prompt, and the tokens of all answers."""
+    num_prompt = sum(usage.prompt_tokens for usage in prompts)
+    return {
+        "prompt_tokens": num_prompt,
+        "completion_tokens": num_generated,
+        "total_tokens": num_prompt + num_generated,
+        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
+    }
 
 
 def error_event(error: Refusal) -> bytes:
     """The event for an error after the answer has begun."""
-    return f"data: {_to_json(error.body)}\n\n".encode()
+    return f"data: {to_json(error.body)}\n\n".encode()
 
 
-def usage_json(usages: Iterable[Usage]) -> dict[str, Any]:
-    """What all answers together took."""
-    prompt = cached = generated = 0
-    for usage in usages:
-        prompt += usage.prompt_tokens
-        cached += usage.cached_tokens
-        generated += usage.generated_tokens
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": generated,
-        "total_tokens": prompt + generated,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
+def _mean_logprob(answer: Completion) -> float:
+    return sum(each.logprob for each in answer.logprobs) / max(1, len(answer.logprobs))

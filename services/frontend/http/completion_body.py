@@ -1,5 +1,6 @@
 """The body of POST /v1/completions: OpenAI's fields, and those that other servers have added to them."""
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from quire.engine.api.errors import InvalidRequest
@@ -13,20 +14,70 @@ MAX_PROMPTS = 128
 DEFAULT_MAX_TOKENS = 16
 
 
+@dataclass(frozen=True, slots=True)
+class CompletionWishes:
+    """What an answer is to have.
+
+    Attributes:
+        n: choices of each prompt.
+        best_of: answers of each prompt, of which the best `n` are given.
+        echo: the prompt comes before the text.
+        has_logprobs: with log-probabilities of the tokens.
+        has_token_ids: with the ids of prompt and answer.
+        includes_usage: a stream ends with the usage.
+    """
+
+    n: int
+    best_of: int
+    echo: bool
+    has_logprobs: bool
+    has_token_ids: bool
+    includes_usage: bool
+
+    @property
+    def is_choosing(self) -> bool:
+        """Whether more answers are made than given."""
+        return self.best_of > self.n
+
+
 class CompletionBody(SamplingFields, StreamFields):
     """Fields whose type allows one value are known and not supported otherwise."""
 
     prompt: Any
     max_tokens: int | None = None
     logprobs: int | None = None
-    n: Literal[1] | None = None
-    best_of: Literal[1] | None = None
-    echo: Literal[False] | None = None
+    best_of: int | None = None
+    echo: bool | None = None
+    add_special_tokens: bool | None = None
+    return_token_ids: bool | None = None
     suffix: Literal[""] | None = None
 
     def sampling(self) -> SamplingParams:
         """How to sample; fields that are unset or null get OpenAI's defaults, else Quire's."""
-        return self.sampling_params(DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens, self.logprobs)
+        # The best answers are found by their log-probabilities.
+        logprobs = 0 if self.logprobs is None and self.wishes().is_choosing else self.logprobs
+        return self.sampling_params(DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens, logprobs)
+
+    def wishes(self) -> "CompletionWishes":
+        """What the answer is to have.
+
+        Raises:
+            InvalidRequest: two fields contradict each other.
+        """
+        n = self.num_choices()
+        best_of = n if self.best_of is None else self.best_of
+        if best_of < n:
+            raise InvalidRequest("best_of", best_of, f"must be at least n, {n}")
+        if best_of > n and self.stream:
+            raise InvalidRequest("best_of", best_of, f"must be n, {n}, in a stream, which cannot choose among answers")
+        return CompletionWishes(
+            n=n,
+            best_of=best_of,
+            echo=bool(self.echo),
+            has_logprobs=self.logprobs is not None,
+            has_token_ids=bool(self.return_token_ids),
+            includes_usage=self.includes_usage,
+        )
 
     def prompts(self) -> list[tuple[str, str | list[int]]]:
         """The prompts, each with its name for refusals.

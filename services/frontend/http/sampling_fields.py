@@ -5,7 +5,7 @@ from typing import Any, Final
 from pydantic import Field
 
 from quire.engine.api.errors import InvalidRequest
-from quire.engine.api.options import CacheParams, RequestOptions
+from quire.engine.api.options import CacheParams, PromptParams, RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.services.frontend.http.body import Body
 
@@ -13,7 +13,7 @@ from quire.services.frontend.http.body import Body
 _AS_GIVEN: Final = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "stop", "stop_token_ids", "ignore_eos", "min_tokens",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "no_repeat_ngram_size", "bad_words",
-    "allowed_token_ids",
+    "allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens",
 )  # fmt: skip
 
 
@@ -37,6 +37,10 @@ class SamplingFields(Body):
     bad_words: list[str] | None = None
     allowed_token_ids: list[int] | None = None
     logit_bias: dict[str, float] | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    n: int | None = None
+    truncate_prompt_tokens: int | None = None
     priority: int | None = None
     cache_salt: str | None = None
 
@@ -50,9 +54,25 @@ class SamplingFields(Body):
         bias = {_token_id(key): value for key, value in (self.logit_bias or {}).items()}
         return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, logit_bias=bias, **given)  # type: ignore[arg-type]
 
-    def options(self) -> RequestOptions:
-        """Wishes to the scheduler."""
-        return RequestOptions(self.priority or 0, CacheParams(salt=self.cache_salt or ""))
+    def options(self, add_special_tokens: bool) -> RequestOptions:
+        """Wishes beyond sampling.
+
+        Args:
+            add_special_tokens: to a text, as the model's folder says.
+        """
+        prompt = PromptParams(add_special_tokens, self.truncate_prompt_tokens)
+        return RequestOptions(self.priority or 0, CacheParams(salt=self.cache_salt or ""), prompt)
+
+    def num_choices(self) -> int:
+        """Answers to each prompt.
+
+        Raises:
+            InvalidRequest: `n` is below 1.
+        """
+        n = 1 if self.n is None else self.n
+        if n < 1:
+            raise InvalidRequest("n", n, "must be at least 1")
+        return n
 
 
 def _token_id(key: str) -> int:

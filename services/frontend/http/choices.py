@@ -1,0 +1,73 @@
+"""The requests that one HTTP request asks for: so many answers to each of its prompts."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Final
+
+from starlette.requests import Request
+
+from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.options import RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.open_request import OpenRequest
+from quire.engine.text.tokenizer import LONG_TEXT
+from quire.services.frontend.http.disconnect import while_connected
+from quire.services.frontend.inference import Inference, PreparedRequest
+
+# Of all prompts together. More are better sent as requests of their own.
+MAX_CHOICES: Final = 128
+
+
+async def prepare_all(
+    inference: Inference,
+    request: Request,
+    prompts: Sequence[tuple[str, str | list[int]]],
+    params: SamplingParams,
+    options: RequestOptions,
+) -> list[PreparedRequest]:
+    """Tokenizes and checks every prompt.
+
+    Args:
+        prompts: each with its name for refusals.
+
+    Raises:
+        RequestError: one is refused.
+        ClientDisconnect: the client has left.
+    """
+    prepared = []
+    for field, prompt in prompts:
+        takes_long = isinstance(prompt, str) and len(prompt) >= LONG_TEXT
+        async with while_connected(request) if takes_long else nullcontext():
+            prepared.append(await inference.prepare(prompt, params, field=field, options=options))
+        # Many short prompts take as long as a long one.
+        await asyncio.sleep(0)
+    return prepared
+
+
+def open_choices(
+    inference: Inference, prepared: Sequence[PreparedRequest], num_choices: int = 1, *, whole: bool = False
+) -> list[OpenRequest]:
+    """Opens all, or none; the choices of one prompt follow one another, each with the seed behind the one before.
+
+    A prompt is computed once: the scheduler starts the others when its blocks are there to share.
+
+    Args:
+        num_choices: of every prompt.
+        whole: the answers will be given in one piece.
+
+    Raises:
+        RequestError: one is refused.
+    """
+    if len(prepared) * num_choices > MAX_CHOICES:
+        limit = f"must be at most {MAX_CHOICES // len(prepared)} with {len(prepared)} prompts"
+        raise InvalidRequest("n", num_choices, limit)
+    opened: list[OpenRequest] = []
+    try:
+        for each in prepared:
+            opened += [inference.open(each.choice(index), whole=whole) for index in range(num_choices)]
+    except BaseException:
+        for request in opened:
+            inference.close(request)
+        raise
+    return opened

@@ -1,0 +1,151 @@
+"""Several answers to one prompt, and what an answer of the completions API may have besides its text."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import aiohttp
+import pytest
+
+from quire.clients.async_client import AsyncClient
+from quire.engine.api.options import PromptParams, RequestOptions
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.demo_model import DEMO_MODEL
+from quire.engine.text.tokenizer import Tokenizer
+from quire.internal.v1 import scheduler_pb2, scheduler_pb2_grpc
+from quire.services.common.channel import open_channel
+from support.stacks import RunningStack
+
+PROMPT = "def mean(values):\n"
+SAMPLED: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0.9, "seed": 11, "ignore_eos": True}
+
+
+@pytest.fixture
+async def http(stack: RunningStack) -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(f"http://{stack.http}", timeout=aiohttp.ClientTimeout(60)) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.load(DEMO_MODEL)
+
+
+async def complete(http: aiohttp.ClientSession, **body: Any) -> dict[str, Any]:
+    async with http.post("/v1/completions", json=body) as response:
+        assert response.status == 200, await response.text()
+        found: dict[str, Any] = await response.json()
+        return found
+
+
+async def texts(http: aiohttp.ClientSession, **body: Any) -> list[str]:
+    return [choice["text"] for choice in (await complete(http, **body))["choices"]]
+
+
+async def streamed(http: aiohttp.ClientSession, **body: Any) -> list[dict[str, Any]]:
+    async with http.post("/v1/completions", json={**body, "stream": True}) as response:
+        assert response.status == 200, await response.text()
+        *events, done, _ = (await response.text()).split("\n\n")
+    assert done == "data: [DONE]"
+    return [json.loads(event.removeprefix("data: ")) for event in events]
+
+
+async def statistics(stack: RunningStack) -> Sequence[scheduler_pb2.ExecutorStatistics]:
+    async with open_channel(stack.stack.scheduler) as channel:
+        stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+        return (await stub.GetStatistics(scheduler_pb2.GetStatisticsRequest())).executors
+
+
+async def test_choices_are_those_of_the_seeds_that_follow(http: aiohttp.ClientSession) -> None:
+    alone = [(await texts(http, **{**SAMPLED, "seed": 11 + index}))[0] for index in range(3)]
+    assert len(set(alone)) == 3
+    whole = await complete(http, **SAMPLED, n=3)
+    assert [(choice["index"], choice["text"]) for choice in whole["choices"]] == list(enumerate(alone))
+    parts = ["", "", ""]
+    events = await streamed(http, **SAMPLED, n=3, stream_options={"include_usage": True})
+    for event in events[:-1]:
+        parts[event["choices"][0]["index"]] += event["choices"][0]["text"]
+    assert parts == alone
+    for usage in (whole["usage"], events[-1]["usage"]):
+        assert usage["completion_tokens"] == 36
+        assert usage["prompt_tokens"] == (await complete(http, **SAMPLED))["usage"]["prompt_tokens"]
+
+
+async def test_choices_of_several_prompts(http: aiohttp.ClientSession) -> None:
+    both = await texts(http, **{**SAMPLED, "prompt": [PROMPT, "import "]}, n=2)
+    assert both[:2] == await texts(http, **SAMPLED, n=2)
+    assert both[2:] == await texts(http, **{**SAMPLED, "prompt": "import "}, n=2)
+
+
+async def test_the_prompt_of_many_choices_is_computed_once(stack: RunningStack, http: aiohttp.ClientSession) -> None:
+    prompt = [700 + index for index in range(300)]
+    (before,) = await statistics(stack)
+    usage = (await complete(http, prompt=prompt, max_tokens=4, n=8, seed=1))["usage"]
+    (after,) = await statistics(stack)
+    made = after.num_context_tokens - before.num_context_tokens
+    found = after.num_reused_tokens + after.num_copied_tokens - before.num_reused_tokens - before.num_copied_tokens
+    assert made == 8 * 300
+    assert usage["prompt_tokens"] == 300
+    assert made - found <= 300 + 7 * 16, "of each further choice at most the last block"
+
+
+async def test_the_best_of_several(http: aiohttp.ClientSession) -> None:
+    many = (await complete(http, **SAMPLED, n=6, logprobs=0))["choices"]
+    means = {choice["text"]: sum(choice["logprobs"]["token_logprobs"]) / 12 for choice in many}
+    best = sorted(means, key=lambda text: -means[text])
+    found = await complete(http, **SAMPLED, best_of=6, n=2)
+    assert [choice["text"] for choice in found["choices"]] == best[:2]
+    assert [choice["index"] for choice in found["choices"]] == [0, 1]
+    assert found["choices"][0]["logprobs"] is None
+    assert found["usage"]["completion_tokens"] == 72, "all were made"
+
+
+async def test_echo(http: aiohttp.ClientSession) -> None:
+    (plain,) = await texts(http, **SAMPLED)
+    assert await texts(http, **SAMPLED, echo=True) == [PROMPT + plain]
+    events = await streamed(http, **SAMPLED, echo=True)
+    assert "".join(event["choices"][0]["text"] for event in events) == PROMPT + plain
+    assert events[0]["choices"][0]["text"].startswith(PROMPT)
+
+
+async def test_token_ids(http: aiohttp.ClientSession, tokenizer: Tokenizer) -> None:
+    (choice,) = (await complete(http, **SAMPLED, return_token_ids=True))["choices"]
+    assert choice["prompt_token_ids"] == tokenizer.encode(PROMPT).tolist()
+    assert tokenizer.decode(choice["token_ids"]) == choice["text"]
+    events = [event["choices"][0] for event in await streamed(http, **SAMPLED, return_token_ids=True)]
+    assert events[0]["prompt_token_ids"] == choice["prompt_token_ids"]
+    assert not any("prompt_token_ids" in event for event in events[1:])
+    assert [token for event in events for token in event["token_ids"]] == choice["token_ids"]
+
+
+async def test_the_stop_string_may_stay(http: aiohttp.ClientSession) -> None:
+    (text,) = await texts(http, **SAMPLED)
+    stop = text[6:8]
+    (choice,) = (await complete(http, **SAMPLED, stop=stop, include_stop_str_in_output=True))["choices"]
+    assert (choice["text"], choice["stop_reason"]) == (text[: text.index(stop) + len(stop)], stop)
+
+
+async def test_special_tokens_may_make_text(http: aiohttp.ClientSession, tokenizer: Tokenizer) -> None:
+    special = next(iter(sorted(tokenizer._special)))
+    token_id = tokenizer.backend.token_to_id(special)
+    body = {**SAMPLED, "logit_bias": {token_id: 100}, "max_tokens": 3}
+    assert await texts(http, **body) == [""]
+    assert await texts(http, **body, skip_special_tokens=False) == [special * 3]
+
+
+async def test_a_prompt_may_be_cut_from_the_left(stack: RunningStack, http: aiohttp.ClientSession) -> None:
+    ids = list(range(600, 640))
+    cut = await complete(http, **{**SAMPLED, "prompt": ids}, truncate_prompt_tokens=7, return_token_ids=True)
+    assert cut["choices"][0]["prompt_token_ids"] == ids[-7:]
+    assert cut["usage"]["prompt_tokens"] == 7
+    long = await complete(http, **{**SAMPLED, "prompt": "word " * 5000}, truncate_prompt_tokens=9)
+    assert long["usage"]["prompt_tokens"] == 9
+    params = SamplingParams(temperature=0.9, seed=11, max_tokens=12, ignore_eos=True)
+    async with AsyncClient(stack.frontend, timeout=60) as client:
+        answer = await client.generate(ids, params, options=RequestOptions(prompt=PromptParams(True, 7)))
+    assert answer.text == cut["choices"][0]["text"]
+
+
+async def test_special_tokens_round_a_text_may_be_left_out(http: aiohttp.ClientSession, tokenizer: Tokenizer) -> None:
+    (choice,) = (await complete(http, **SAMPLED, add_special_tokens=False, return_token_ids=True))["choices"]
+    assert choice["prompt_token_ids"] == tokenizer.encode(PROMPT, add_special_tokens=False).tolist()
