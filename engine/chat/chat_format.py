@@ -1,7 +1,9 @@
 """How one model chats: its templates, and how it writes tool calls and reasoning."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.chat.answer import AnswerReader
@@ -63,6 +65,11 @@ class ChatFormat:
         self._config = config
         self._templates = FolderTemplates.load(folder, config.chat_template)
         self._renderer = ChatRenderer(self._templates)
+
+    @property
+    def tokenizer_config(self) -> Mapping[str, Any]:
+        """What the folder's `tokenizer_config.json` has."""
+        return self._templates.tokenizer_config
 
     @property
     def template(self) -> str | None:

@@ -1,7 +1,7 @@
 """The chat templates of a model folder, by their names."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -24,10 +24,12 @@ class FolderTemplates:
     Attributes:
         templates: by name; of several, "tool_use" is for conversations with tools. Empty: there are none.
         special_tokens: by their names, such as "bos_token"; templates of requests get them, too.
+        tokenizer_config: what `tokenizer_config.json` has.
     """
 
     templates: Mapping[str, ChatTemplate]
     special_tokens: Mapping[str, str]
+    tokenizer_config: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
     @classmethod
     def load(cls, folder: Path, file: Path | None = None) -> "FolderTemplates":
@@ -45,7 +47,7 @@ class FolderTemplates:
             sources = {DEFAULT: (str(file), _read(file))}
         else:
             sources = dict(_files(folder)) or dict(_configured(config, folder))
-        return cls({name: _compile(*source, tokens) for name, source in sources.items()}, tokens)
+        return cls({name: _compile(*source, tokens) for name, source in sources.items()}, tokens, config)
 
     def choose(self, has_tools: bool) -> ChatTemplate | None:
         """The template for a conversation; None if the folder has none."""

@@ -33,6 +33,7 @@ class Tokenizer:
 
     Attributes:
         backend: the `tokenizers` object behind it.
+        special_tokens: as the vocabulary spells them.
 
     Raises:
         StartupError: its tokens cannot be turned into text as they come.
@@ -44,7 +45,8 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self.backend = backend
-        self._special = {t.content for t in backend.get_added_tokens_decoder().values() if t.special}
+        added = backend.get_added_tokens_decoder().values()
+        self.special_tokens = frozenset(token.content for token in added if token.special)
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -124,7 +126,7 @@ class Tokenizer:
     def token(self, token_id: int, skip_special_tokens: bool = True) -> str | None:
         """The vocabulary's spelling of a token; None if it makes no text: it is unknown, or special and skipped."""
         token = self.backend.id_to_token(token_id)
-        return None if skip_special_tokens and token in self._special else token
+        return None if skip_special_tokens and token in self.special_tokens else token
 
 
 def utf8(text: str, field: str) -> bytes:

@@ -60,6 +60,9 @@ class Settings(ServiceSettings, ChatConfig):
     """Steps that a stream's tokens may wait to be sent in one message; the first one is sent at once. More spare the
     time that messages take, where those of many streams are more than clients need."""
 
+    http_cors_origins: tuple[str, ...] = ()
+    """Origins of web pages that may call the HTTP API, such as https://chat.example.org; *: any. Default: none."""
+
     http_max_connections: int = Field(8192, ge=1)
     """HTTP connections open at once, at most as many as files may be open. One more closes the connection that has
     waited longest for a request.
@@ -114,7 +117,7 @@ async def _serve(settings: Settings) -> None:
         body_seconds=settings.http_body_seconds,
         write_seconds=settings.write_seconds,
     )
-    app = make_app(inference, chat, intake)
+    app = make_app(inference, chat, intake, settings.http_cors_origins)
     http = http_serving(settings.http_listen, app, limits, grace=1) if settings.http_listen else nullcontext()
     async with (
         serving(

@@ -262,3 +262,27 @@ def test_a_template_by_setting(tmp_path: Path, scripted: RunningStack) -> None:
         assert len(called.choices[0].message.tool_calls or []) == 2
         # Without a template that knows it, what it thinks is content.
         assert (called.choices[0].message.content or "").startswith("<think>")
+
+
+async def test_messages_are_tokenized_as_for_a_chat(http: aiohttp.ClientSession) -> None:
+    status, found = await post(http, "/tokenize", messages=QUESTION, return_token_strs=True)
+    assert status == 200
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
+    text = "[user] How warm is it in Füßen?P"
+    assert (await post(http, "/detokenize", tokens=found["tokens"]))[1]["prompt"] == text
+    assert (found["token_strs"][-1], found["max_model_len"]) == ("P", 4096)
+    chat = (await post(http, messages=QUESTION))[1]
+    assert chat["usage"]["prompt_tokens"] == found["count"]
+    asked = {"messages": QUESTION, "tools": TOOLS, "chat_template": "<tool_call>{{ tools | length }}"}
+    status, found = await post(http, "/tokenize", **asked)
+    assert (status, found["count"], found["token_strs"]) == (200, 12, None)
+    for body in ({}, {"prompt": "a", "messages": QUESTION}):
+        status, found = await post(http, "/tokenize", **body)
+        assert (status, found["error"]["param"]) == (400, "prompt")
+
+
+async def test_the_tokenizers_configuration(http: aiohttp.ClientSession) -> None:
+    async with http.get("/tokenizer_info") as response:
+        found = await response.json()
+    assert (found["eos_token"], found["chat_template"]) == ("</s>", TEMPLATE)
+    assert found["tokenizer_class"]

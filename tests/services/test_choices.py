@@ -126,7 +126,7 @@ async def test_the_stop_string_may_stay(http: aiohttp.ClientSession) -> None:
 
 
 async def test_special_tokens_may_make_text(http: aiohttp.ClientSession, tokenizer: Tokenizer) -> None:
-    special = next(iter(sorted(tokenizer._special)))
+    special = next(iter(sorted(tokenizer.special_tokens)))
     token_id = tokenizer.backend.token_to_id(special)
     body = {**SAMPLED, "logit_bias": {token_id: 100}, "max_tokens": 3}
     assert await texts(http, **body) == [""]

@@ -1,7 +1,11 @@
 """The routes of the HTTP API."""
 
+from collections.abc import Sequence
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
@@ -14,14 +18,22 @@ from quire.services.frontend.http.disconnect import leave
 from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_route
 from quire.services.frontend.http.kserve import KServe
 from quire.services.frontend.http.models import Models
+from quire.services.frontend.http.request_ids import HEADER, RequestIds
 from quire.services.frontend.http.tokens import Tokens
 from quire.services.frontend.inference import Inference
 
 
-def make_app(inference: Inference, chat: ChatFormat, intake: Intake) -> Starlette:
-    """The API over the frontend's request path; the intake bounds bodies and parses large ones."""
+def make_app(inference: Inference, chat: ChatFormat, intake: Intake, cors_origins: Sequence[str] = ()) -> Starlette:
+    """The API over the frontend's request path.
+
+    Args:
+        inference: answers prompts.
+        chat: makes prompts of messages.
+        intake: bounds bodies and parses large ones.
+        cors_origins: of web pages that may call it; "*": any.
+    """
     chats = ChatCompletions(inference, chat)
-    completions, models, tokens = Completions(inference), Models(inference), Tokens(inference)
+    completions, models, tokens = Completions(inference), Models(inference), Tokens(inference, chat)
     kserve = KServe(inference)
     app = Starlette(
         routes=[
@@ -31,6 +43,8 @@ def make_app(inference: Inference, chat: ChatFormat, intake: Intake) -> Starlett
             # Names of hub models have a slash.
             Route("/v1/models/{model:path}", models.get),
             Route("/health", models.health),
+            Route("/ping", models.health, methods=["GET", "POST"]),
+            Route("/version", models.version),
             Route("/v2", kserve.server),
             Route("/v2/health/live", kserve.live),
             Route("/v2/health/ready", kserve.ready),
@@ -38,7 +52,9 @@ def make_app(inference: Inference, chat: ChatFormat, intake: Intake) -> Starlett
             Route("/v2/models/{model:path}", kserve.model),
             Route("/tokenize", tokens.tokenize, methods=["POST"]),
             Route("/detokenize", tokens.detokenize, methods=["POST"]),
+            Route("/tokenizer_info", tokens.info),
         ],
+        middleware=[*_cors(cors_origins), Middleware(RequestIds)],
         exception_handlers={
             ClientDisconnect: leave,
             RequestError: refuse,
@@ -48,3 +64,17 @@ def make_app(inference: Inference, chat: ChatFormat, intake: Intake) -> Starlett
     )
     app.state.intake = intake
     return app
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[HEADER],
+        )
+    ]

@@ -1,5 +1,7 @@
 """POST /v1/chat/completions."""
 
+from dataclasses import replace
+
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
@@ -40,11 +42,13 @@ class ChatCompletions:
             prompt = await self._chat.prompt(
                 conversation, body.chat_template, only_first_call=body.parallel_tool_calls is False
             )
+            if prompt.markers & inference.tokenizer.special_tokens:
+                params = replace(params, skip_special_tokens=False)
             # The template has written the special tokens.
             prepared = await inference.prepare(
                 prompt.text, params, field="messages", options=body.options(False), fills_context=True
             )
-        requests = open_choices(inference, [prepared], num_choices, whole=not body.stream)
+        requests = open_choices(inference, request, [prepared], num_choices, whole=not body.stream)
         logprobs = ChatLogprobs(inference.tokenizer) if body.logprobs else None
         chunks = ChatChunks(requests, inference.model, prompt, body.includes_usage, logprobs)
         return Answer(inference, requests, chunks, bool(body.stream))

@@ -13,6 +13,7 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.tokenizer import LONG_TEXT
 from quire.services.frontend.http.disconnect import while_connected
+from quire.services.frontend.http.request_ids import open_id
 from quire.services.frontend.inference import Inference, PreparedRequest
 
 # Of all prompts together. More are better sent as requests of their own.
@@ -46,13 +47,19 @@ async def prepare_all(
 
 
 def open_choices(
-    inference: Inference, prepared: Sequence[PreparedRequest], num_choices: int = 1, *, whole: bool = False
+    inference: Inference,
+    request: Request,
+    prepared: Sequence[PreparedRequest],
+    num_choices: int = 1,
+    *,
+    whole: bool = False,
 ) -> list[OpenRequest]:
     """Opens all, or none; the choices of one prompt follow one another, each with the seed behind the one before.
 
     A prompt is computed once: the scheduler starts the others when its blocks are there to share.
 
     Args:
+        request: whose id is theirs.
         num_choices: of every prompt.
         whole: the answers will be given in one piece.
 
@@ -65,9 +72,10 @@ def open_choices(
     opened: list[OpenRequest] = []
     try:
         for each in prepared:
-            opened += [inference.open(each.choice(index), whole=whole) for index in range(num_choices)]
+            for index in range(num_choices):
+                opened.append(inference.open(each.choice(index), open_id(request), whole=whole))
     except BaseException:
-        for request in opened:
-            inference.close(request)
+        for one in opened:
+            inference.close(one)
         raise
     return opened

@@ -27,5 +27,5 @@ class Completions:
         options = body.options(body.add_special_tokens is not False)
         prepared = await prepare_all(inference, request, body.prompts(), body.sampling(), options)
         echoes = [await inference.decode(each.prompt, "prompt") for each in prepared] if wishes.echo else []
-        requests = open_choices(inference, prepared, wishes.best_of, whole=not body.stream)
+        requests = open_choices(inference, request, prepared, wishes.best_of, whole=not body.stream)
         return Answer(inference, requests, CompletionChunks(inference, requests, wishes, echoes), bool(body.stream))

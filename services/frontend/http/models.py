@@ -1,4 +1,4 @@
-"""GET /v1/models and GET /health: what is served, and whether it can be now."""
+"""GET /v1/models, GET /health and GET /version: what is served, and whether it can be now."""
 
 import time
 from typing import Any
@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from quire.engine.api.errors import Unavailable, UnknownModel
+from quire.engine.api.version import __version__
 from quire.services.frontend.inference import Inference
 
 
@@ -31,6 +32,10 @@ class Models:
         if reason := self._inference.unavailable_reason:
             raise Unavailable(reason)
         return JSONResponse({"status": "ok"})
+
+    async def version(self, request: Request) -> JSONResponse:
+        """GET /version."""
+        return JSONResponse({"version": __version__})
 
     def _card(self) -> dict[str, Any]:
         state = self._inference.state
