@@ -161,6 +161,34 @@ def test_logprobs(client: openai.OpenAI) -> None:
     assert {len(token.top_logprobs) for token in streamed} == {0}
 
 
+def test_several_choices(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="scripted", messages=QUESTION, tools=TOOLS, n=3)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2]
+    assert {choice.message.content for choice in whole.choices} == {"I look it up. 😀"}
+    assert len({call.id for choice in whole.choices for call in choice.message.tool_calls or []}) == 6
+    texts = ["", ""]
+    for event in client.chat.completions.create(model="scripted", messages=QUESTION, n=2, stream=True):
+        texts[event.choices[0].index] += event.choices[0].delta.content or ""
+    assert texts == [PLAIN, PLAIN]
+
+
+def test_markers_of_calls_may_be_special_tokens(tmp_path: Path) -> None:
+    template = "{% if tools %}[TOOL_CALLS]{% endif %}{{ messages[-1].content }}"
+    scripts = {"C": 'So. [TOOL_CALLS]now[ARGS]{"a": 1}'}
+    folder = write_scripted_model(tmp_path / "scripted", scripts, template, ["[TOOL_CALLS]", "[ARGS]"])
+    with (
+        launch(folder, executor={"num_blocks": 64}) as stack,
+        openai.OpenAI(base_url=f"http://{stack.http}/v1", api_key="any", max_retries=0) as client,
+    ):
+        asked: list[Any] = [{"role": "user", "content": "C"}]
+        message = client.chat.completions.create(model="scripted", messages=asked, tools=[TIME]).choices[0].message
+        plain = client.chat.completions.create(model="scripted", messages=asked).choices[0].message
+    (call,) = message.tool_calls or []
+    assert call.type == "function"
+    assert (message.content, call.function.name, call.function.arguments) == ("So.", "now", '{"a": 1}')
+    assert plain.content == 'So. now{"a": 1}'
+
+
 async def test_the_asynchronous_client(scripted: RunningStack) -> None:
     async with openai.AsyncOpenAI(base_url=f"http://{scripted.http}/v1", api_key="any", max_retries=0) as client:
         whole = await client.chat.completions.create(model="scripted", messages=QUESTION, tools=TOOLS)
