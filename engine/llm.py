@@ -3,7 +3,7 @@
 import asyncio
 import queue
 import weakref
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
@@ -15,7 +15,11 @@ from quire.engine.api.errors import StartupError
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.prompt import Prompt, Prompts, prompt_content, prompt_contents
 from quire.engine.api.sampling import SamplingParams
-from quire.engine.config import ExecutorConfig, SchedulerConfig, mistakes
+from quire.engine.chat.chat_answer import ChatAnswer
+from quire.engine.chat.chat_format import ChatFormat
+from quire.engine.chat.conversation import read_conversations
+from quire.engine.chat.message import Message
+from quire.engine.config import ChatConfig, ExecutorConfig, SchedulerConfig, mistakes
 from quire.engine.engine_thread import EngineThread
 from quire.engine.executor import Executor
 from quire.engine.model.source import resolve_model
@@ -25,6 +29,8 @@ from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.text_engine import TextEngine, Update
 
 DEFAULTS = SamplingParams()
+# Of one conversation.
+Messages = Sequence[Mapping[str, Any] | Message]
 
 
 class LLM:
@@ -40,6 +46,7 @@ class LLM:
         model: Hugging Face folder or hub id; None: the demo model.
         scheduler: how steps are filled.
         plugins: classes that schedule or manage resources in place of Quire's own.
+        chat: how the model chats, where its folder does not say so.
         settings: further fields of `ExecutorConfig`, such as dtype="float32" or num_blocks=512.
 
     Raises:
@@ -52,14 +59,17 @@ class LLM:
         *,
         scheduler: SchedulerConfig | None = None,
         plugins: Plugins = NO_PLUGINS,
+        chat: ChatConfig | None = None,
         **settings: Any,
     ) -> None:
         try:
             config = ExecutorConfig(model=model, **settings)
         except ValidationError as error:
             raise StartupError("; ".join(f"{each.setting}: {each.reason}" for each in mistakes(error))) from error
-        self.tokenizer = Tokenizer.load(resolve_model(model))
-        make = partial(TextEngine, self.tokenizer, Executor(config), scheduler or SchedulerConfig(), plugins)
+        folder = resolve_model(model)
+        self.tokenizer = Tokenizer.load(folder)
+        chats = ChatFormat(folder, chat or ChatConfig())
+        make = partial(TextEngine, self.tokenizer, chats, Executor(config), scheduler or SchedulerConfig(), plugins)
         self._thread = EngineThread(make)
         weakref.finalize(self, self._thread.close_from_any_thread)
 
@@ -88,6 +98,37 @@ class LLM:
         """
         contents = prompt_contents(prompts)
         return self._thread.call(lambda engine: engine.complete_all(contents, params, options))
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        params: SamplingParams = DEFAULTS,
+        options: RequestOptions = DEFAULT_OPTIONS,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
+    ) -> list[ChatAnswer]:
+        """The assistant's answers, in the order of the conversations. They may be as long as the context.
+
+        Args:
+            messages: of a conversation, or a list of several: each an object as OpenAI's API has it, or a `Message`.
+            tools: that the model may call, as OpenAI's API has them.
+            documents: to answer from, if the model's template knows them.
+            chat_template: in Jinja, or the name of one of the model's; None: the model's.
+            chat_template_kwargs: further variables of the template.
+            continue_final_message: go on with the last message.
+        """
+        conversations = read_conversations(
+            messages,
+            tools=tools,
+            documents=documents,
+            template_kwargs=chat_template_kwargs,
+            continue_final_message=continue_final_message,
+        )
+        return self._thread.call(lambda engine: engine.chat_all(conversations, chat_template, params, options))
 
     def generate_stream(
         self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS

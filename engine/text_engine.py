@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, Final
 
 from quire.engine.api.completion import Completion, join
@@ -11,6 +12,9 @@ from quire.engine.api.options import RequestOptions
 from quire.engine.api.prompt import Tokens
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
+from quire.engine.chat.chat_answer import ChatAnswer
+from quire.engine.chat.chat_format import ChatFormat
+from quire.engine.chat.conversation import Conversation
 from quire.engine.config import SchedulerConfig
 from quire.engine.executor import Executor
 from quire.engine.local_engine import LocalEngine
@@ -23,7 +27,7 @@ from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.token_ids import token_array
-from quire.engine.validation import validate_options
+from quire.engine.validation import fill_defaults, validate_options
 
 # Prompts that are submitted before steps may begin.
 _AT_ONCE: Final = 256
@@ -35,9 +39,15 @@ class TextEngine:
     """All methods belong to the event loop it was made on, and raise `RequestError` for a request that fails."""
 
     def __init__(
-        self, tokenizer: Tokenizer, executor: Executor, config: SchedulerConfig, plugins: Plugins = NO_PLUGINS
+        self,
+        tokenizer: Tokenizer,
+        chat: ChatFormat,
+        executor: Executor,
+        config: SchedulerConfig,
+        plugins: Plugins = NO_PLUGINS,
     ) -> None:
         self._tokenizer = tokenizer
+        self._chat = chat
         # Prompts that wait lie in this process anyway.
         self._encoder = TextEncoder(tokenizer, max_pending_bytes=None)
         self._engine = LocalEngine(executor, config, plugins)
@@ -48,6 +58,7 @@ class TextEngine:
             await self._engine.stop()
         finally:
             self._encoder.close()
+            await self._chat.close()
 
     async def statistics(self) -> SchedulerStatistics:
         return self._engine.statistics
@@ -72,17 +83,48 @@ class TextEngine:
             self._engine.submit(await self._token_ids(prompt, options), self._resolved(params), options)
         )
 
+    async def chat_all(
+        self,
+        conversations: Sequence[Conversation],
+        template: str | None,
+        params: SamplingParams,
+        options: RequestOptions,
+    ) -> list[ChatAnswer]:
+        """As `complete_all`, of the prompts that a template makes; answers may be as long as the context."""
+        # The template has written the special tokens.
+        options = replace(options, prompt=replace(options.prompt, add_special_tokens=False))
+        prompts = [await self._chat.prompt(conversation, template) for conversation in conversations]
+        if any(prompt.markers & self._tokenizer.special_tokens for prompt in prompts):
+            params = replace(params, skip_special_tokens=False)
+        token_ids = [await self._token_ids(prompt.text, options, "messages") for prompt in prompts]
+        answers = await self.complete_all(token_ids, params, options, fills_context=True)
+        return [prompt.answer(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
     async def complete_all(
-        self, prompts: Sequence[Tokens], params: SamplingParams, options: RequestOptions
+        self,
+        prompts: Sequence[Tokens | Int32Array],
+        params: SamplingParams,
+        options: RequestOptions,
+        *,
+        fills_context: bool = False,
     ) -> list[Completion]:
-        """All at once, as far as the waiting queue takes them; the first that fails ends the others."""
+        """All at once, as far as the waiting queue takes them; the first that fails ends the others.
+
+        Args:
+            fills_context: without `max_tokens` an answer may be as long as context and pool allow.
+        """
         params = self._resolved(params)
         opened: list[OpenRequest] = []
         answers: list[asyncio.Task[Completion]] = []
         earlier = iter(answers)
         try:
             for prompt in prompts:
-                opened.append(await self._submit(await self._token_ids(prompt, options), params, options, earlier))
+                token_ids = await self._token_ids(prompt, options)
+                if fills_context:
+                    own = fill_defaults(params, len(token_ids), self._engine.limits, fills_context=True)
+                else:
+                    own = params
+                opened.append(await self._submit(token_ids, own, options, earlier))
                 answers.append(asyncio.create_task(self._join(opened[-1])))
                 if len(answers) % _AT_ONCE == 0:
                     await asyncio.sleep(0)
@@ -98,12 +140,13 @@ class TextEngine:
         validate_sampling(params, self._engine.limits.vocab_size)
         return resolve_bad_words(params, self._tokenizer)
 
-    async def _token_ids(self, prompt: Tokens, options: RequestOptions) -> Int32Array:
+    async def _token_ids(self, prompt: Tokens | Int32Array, options: RequestOptions, field: str = "text") -> Int32Array:
         validate_options(options)
         limits, kept = self._engine.limits, options.prompt.truncate_prompt_tokens
         if isinstance(prompt, str):
             token_ids = await self._encoder.encode(
                 prompt,
+                field=field,
                 max_model_len=limits.max_model_len if kept is None else None,
                 add_special_tokens=options.prompt.add_special_tokens,
             )

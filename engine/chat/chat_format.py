@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quire.engine.api.completion import Completion
 from quire.engine.api.errors import InvalidRequest
-from quire.engine.chat.answer import AnswerReader
+from quire.engine.chat.answer import AnswerReader, join_deltas
+from quire.engine.chat.chat_answer import ChatAnswer
 from quire.engine.chat.conversation import Conversation
 from quire.engine.chat.folder_templates import FolderTemplates
 from quire.engine.chat.reasoning import ThinkReader, begins_reasoning, is_reasoning_open
@@ -48,6 +50,10 @@ class ChatPrompt:
             self.calls(self.tool_names) if self.calls else None,
             only_first_call=self.only_first_call,
         )
+
+    def answer(self, completion: Completion) -> ChatAnswer:
+        """A whole answer, read."""
+        return ChatAnswer(join_deltas(self.reader().finish(completion.text)), completion)
 
 
 class ChatFormat:

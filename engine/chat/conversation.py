@@ -85,6 +85,20 @@ class Conversation:
         return frozenset(tool["function"]["name"] for tool in self.tools)
 
 
+def read_conversations(given: object, **fields: Any) -> list[Conversation]:
+    """One conversation or several, each a list of messages.
+
+    Args:
+        fields: of every conversation, as `Conversation.read` takes them.
+
+    Raises:
+        InvalidRequest: as `Conversation.read`.
+    """
+    listed = _list(given, "messages")
+    is_one = not listed or isinstance(listed[0], (Mapping, Message))
+    return [Conversation.read(messages, **fields) for messages in ([listed] if is_one else listed)]
+
+
 def _list(given: object, name: str) -> Sequence[object]:
     if given is None:
         return ()

@@ -1,0 +1,89 @@
+"""`LLM.chat`: conversations in, messages out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quire import LLM, SamplingParams
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import InvalidRequest, StartupError
+from quire.engine.chat.message import ToolCall
+from quire.engine.config import ChatConfig
+from support.chats import TIME
+from support.scripted_model import write_scripted_model
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.content }}{% endfor %}{% if tools %}C{% endif %}"
+    "{% if false %}<tool_call></think>{% endif %}"
+)
+SCRIPTS = {
+    "A": "A plain answer.",
+    "C": '<think>Hm.</think>Now: <tool_call>{"name": "now", "arguments": {"a": 1}}</tool_call>',
+    "R": "An answer of some length, " * 20 + "at last.",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_scripted_model(tmp_path_factory.mktemp("models") / "scripted", SCRIPTS, TEMPLATE)
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> Iterator[LLM]:
+    with LLM(str(folder), num_blocks=128, device="cpu") as made:
+        yield made
+
+
+def user(content: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": content}]
+
+
+def test_one_conversation_and_several(llm: LLM) -> None:
+    (answer,) = llm.chat(user("A"))
+    assert (answer.message.role, answer.message.content, answer.completion.text) == ("assistant", *[SCRIPTS["A"]] * 2)
+    answers = llm.chat([user("A"), user("R"), user("A")])
+    assert [each.message.content for each in answers] == [SCRIPTS["A"], SCRIPTS["R"], SCRIPTS["A"]]
+    # Longer than the 128 tokens of a completion.
+    assert len(answers[1].completion.token_ids) > 128
+
+
+def test_an_answer_goes_back_into_the_conversation(llm: LLM) -> None:
+    (answer,) = llm.chat(user("A"), tools=[TIME])
+    assert (answer.message.content, answer.message.reasoning) == ("Now:", "Hm.")
+    assert [(call.name, call.arguments) for call in answer.message.tool_calls] == [("now", '{"a": 1}')]
+    assert isinstance(answer.message.tool_calls[0], ToolCall)
+    (then,) = llm.chat([*user("A"), answer.message, *user("A")])
+    assert then.message.content == SCRIPTS["A"]
+
+
+def test_parameters_and_templates(llm: LLM) -> None:
+    (short,) = llm.chat(user("A"), SamplingParams(max_tokens=2))
+    assert short.completion.finish_reason is FinishReason.LENGTH
+    (other,) = llm.chat(user("A"), chat_template="{{ more }}", chat_template_kwargs={"more": "R"})
+    assert other.message.content == SCRIPTS["R"]
+    last = {"role": "assistant", "content": "so: A"}
+    (more,) = llm.chat([*user("R"), last], continue_final_message=True)
+    assert more.message.content == SCRIPTS["A"]
+
+
+def test_refusals_name_the_field(llm: LLM) -> None:
+    for messages, field in (([], "messages"), ([[]], "messages"), ([{"role": 3}], "messages[0].role")):
+        with pytest.raises(InvalidRequest) as refused:
+            llm.chat(messages)
+        assert refused.value.field == field
+    with pytest.raises(InvalidRequest, match="messages: must be at most 4095 tokens"):
+        llm.chat(user("a" * 5000))
+
+
+def test_how_a_model_chats_may_be_set(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jinja"
+    path.write_text("C")
+    config = ChatConfig(chat_template=path, tool_call_format="hermes", reasoning_format="think")
+    with LLM(str(folder), num_blocks=16, device="cpu", chat=config) as llm:
+        (answer,) = llm.chat(user("A"), tools=[TIME])
+    assert (answer.message.reasoning, len(answer.message.tool_calls)) == ("Hm.", 1)
+    path.write_text("{% if %}")
+    with pytest.raises(StartupError, match=r"mine\.jinja: must be a Jinja template"):
+        LLM(str(folder), chat=config)
