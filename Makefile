@@ -5,15 +5,15 @@ STAMP := .venv/.stamp
 GPU_STAMP := .venv/.stamp-gpu
 DOCS_STAMP := .venv/.stamp-docs
 PROTOS := $(shell find protos -name '*.proto')
-CPP := $(shell find kernels benchmarks tests -name '*.cpp' -o -name '*.h')
+CPP := $(shell find kernels benchmarks clients/cpp tests -name '*.cpp' -o -name '*.h')
 PYTEST := $(BIN)/python -m pytest
 SURFACE := $(addprefix tests/services/test_,api.py http.py bad_input.py greedy.py determinism.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference clean
+.PHONY: help demo setup test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference released-protos clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
 
 demo: $(STAMP) ## start every service on free ports, generate from a prompt, stop
 	$(BIN)/quire demo
@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml hatch_build.py tools/venv.sh $(PROTOS)
 	@tools/venv.sh $@ $^
 
 $(GPU_STAMP): $(STAMP)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[gpu]'
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[all,gpu]'
 	@touch $@
 
 test: $(STAMP) ## import contracts and every test that needs neither GPU, containers nor minutes
@@ -44,17 +44,19 @@ test-compose: $(STAMP) ## tests that need docker compose
 test-chaos: $(STAMP) ## tests that kill services while requests run
 	$(PYTEST) -m chaos
 
-test-clients: $(STAMP) ## clients and files of other projects, which it gets, against Quire
+test-clients: $(STAMP) ## clients in Node.js, C++ and Go, and those of other projects, against Quire; gets them all
+	tools/clients.sh
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/chat-templates 'axolotl>=0.19' 'trl>=1.16'
 	$(PYTEST) -m clients
 
-lint: $(STAMP) ## ruff, formatting of Python and C++, mypy, import contracts and protos
+lint: $(STAMP) ## ruff, formatting of Python and C++, mypy, import contracts, protos and what breaks their clients
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/buf lint
+	$(BIN)/buf breaking --against protos/released.txtpb
 
 format: $(STAMP) ## format Python and C++, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
@@ -80,6 +82,9 @@ docs: reference $(DOCS_STAMP) ## build the site in build/site; a dead link or a 
 reference: $(STAMP) ## write the pages that come from settings and protos; tests compare them
 	$(BIN)/python tools/settings_reference.py docs/reference/settings.md
 	$(BIN)/python tools/grpc_reference.py docs/reference
+
+released-protos: $(STAMP) ## with a release: record its public protos; `make lint` compares later ones with them
+	$(BIN)/buf build --path protos/quire/v1 --exclude-source-info -o protos/released.txtpb
 
 clean: ## remove .venv, stubs, builds and caches
 	rm -rf .venv .editable build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

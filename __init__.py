@@ -18,5 +18,8 @@ __all__ = ["LLM", "SamplingParams", "__version__"]
 
 def __getattr__(name: str) -> Any:
     if name == "LLM":
-        return import_module("quire.engine.llm").LLM
+        try:
+            return import_module("quire.engine.llm").LLM
+        except ModuleNotFoundError as error:
+            raise ImportError(f"LLM needs {error.name}: pip install 'quire[executor]'") from error
     raise AttributeError(f"module 'quire' has no attribute {name!r}")

@@ -11,28 +11,33 @@ from quire.engine.api.version import __version__
 from quire.services.common import logs
 from quire.services.common.settings import parse
 from quire.services.common.signals import ending_at_once
+from quire.services.extras import check_extras
 
 
 class Command(NamedTuple):
-    """A module with `Settings` and `run(settings) -> int`, and a line for `--help`."""
+    """A module with `Settings` and `run(settings) -> int`, a line for `--help`, and the extras that it needs."""
 
     module: str
     summary: str
+    extras: tuple[str, ...] = ()
 
 
+_ALL = ("frontend", "scheduler", "executor")
 COMMANDS = {
-    "up": Command("quire.services.up.main", "start everything on this machine"),
-    "demo": Command("quire.services.up.demo", "start everything, print a generated text, stop"),
+    "up": Command("quire.services.up.main", "start everything on this machine", _ALL),
+    "demo": Command("quire.services.up.demo", "start everything, print a generated text, stop", _ALL),
     "generate": Command("quire.clients.generate", "stream a text from a running frontend"),
     "bench serve": Command("quire.clients.bench.serve", "load a server, report latency and throughput"),
-    "bench throughput": Command("quire.clients.bench.throughput", "tokens per second of the engine in process"),
-    "bench latency": Command("quire.clients.bench.latency", "time of a batch in process"),
+    "bench throughput": Command(
+        "quire.clients.bench.throughput", "tokens per second of the engine in process", ("executor",)
+    ),
+    "bench latency": Command("quire.clients.bench.latency", "time of a batch in process", ("executor",)),
     "bench compare": Command("quire.clients.bench.compare", "ratios of two results"),
-    "frontend": Command("quire.services.frontend.main", "start one frontend"),
-    "scheduler": Command("quire.services.scheduler.main", "start one scheduler"),
-    "executor": Command("quire.services.executor.main", "start one executor"),
+    "frontend": Command("quire.services.frontend.main", "start one frontend", ("frontend",)),
+    "scheduler": Command("quire.services.scheduler.main", "start one scheduler", ("scheduler",)),
+    "executor": Command("quire.services.executor.main", "start one executor", ("executor",)),
     "stats": Command("quire.clients.stats", "what waits, runs and is cached on every executor"),
-    "ledger": Command("quire.services.ledger", "audit or show the KV-block ledger"),
+    "ledger": Command("quire.services.ledger", "audit or show the KV-block ledger", ("scheduler",)),
 }
 
 
@@ -94,8 +99,10 @@ def _no_command(words: Sequence[str]) -> int:
 
 
 def _run(name: str, arguments: Sequence[str]) -> int:
+    command = COMMANDS[name]
+    check_extras(command.extras)
     with ending_at_once():
-        module = importlib.import_module(COMMANDS[name].module)
+        module = importlib.import_module(command.module)
     settings = parse(module.Settings, f"quire {name}", arguments)
     logs.configure(getattr(settings, "log_level", "warning"))
     code: int = module.run(settings)

@@ -64,7 +64,7 @@ BOUNDS = {
 def settings_page() -> str:
     """The whole page."""
     rows, sections = [], []
-    for command, (module, summary) in COMMANDS.items():
+    for command, (module, summary, _) in COMMANDS.items():
         settings = importlib.import_module(module).Settings
         rows.append(f"| [`quire {command}`](#quire-{command.replace(' ', '-')}) | {summary} |")
         heading = ["setting", "type, range", "default", "meaning"]

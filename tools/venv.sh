@@ -70,5 +70,5 @@ echo "set-up: installing Quire and what it needs into .venv"
 # The build tools are in the dev group: once they are there, a changed proto needs no network.
 .venv/bin/python -m pip install --quiet 'pip>=25.1'
 .venv/bin/python -m pip install --quiet --group dev
-.venv/bin/python -m pip install --quiet --no-build-isolation --group dev --editable .
+.venv/bin/python -m pip install --quiet --no-build-isolation --group dev --editable '.[all]'
 mv "$started" "$stamp"

@@ -1,41 +1,21 @@
 """What users install, built from a copy of the checkout by the dev group's build tools, without network."""
 
-import os
 import shutil
-import subprocess
 import sys
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-NOT_COPIED = (".git", ".venv", ".editable", ".*_cache", ".hypothesis", "__pycache__", "build", "dist")
+from support.wheel import ROOT, build, copy_checkout, run
+
 STUBS = {
     f"{proto.relative_to(ROOT / 'protos').with_suffix('')}_pb2{suffix}"
     for proto in (ROOT / "protos").rglob("*.proto")
     for suffix in (".py", ".pyi", "_grpc.py", "_grpc.pyi")
 }
 TOP_LEVEL_FOLDERS = ("kernels", "engine", "clients", "services")
-
-
-def run(*command: str | Path, cwd: Path, pythonpath: Sequence[Path] = ()) -> str:
-    """Runs a command to its end and returns what it printed; a failure shows all of its output."""
-    # protoc finds its plugins on PATH, which names the environment's scripts only where it is activated.
-    env = dict(os.environ)
-    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
-    env["PYTHONPATH"] = os.pathsep.join(map(str, pythonpath))
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def build(source: Path, kind: str, out: Path) -> Path:
-    """Builds `source` as "wheel" or "sdist" and returns the one file that is then in `out`."""
-    run(sys.executable, "-m", "hatchling", "build", "--target", kind, "--directory", out, cwd=source)
-    (built,) = out.iterdir()
-    return built
+OTHER_LANGUAGES = ("clients/cpp", "clients/go", "clients/node")
 
 
 def names_in(wheel: Path) -> set[str]:
@@ -46,9 +26,7 @@ def names_in(wheel: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clean copy of the repository, so that nothing is built in the one at work."""
-    copy = tmp_path_factory.mktemp("packaging") / "checkout"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_COPIED))
-    return copy
+    return copy_checkout(tmp_path_factory.mktemp("packaging") / "checkout")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +57,7 @@ def test_wheel_holds_every_source_file_and_the_stubs(wheel: Path, checkout: Path
         for folder in TOP_LEVEL_FOLDERS
         for suffix in (".py", ".cpp", ".h", ".lua")
         for path in (checkout / folder).rglob(f"*{suffix}")
+        if not str(path.relative_to(checkout)).startswith(OTHER_LANGUAGES)
     }
     packages = {f"quire/{folder}__init__.py" for folder in ("", "v1/", "internal/", "internal/v1/")}
     expected = sources | STUBS | packages | {"quire/py.typed"}
@@ -90,8 +69,10 @@ def test_wheel_puts_nothing_but_quire_into_site_packages(wheel: Path) -> None:
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"quire"}
 
 
-def test_wheel_holds_no_leftovers(wheel: Path) -> None:
+def test_wheel_holds_no_leftovers_and_no_other_language(wheel: Path) -> None:
+    others = tuple(f"quire/{folder}/" for folder in OTHER_LANGUAGES)
     assert [name for name in names_in(wheel) if "__pycache__" in name or "/tests/" in name] == []
+    assert [name for name in names_in(wheel) if name.startswith(others)] == []
 
 
 def test_building_leaves_the_checkout_as_it_was(wheel: Path, checkout: Path) -> None:

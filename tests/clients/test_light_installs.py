@@ -1,0 +1,107 @@
+"""Environments with the wheel and one extra, which do without torch, against services in this one."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from quire.clients.client import Client
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.demo_model import DEMO_MODEL
+from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.stack import is_serving
+from support.stacks import RunningStack, launch
+from support.wheel import build, copy_checkout, run
+
+pytestmark = pytest.mark.clients
+
+PROMPT = "def mean(values):"
+PARAMS = SamplingParams(temperature=0, max_tokens=24)
+MISSING = "import importlib.util, sys; print(*[name for name in sys.argv[1:] if importlib.util.find_spec(name)])"
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[RunningStack]:
+    with launch(DEMO_MODEL, executor={"num_blocks": 256}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def text(stack: RunningStack) -> str:
+    with Client(stack.frontend) as client:
+        return client.generate(PROMPT, PARAMS).text
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packaging")
+    return build(copy_checkout(folder / "checkout"), "wheel", folder / "wheel")
+
+
+def environment(folder: Path, requirement: str) -> Path:
+    """A new environment's folder of programs."""
+    run(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", requirement, cwd=folder.parent)
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment(tmp_path_factory.mktemp("bare") / "venv", str(wheel))
+
+
+@pytest.fixture(scope="module")
+def frontend(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment(tmp_path_factory.mktemp("frontend") / "venv", f"{wheel}[frontend]")
+
+
+def generated(programs: Path, address: str) -> str:
+    flags = ("--address", address, "--temperature", "0", "--max-tokens", "24")
+    return run(programs / "quire", "generate", *flags, PROMPT, cwd=programs)
+
+
+def test_a_bare_installation_is_a_client(bare: Path, stack: RunningStack, text: str) -> None:
+    heavy = ("torch", "tokenizers", "redis", "uvicorn")
+    assert run(bare / "python", "-c", MISSING, *heavy, cwd=bare).split() == []
+    assert generated(bare, stack.frontend).rstrip("\n") == text.rstrip("\n")
+    assert stack.stack.executors[0] in run(bare / "quire", "stats", "--scheduler", stack.stack.scheduler, cwd=bare)
+
+
+@pytest.mark.parametrize(
+    ("words", "extra"),
+    [
+        ("frontend", "frontend"),
+        ("scheduler", "scheduler"),
+        ("executor", "executor"),
+        ("up", "frontend,scheduler,executor"),
+        ("bench latency", "executor"),
+    ],
+)
+def test_a_command_that_lacks_packages_names_its_extra(bare: Path, words: str, extra: str) -> None:
+    done = subprocess.run([bare / "quire", *words.split()], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"quire {words}: error: not installed: ")
+    assert done.stderr.endswith(f"pip install 'quire[{extra}]'\n")
+
+
+def test_the_engine_in_process_names_its_extra(bare: Path) -> None:
+    done = subprocess.run([bare / "python", "-c", "from quire import LLM"], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith("pip install 'quire[executor]'")
+
+
+async def test_a_frontend_does_without_torch(frontend: Path, stack: RunningStack, text: str) -> None:
+    assert run(frontend / "python", "-c", MISSING, "torch", "redis", cwd=frontend).split() == []
+    place = f"{LOOPBACK}:{free_port()}"
+    flags = (f"--listen={place}", "--http-listen=", f"--scheduler={stack.stack.scheduler}", f"--model={DEMO_MODEL}")
+    process = await asyncio.create_subprocess_exec(frontend / "quire", "frontend", *flags, env=os.environ)
+    try:
+        await is_serving(place)
+        answer = await asyncio.to_thread(generated, frontend, place)
+        assert answer.rstrip("\n") == text.rstrip("\n")
+    finally:
+        process.terminate()
+        assert await process.wait() == 0
