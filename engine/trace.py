@@ -1,7 +1,8 @@
 """Where the time of a step goes: spans in Chrome's trace format, one file per process.
 
 Chrome's `about:tracing` and Perfetto draw them. Files of several processes can be joined (`benchmarks/timeline.py`),
-since Linux's monotonic clock is the machine's. Format: "Trace Event Format", Google, complete events ("ph": "X").
+since Linux's monotonic clock is the machine's. Format: "Trace Event Format", Google. Parts of a step are complete
+events ("ph": "X"); requests, which overlap, are asynchronous ones ("b", "n", "e").
 """
 
 import atexit
@@ -12,11 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO, TypeAlias
 
 from quire.engine.api.errors import StartupError
 
 _FLUSH_EVENTS = 1000
+Phase: TypeAlias = Literal["b", "n", "e"]
 
 
 class Trace:
@@ -32,7 +34,7 @@ class Trace:
 
     def __init__(self, folder: Path | None, process: str) -> None:
         self._file: TextIO | None = None
-        self._events: list[tuple[str, int, int, int, int]] = []
+        self._events: list[dict[str, object]] = []
         self._lock = threading.Lock()
         if folder is not None:
             try:
@@ -53,15 +55,24 @@ class Trace:
         """
         return nullcontext() if self._file is None else self._timed(name, step)
 
+    def request(self, phase: Phase, request: str, **about: object) -> None:
+        """Notes that a request begins ("b"), goes on ("n") or ends ("e").
+
+        Args:
+            request: the same name each time; unique among those that have begun.
+            about: what else the timeline says of it.
+        """
+        if self._file is not None:
+            now = time.monotonic_ns() / 1000
+            event = {"name": "request", "cat": "request", "ph": phase, "id": request, "tid": 0, "ts": now}
+            self._add(event | {"args": about})
+
     def flush(self) -> None:
         """Writes out what was collected."""
         with self._lock:
             events, self._events = self._events, []
             if self._file is not None:
-                for name, step, thread, began, ended in events:
-                    span = {"name": name, "ph": "X", "pid": os.getpid(), "tid": thread, "args": {"step": step}}
-                    times = {"ts": began / 1000, "dur": (ended - began) / 1000}
-                    self._file.write(f",\n{json.dumps(span | times)}")
+                self._file.writelines(f",\n{json.dumps(event | {'pid': os.getpid()})}" for event in events)
                 self._file.flush()
 
     @contextmanager
@@ -70,9 +81,13 @@ class Trace:
         try:
             yield
         finally:
-            self._events.append((name, step, threading.get_native_id(), began, time.monotonic_ns()))
-            if len(self._events) >= _FLUSH_EVENTS:
-                self.flush()
+            times = {"ts": began / 1000, "dur": (time.monotonic_ns() - began) / 1000}
+            self._add({"name": name, "ph": "X", "tid": threading.get_native_id(), "args": {"step": step}} | times)
+
+    def _add(self, event: dict[str, object]) -> None:
+        self._events.append(event)
+        if len(self._events) >= _FLUSH_EVENTS:
+            self.flush()
 
 
 NO_TRACE = Trace(None, "")

@@ -10,6 +10,7 @@ from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import DEFAULT_OPTIONS, CacheParams, PromptParams, RequestOptions, Retention
 from quire.engine.api.prompt import Prompt, prompt_content
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.trace_context import TraceContext
 from quire.protos.codec import MessageCodec, NestedList
 from quire.protos.status import code_of, retry_delay
 from quire.v1 import inference_pb2 as pb
@@ -32,6 +33,12 @@ CACHE: Final = MessageCodec(
     CacheParams, pb.CacheOptions, {"retention": NestedList(MessageCodec(Retention, pb.Retention))}
 )
 PROMPT: Final = MessageCodec(PromptParams, pb.PromptOptions)
+TRACE: Final = MessageCodec(TraceContext, pb.TraceContext)
+
+
+def trace_from_proto(message: pb.TraceContext) -> TraceContext | None:
+    """None for what is no trace context."""
+    return TraceContext.read(message.traceparent, message.tracestate)
 
 
 def generate_request(
@@ -52,6 +59,8 @@ def generate_request(
         cache=CACHE.to_proto(options.cache, "cache"),
         prompt=PROMPT.to_proto(options.prompt, "prompt"),
     )
+    if options.trace is not None:
+        message.trace.CopyFrom(TRACE.to_proto(options.trace, "trace"))
     message.request_id = _unicode("request_id", request_id)
     try:
         message.priority = options.priority

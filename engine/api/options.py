@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from quire.engine.api.trace_context import TraceContext
+
 DEFAULT_RETENTION_PRIORITY = 35
 
 
@@ -57,11 +59,13 @@ class RequestOptions:
         priority: higher goes first; -100 to 100.
         cache: how its blocks are shared and kept.
         prompt: how its prompt becomes tokens.
+        trace: the caller's trace that it belongs to.
     """
 
     priority: int = 0
     cache: CacheParams = CacheParams()
     prompt: PromptParams = PromptParams()
+    trace: TraceContext | None = None
 
 
 DEFAULT_OPTIONS = RequestOptions()

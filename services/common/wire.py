@@ -40,7 +40,7 @@ from quire.engine.token_ids import check_ids
 from quire.engine.validation import check_range, validate_options
 from quire.internal.v1 import executor_pb2, logprobs_pb2, scheduler_pb2
 from quire.protos.codec import Enumerated, MessageCodec, Nested, NestedList, Packed
-from quire.protos.convert import CACHE, SAMPLING
+from quire.protos.convert import CACHE, SAMPLING, TRACE, trace_from_proto
 from quire.protos.status import RefusedRequest
 from quire.v1 import inference_pb2
 
@@ -151,6 +151,7 @@ def submission_to_proto(request: OpenRequest, resumed: bool) -> scheduler_pb2.Su
         sampling=SAMPLING.to_proto(replace(request.params, stop=())),
         priority=request.options.priority,
         cache=CACHE.to_proto(request.options.cache),
+        trace=TRACE.to_proto(trace) if (trace := request.options.trace) else None,
         resumed=resumed,
         interval=request.interval,
     )
@@ -166,7 +167,8 @@ def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> 
     """A request whose tokens and parameters are still to be compared with the limits of an executor."""
     check_range("request_id", len(submission.request_id.encode()), 0, MAX_REQUEST_ID_BYTES, "bytes")
     check_range("interval", submission.interval, 0, MAX_INTERVAL)
-    options = RequestOptions(submission.priority, CACHE.from_proto(submission.cache, "cache"))
+    cache, trace = CACHE.from_proto(submission.cache, "cache"), trace_from_proto(submission.trace)
+    options = RequestOptions(submission.priority, cache, trace=trace)
     validate_options(options)
     return Request(
         request_id=submission.request_id,

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
@@ -9,9 +10,11 @@ import grpc
 from quire.engine.api.completion import join
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.options import RequestOptions
+from quire.engine.api.trace_context import TraceContext
 from quire.engine.api.version import __version__
 from quire.engine.open_request import OpenRequest
-from quire.protos.convert import CACHE, PROMPT, SAMPLING, completion_to_proto
+from quire.protos.convert import CACHE, PROMPT, SAMPLING, completion_to_proto, trace_from_proto
+from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.multiplex import Multiplex
 from quire.v1 import inference_pb2 as pb
@@ -33,7 +36,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.GenerateRequest,
         context: Any,  # the stubs' type for its callbacks fits no function
     ) -> pb.GenerateResponse:
-        opened = await self._submit(request, whole=True)
+        opened = await self._submit(request, caller_trace(context.invocation_metadata() or ()), whole=True)
         # Not before gRPC has sent the answer.
         context.add_done_callback(lambda _: self._inference.close(opened))
         answer = join([piece async for piece in self._inference.follow(opened)])
@@ -44,7 +47,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateStreamResponse],
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        opened = await self._submit(request)
+        opened = await self._submit(request, caller_trace(context.invocation_metadata() or ()))
         try:
             async with aclosing(self._inference.follow(opened)) as pieces:
                 async for piece in pieces:
@@ -57,7 +60,8 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request_iterator: AsyncIterator[pb.GenerateManyRequest],
         context: grpc.aio.ServicerContext[pb.GenerateManyRequest, pb.GenerateManyResponse],
     ) -> AsyncIterator[pb.GenerateManyResponse]:
-        async with aclosing(Multiplex(self._inference, self._submit).run(request_iterator)) as responses:
+        submit = partial(self._submit, trace=caller_trace(context.invocation_metadata() or ()))
+        async with aclosing(Multiplex(self._inference, submit).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
 
@@ -108,7 +112,10 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             num_requests=self._inference.num_requests,
         )
 
-    async def _submit(self, request: pb.GenerateRequest, whole: bool = False) -> OpenRequest:
+    async def _submit(
+        self, request: pb.GenerateRequest, trace: TraceContext | None, whole: bool = False
+    ) -> OpenRequest:
+        """Checks and opens a request; `trace` is its call's."""
         prompt: str | Sequence[int]
         match request.WhichOneof("input"):
             case "text":
@@ -126,6 +133,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
                 request.priority,
                 CACHE.from_proto(request.cache, "cache"),
                 PROMPT.from_proto(request.prompt, "prompt"),
+                trace_from_proto(request.trace) or trace,
             ),
             whole=whole,
         )

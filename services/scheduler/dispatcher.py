@@ -6,14 +6,17 @@ import logging
 from dataclasses import asdict
 
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.engine.open_request import Finish
 from quire.engine.request import Request
 from quire.engine.scheduling.scheduler import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo
+from quire.engine.trace import NO_TRACE, Trace
 from quire.engine.validation import validate, validate_generated
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.frontend_stream import FrontendStream
+from quire.services.scheduler.request_spans import RequestSpans
 from quire.services.scheduler.streamed_request import StreamedRequest
 
 logger = logging.getLogger(__name__)
@@ -28,10 +31,12 @@ class Dispatcher:
 
     Args:
         epoch: of this scheduler.
+        trace: notes when requests come, start and end.
     """
 
-    def __init__(self, epoch: int) -> None:
+    def __init__(self, epoch: int, trace: Trace = NO_TRACE) -> None:
         self._epoch = epoch
+        self._spans = RequestSpans(trace)
         self._clients = itertools.count(1)
         self._streams: dict[int, FrontendStream] = {}
         self._executors: dict[str, AttachedExecutor] = {}
@@ -105,6 +110,7 @@ class Dispatcher:
         stream.sequences[request.handle] = sequence
         self._executor_of[sequence] = executor
         self._recipients[sequence] = StreamedRequest(stream, request.handle, request.interval)
+        self._spans.begin(request)
         executor.loop.wake()
 
     def cancel(self, stream: FrontendStream, handle: int) -> None:
@@ -112,7 +118,7 @@ class Dispatcher:
         sequence = stream.sequences.pop(handle, None)
         if sequence is None:
             return
-        self._recipients.pop(sequence, None)
+        self._release(sequence, None)
         executor = self._executor_of.pop(sequence, None)
         if executor is None:
             self._unplaced.remove(sequence)
@@ -124,9 +130,11 @@ class Dispatcher:
     def deliver(self, output: StepOutput) -> None:
         """Sends what a step brought to the frontends that asked for it."""
         output.update().deliver(self._recipients.get)
+        for sequence in output.started:
+            self._spans.start(sequence)
         for sequence in output.finished:
             self._executor_of.pop(sequence, None)
-            self._recipients.pop(sequence, None)
+            self._release(sequence, sequence.outcome)
         for stream in self._streams.values():
             stream.end_step()
         self._tell_room()
@@ -180,12 +188,8 @@ class Dispatcher:
         for sequence in sequences:
             self._executor_of.pop(sequence, None)
             if sequence.num_faults > MAX_FAULTS:
-                self._fail(
-                    sequence,
-                    Unavailable(
-                        f"{sequence.num_faults} executors in a row were lost while this ran and got no further"
-                    ),
-                )
+                lost = f"{sequence.num_faults} executors in a row were lost while this ran and got no further"
+                self._fail(sequence, Unavailable(lost))
                 continue
             executor = self._cheapest(sequence, self._able(sequence.request)[0])
             if executor is None:
@@ -197,8 +201,15 @@ class Dispatcher:
 
     def _fail(self, sequence: Sequence, error: RequestError) -> None:
         logger.error("request %r: %s", sequence.request.request_id, error)
-        if recipient := self._recipients.pop(sequence, None):
+        if recipient := self._release(sequence, error):
             recipient.end(error)
+
+    def _release(self, sequence: Sequence, outcome: Finish | RequestError | None) -> StreamedRequest | None:
+        """Who waited for a sequence that is over; None if nobody did."""
+        recipient = self._recipients.pop(sequence, None)
+        if recipient is not None:
+            self._spans.end(sequence.request, outcome)
+        return recipient
 
     def _choose(self, request: Request) -> tuple[Sequence, AttachedExecutor]:
         """The request as a sequence, and the executor where it costs least of those that can hold it.

@@ -84,8 +84,8 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     if epoch == MAX_COUNTER:
         logger.error("this is the last epoch, so a second scheduler would not displace this one; empty Redis soon")
     config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
-    dispatcher = Dispatcher(epoch)
     trace = Trace(settings.trace_dir, f"scheduler-{epoch}")
+    dispatcher = Dispatcher(epoch, trace)
 
     def supervise(address: str) -> Supervisor:
         return Supervisor(address, config, ledger, epoch, dispatcher, trace, settings.keepalive)

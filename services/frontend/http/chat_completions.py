@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from quire.engine.chat.chat_format import ChatFormat
+from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.http.answer import Answer
 from quire.services.frontend.http.body import read_body
 from quire.services.frontend.http.chat_body import ChatBody
@@ -36,6 +37,7 @@ class ChatCompletions:
         body = await read_body(request, ChatBody)
         check_model(body.model, inference)
         body.check_response_format()
+        options = body.options(False, caller_trace(request.headers.items()))
         params, num_choices = body.sampling(), body.num_choices()
         conversation = body.conversation(with_tools=body.wants_tools)
         async with while_connected(request):
@@ -46,7 +48,7 @@ class ChatCompletions:
                 params = replace(params, skip_special_tokens=False)
             # The template has written the special tokens.
             prepared = await inference.prepare(
-                prompt.text, params, field="messages", options=body.options(False), fills_context=True
+                prompt.text, params, field="messages", options=options, fills_context=True
             )
         requests = open_choices(inference, request, [prepared], num_choices, whole=not body.stream)
         logprobs = ChatLogprobs(inference.tokenizer) if body.logprobs else None

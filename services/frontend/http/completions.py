@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.http.answer import Answer
 from quire.services.frontend.http.body import read_body
 from quire.services.frontend.http.choices import open_choices, prepare_all
@@ -24,7 +25,7 @@ class Completions:
         body = await read_body(request, CompletionBody)
         check_model(body.model, self._inference)
         inference, wishes = self._inference, body.wishes()
-        options = body.options(body.add_special_tokens is not False)
+        options = body.options(body.add_special_tokens is not False, caller_trace(request.headers.items()))
         prepared = await prepare_all(inference, request, body.prompts(), body.sampling(), options)
         echoes = [await inference.decode(each.prompt, "prompt") for each in prepared] if wishes.echo else []
         requests = open_choices(inference, request, prepared, wishes.best_of, whole=not body.stream)

@@ -7,6 +7,7 @@ from pydantic import Field
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.options import CacheParams, PromptParams, RequestOptions
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.trace_context import TraceContext
 from quire.services.frontend.http.body import Body
 
 # Fields of the same name and meaning in `SamplingParams`, where null is the default.
@@ -54,14 +55,15 @@ class SamplingFields(Body):
         bias = {_token_id(key): value for key, value in (self.logit_bias or {}).items()}
         return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, logit_bias=bias, **given)  # type: ignore[arg-type]
 
-    def options(self, add_special_tokens: bool) -> RequestOptions:
+    def options(self, add_special_tokens: bool, trace: TraceContext | None) -> RequestOptions:
         """Wishes beyond sampling.
 
         Args:
             add_special_tokens: to a text, as the model's folder says.
+            trace: that the request's header fields name.
         """
         prompt = PromptParams(add_special_tokens, self.truncate_prompt_tokens)
-        return RequestOptions(self.priority or 0, CacheParams(salt=self.cache_salt or ""), prompt)
+        return RequestOptions(self.priority or 0, CacheParams(salt=self.cache_salt or ""), prompt, trace)
 
     def num_choices(self) -> int:
         """Answers to each prompt.

@@ -2,15 +2,19 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 import grpc
 
 from quire.engine.api.completion import join
 from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.options import RequestOptions
+from quire.engine.api.trace_context import TraceContext
 from quire.engine.open_request import OpenRequest
 from quire.kserve import open_inference_pb2 as pb
 from quire.kserve import open_inference_pb2_grpc
+from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.http.merge import merged
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.kserve.answer import FINAL, MODEL_VERSION, Part, infer_response
@@ -83,7 +87,7 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             job = self._job(request)
             if job.is_stream:
                 raise InvalidRequest("stream", True, "must be false in ModelInfer; ModelStreamInfer streams")
-            opened = await self._open(job)
+            opened = await self._open(job, caller_trace(context.invocation_metadata() or ()))
             # Not before gRPC has sent the answer.
             context.add_done_callback(lambda _: self._close(opened))
             parts = [await self._whole(job, index, each) for index, each in enumerate(opened)]
@@ -93,15 +97,18 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        async with aclosing(InferStream(self._inference, self._responses).run(request_iterator)) as responses:
+        answer = partial(self._responses, trace=caller_trace(context.invocation_metadata() or ()))
+        async with aclosing(InferStream(self._inference, answer).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
 
-    async def _responses(self, request: pb.ModelInferRequest) -> AsyncGenerator[pb.ModelInferResponse, None]:
+    async def _responses(
+        self, request: pb.ModelInferRequest, trace: TraceContext | None
+    ) -> AsyncGenerator[pb.ModelInferResponse, None]:
         """Prompt by prompt: each whole, or in pieces."""
         with self._counters.request() as outcome:
             job = self._job(request)
-            opened = await self._open(job)
+            opened = await self._open(job, trace)
             num_left = len(opened)
             try:
                 parts = merged([self._parts(job, index, each) for index, each in enumerate(opened)])
@@ -121,16 +128,20 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._inference.admit()
         return read_job(request, self._inference.state.eos_token_ids)
 
-    async def _open(self, job: Job) -> list[OpenRequest]:
+    async def _open(self, job: Job, trace: TraceContext | None) -> list[OpenRequest]:
         """Opens a request for each prompt, or none."""
         opened: list[OpenRequest] = []
         try:
             for prompt in job.prompts:
                 try:
-                    whole = not job.is_stream
-                    opened.append(
-                        await self._inference.submit(prompt.text, prompt.params, field=prompt.field, whole=whole)
+                    request = await self._inference.submit(
+                        prompt.text,
+                        prompt.params,
+                        field=prompt.field,
+                        options=RequestOptions(trace=trace),
+                        whole=not job.is_stream,
                     )
+                    opened.append(request)
                 except InvalidRequest as error:
                     raise prompt.renamed(error) from error
         except BaseException:
