@@ -47,6 +47,8 @@ test-chaos: $(STAMP) ## tests that kill services while requests run
 test-clients: $(STAMP) ## clients in Node.js, C++ and Go, and those of other projects, against Quire; gets them all
 	tools/clients.sh
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/chat-templates 'axolotl>=0.19' 'trl>=1.16'
+	$(BIN)/python -m venv .venv/clients
+	.venv/clients/bin/python -m pip install --quiet 'langchain-openai>=1' 'litellm>=1.100'
 	$(PYTEST) -m clients
 
 lint: $(STAMP) ## ruff, formatting of Python and C++, mypy, import contracts, protos and what breaks their clients

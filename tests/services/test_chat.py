@@ -10,36 +10,20 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
+from support.chat_scripts import ANSWER, CALLED, PLAIN, TEMPLATE, write_chat_model
 from support.chats import TIME, WEATHER
 from support.scripted_model import write_scripted_model
 from support.stacks import RunningStack, launch
 
-# The prompt's last character says what is asked for: a call, an answer behind its result, or a plain text.
-ENDING = (
-    "{%- if messages[-1].role == 'tool' -%}R{%- elif tools -%}C{%- elif enable_thinking is defined -%}T"
-    "{%- else -%}P{%- endif -%}"
-)
-TEMPLATE = (
-    "{%- for message in messages -%}[{{ message.role }}] {{ message.content }}"
-    "{%- for call in message.tool_calls -%}<tool_call>{{ call.function | tojson }}</tool_call>{%- endfor -%}"
-    "\n{% endfor -%}{%- if false -%}</think>{%- endif -%}" + ENDING
-)
-CALLS = (
-    '<think>Füßen is a town.\n</think>\n\nI look it up. 😀\n<tool_call>\n{"name": "get_weather", "arguments": '
-    '{"town": "Füßen", "days": 2}}\n</tool_call>\n<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-)
-ANSWER = "It is 21.5 degrees in Füßen."
-PLAIN = "A plain answer, ending here."
-THOUGHT = "<think>Let me see: 1 + 1.</think>\n\nTwo."
 QUESTION: list[Any] = [{"role": "user", "content": "How warm is it in Füßen?"}]
 TOOLS: list[Any] = [WEATHER, TIME]
 
 
 @pytest.fixture(scope="module")
 def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    scripts = {"C": CALLS, "R": ANSWER, "P": PLAIN, "T": THOUGHT}
-    folder = write_scripted_model(tmp_path_factory.mktemp("models") / "scripted", scripts, TEMPLATE)
-    with launch(folder, executor={"num_blocks": 256}) as stack:
+    with launch(
+        write_chat_model(tmp_path_factory.mktemp("models") / "scripted"), executor={"num_blocks": 256}
+    ) as stack:
         yield stack
 
 
@@ -98,7 +82,7 @@ def test_tools_are_called_and_their_results_answered(client: openai.OpenAI) -> N
     assert choice.message.model_extra == {"reasoning_content": "Füßen is a town."}
     calls = choice.message.tool_calls or []
     found = [(call.function.name, json.loads(call.function.arguments)) for call in calls if call.type == "function"]
-    assert found == [("get_weather", {"town": "Füßen", "days": 2}), ("now", {})]
+    assert found == CALLED
     results = [{"role": "tool", "tool_call_id": call.id, "content": "21.5"} for call in calls]
     # The message goes back as the package has it, with all of its fields.
     history = [*QUESTION, choice.message, *results]
