@@ -11,7 +11,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "frontend": ("grpc_reflection", "httptools", "huggingface_hub", "jinja2", "starlette", "tokenizers", "uvicorn"),
         "scheduler": ("grpc_reflection", "redis"),
-        "executor": ("grpc_reflection", "huggingface_hub", "safetensors", "tokenizers", "torch", "xgrammar"),
+        "executor": ("grpc_reflection", "huggingface_hub", "jinja2", "safetensors", "tokenizers", "torch", "xgrammar"),
     }
 )
 """Modules by the extra of pyproject.toml that brings them."""
