@@ -101,6 +101,9 @@ class Settings(ClientSettings):
     typical_p: float = 1.0
     """Keep the locally typical tokens with this probability mass."""
 
+    prompt_logprobs: int | None = None
+    """With --json: the same as --logprobs for each token of the prompt but the first; at most 20."""
+
     logprobs: int | None = None
     """With --json: number of most likely tokens to print beside each token, with log-probabilities; at most 20."""
 
@@ -152,8 +155,9 @@ def _as_json(completion: Completion) -> str:
     fields = dataclasses.asdict(completion)
     reason = completion.finish_reason
     fields["finish_reason"] = reason.name.lower() if reason is not None else None
-    if not completion.logprobs:
-        del fields["logprobs"]
+    for name in ("logprobs", "prompt_logprobs"):
+        if not fields[name]:
+            del fields[name]
     return json.dumps(fields, ensure_ascii=False)
 
 

@@ -17,6 +17,7 @@ from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
 from quire.engine.model.features.logprobs import RowLogprobs
 from quire.engine.model.features.processors import SlotShape, logits_processors
+from quire.engine.model.features.prompt_logprobs import PromptScores, ScoredTokens, score
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import Placement, place
 from quire.engine.model.slots import Slots
@@ -40,6 +41,7 @@ class PendingStep:
     slots: Int32Array
     token_ids: Tensor
     logprobs: RowLogprobs | None
+    scores: PromptScores | None
     timer: StepTimer
 
     @property
@@ -51,7 +53,8 @@ class PendingStep:
         """Waits for the step."""
         compute_us = self.timer.wait()
         logprobs = self.logprobs.packed() if self.logprobs is not None else None
-        return StepResult(self.step, self.slots, self.token_ids.numpy(), compute_us, logprobs)
+        prompt_logprobs = self.scores.packed() if self.scores is not None else None
+        return StepResult(self.step, self.slots, self.token_ids.numpy(), compute_us, logprobs, prompt_logprobs)
 
 
 class Executor:
@@ -70,6 +73,7 @@ class Executor:
         placement = place(config, checkpoint)
         logger.info("computing in %s, KV cache in %s", placement.dtype, placement.kv_dtype)
         self._engine = _engine(config, checkpoint, placement)
+        self._kernels = placement.kernels
         self._decoder = Decoder(placement.kernels)
         shape = SlotShape(
             num_slots=config.max_batch_size,
@@ -123,23 +127,35 @@ class Executor:
         timer = CudaTimer() if self._engine.device.type == "cuda" else HostTimer()
         self._engine.copy_blocks(plan.copies)
         batch = self._slots.apply(plan)
-        token_ids, logprobs = self._compute(batch) if len(batch.slots) else (_NOTHING, None)
+        token_ids, logprobs, scores = self._compute(batch) if len(batch.slots) else (_NOTHING, None, None)
         timer.stop()
-        return PendingStep(plan.step, batch.sampling_slots, token_ids, logprobs, timer)
+        return PendingStep(plan.step, batch.sampling_slots, token_ids, logprobs, scores, timer)
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute one step and wait for its tokens; raises what `launch` does."""
         return self.launch(plan).result()
 
-    def _compute(self, batch: Batch) -> tuple[Tensor, RowLogprobs | None]:
+    def _compute(self, batch: Batch) -> tuple[Tensor, RowLogprobs | None, PromptScores | None]:
         """The sampled tokens, int32, and what is wanted beside them; on the host once the step is over."""
-        logits = self._engine.forward(batch)
+        scores = None
+        if batch.scored is None:
+            logits = self._engine.forward(batch)
+        else:
+            logits, scores = self._scored(batch, batch.scored)
         token_ids, logprobs = self._decoder.decode(logits, batch)
         self._slots.advance(batch, token_ids)
         if logprobs is None:
-            return download(token_ids.int())[0], None
+            return download(token_ids.int())[0], None, scores
         token_ids, values, top_ids = download(token_ids.int(), logprobs.values, logprobs.top_ids)
-        return token_ids, replace(logprobs, values=values, top_ids=top_ids)
+        return token_ids, replace(logprobs, values=values, top_ids=top_ids), scores
+
+    def _scored(self, batch: Batch, scored: ScoredTokens) -> tuple[Tensor, PromptScores]:
+        """Logits of the rows that sample, and scores of tokens of prompts, on the host once the step is over."""
+        hidden = self._engine.hidden(batch, scored.states)
+        found = score(hidden, scored, self._engine.logits, self._kernels)
+        values, top_ids, ranks = download(found.values, found.top_ids, found.ranks)
+        found = replace(found, values=values, top_ids=top_ids, ranks=ranks)
+        return self._engine.logits(hidden[scored.sampling]), found
 
 
 def _engine(config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement) -> ModelEngine:

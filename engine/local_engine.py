@@ -12,7 +12,7 @@ from quire.engine.config import SchedulerConfig
 from quire.engine.executor import Executor
 from quire.engine.local_runner import LocalRunner
 from quire.engine.loop import StepLoop
-from quire.engine.open_request import OpenRequest
+from quire.engine.open_request import OpenRequest, scheduled_params
 from quire.engine.request import Request
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
@@ -60,7 +60,7 @@ class LocalEngine:
         validate_options(options)
         self._num_requests += 1
         opened = OpenRequest(self._num_requests, str(self._num_requests), prompt, params)
-        request = Request(opened.request_id, 0, opened.handle, prompt, prompt[:0], params, options)
+        request = Request(opened.request_id, 0, opened.handle, prompt, prompt[:0], scheduled_params(params), options)
         sequence = Sequence(request, self._eos_token_ids)
         self._scheduler.add(sequence)
         self._open[opened.handle] = opened, sequence

@@ -1,7 +1,7 @@
-"""Log-probabilities of a step's tokens, packed as they travel."""
+"""Log-probabilities of a step's tokens, and of tokens of prompts, packed as they travel."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -48,4 +48,33 @@ def pack(entries: Iterable[tuple[int, TokenLogprobs]]) -> PackedLogprobs:
         num_top=np.array([len(each.top_token_ids) for each in found], np.int32),
         logprobs=np.fromiter(chain.from_iterable((each.logprob, *each.top_logprobs) for each in found), np.float32),
         top_token_ids=np.fromiter(chain.from_iterable(each.top_token_ids for each in found), np.int32),
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedPromptLogprobs:
+    """Log-probabilities of tokens of prompts.
+
+    Attributes:
+        entries: as of a step's tokens.
+        positions: int32 [n]: place of each token in its prompt, from 1: nothing comes before the first.
+        ranks: int32 [n]: place of each token among all, 1 for the most likely.
+    """
+
+    entries: PackedLogprobs
+    positions: Int32Array
+    ranks: Int32Array
+
+    def unpack(self) -> list[tuple[int, int, TokenLogprobs]]:
+        """One entry per token, with its owner and position."""
+        entries = zip(self.entries.unpack(), self.positions.tolist(), self.ranks.tolist(), strict=True)
+        return [(owner, position, replace(found, rank=rank)) for (owner, found), position, rank in entries]
+
+
+def pack_prompt(entries: Sequence[tuple[int, int, TokenLogprobs]]) -> PackedPromptLogprobs:
+    """Inverse of `PackedPromptLogprobs.unpack`."""
+    return PackedPromptLogprobs(
+        entries=pack((owner, found) for owner, _, found in entries),
+        positions=np.array([position for _, position, _ in entries], np.int32),
+        ranks=np.array([found.rank for _, _, found in entries], np.int32),
     )

@@ -3,7 +3,7 @@
 import asyncio
 from array import array
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import RequestError
@@ -19,6 +19,11 @@ class Finish:
 
     reason: FinishReason
     stop_token_id: int | None = None
+
+
+def scheduled_params(params: SamplingParams) -> SamplingParams:
+    """What the scheduler is asked for: stop strings are found where text is made, and a step samples a token."""
+    return replace(params, stop=(), max_tokens=max(1, params.max_tokens or 0))
 
 
 class OpenRequest:
@@ -58,6 +63,11 @@ class OpenRequest:
         self._num_taken = 0
         # Log-probabilities of tokens in their order, until they are taken; empty unless the request wants them.
         self._logprobs: list[TokenLogprobs] = []
+        self._prompt_logprobs: list[TokenLogprobs] = []
+        # The last position of the prompt whose log-probabilities have come.
+        self._num_scored = 0
+        # Of a prompt that is computed alone, the token behind it is dropped.
+        self._max_tokens = params.max_tokens
         self._only_end = False
         self._updated = asyncio.Event()
         self._on_update: Callable[[], None] = self._updated.set
@@ -73,9 +83,17 @@ class OpenRequest:
             self.cached_tokens = cached_tokens
 
     def push(self, token_id: int) -> None:
+        if self._max_tokens == 0:
+            return
         self.generated.append(token_id)
         if not self._only_end:
             self._on_update()
+
+    def push_prompt_logprobs(self, position: int, logprobs: TokenLogprobs) -> None:
+        """Log-probabilities of a token of the prompt; those that came before a fault come again."""
+        if position == self._num_scored + 1:
+            self._num_scored = position
+            self._prompt_logprobs.append(logprobs)
 
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of a token that comes before the next call of `take`."""
@@ -92,7 +110,8 @@ class OpenRequest:
         if self.is_over:
             return
         if isinstance(outcome, Finish):
-            self.finish = outcome
+            is_scored = self._max_tokens == 0 and outcome.reason is FinishReason.STOP
+            self.finish = Finish(FinishReason.LENGTH) if is_scored else outcome
         else:
             self._error = outcome
         self._on_update()
@@ -126,4 +145,10 @@ class OpenRequest:
             return ()
         taken = tuple(self._logprobs[:num_tokens])
         del self._logprobs[:num_tokens]
+        return taken
+
+    def take_prompt_logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """Log-probabilities of the prompt's tokens but the first; once, and empty unless the request wants them."""
+        taken = tuple(self._prompt_logprobs)
+        self._prompt_logprobs.clear()
         return taken

@@ -63,8 +63,9 @@ _NUMBERS: Final = (
         f"must be above 0 and at most {MAX_REPETITION_PENALTY}",
     ),
     _between("logprobs", 0, MAX_LOGPROBS, kind=Integral, may_be_unset=True),
+    _between("prompt_logprobs", 0, MAX_LOGPROBS, kind=Integral, may_be_unset=True),
     _between("seed", 0, MAX_SEED, kind=Integral, may_be_unset=True),
-    _Number("max_tokens", lambda value: value >= 1, "must be at least 1", kind=Integral, may_be_unset=True),
+    _Number("max_tokens", lambda value: value >= 0, "must be at least 0", kind=Integral, may_be_unset=True),
     _between("min_tokens", 0, MAX_INT32, kind=Integral),
     _between("no_repeat_ngram_size", 0, MAX_NGRAM_SIZE, kind=Integral),
 )

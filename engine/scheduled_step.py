@@ -51,6 +51,11 @@ class ScheduledStep:
         expected = np.concatenate((np.array(sampling, np.int32), self.generation)) if sampling else self.generation
         if not np.array_equal(result.slots, expected):
             raise InvalidRequest("result.slots", result.slots.tolist(), f"must be {expected.tolist()}")
+        if result.prompt_logprobs is not None:
+            owners = set(result.prompt_logprobs.entries.owners.tolist())
+            if strangers := owners - {chunk.sequence.slot for chunk in self.chunks}:
+                limit = "must be slots that compute context in this step"
+                raise InvalidRequest("result.prompt_logprobs.entries.owners", sorted(strangers), limit)
 
     @property
     def num_context_tokens(self) -> int:

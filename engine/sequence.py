@@ -108,6 +108,11 @@ class Sequence:
         return len(self.request.prompt)
 
     @property
+    def reuses_cache(self) -> bool:
+        """Whether its prefix may be taken from the cache; of a prompt that is scored, every token is computed."""
+        return not self.request.options.cache.opt_out and self.request.params.prompt_logprobs is None
+
+    @property
     def num_context_left(self) -> int:
         """Context tokens that no step has been planned for."""
         return self.num_context - self.num_scheduled

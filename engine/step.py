@@ -9,7 +9,7 @@ from enum import IntEnum
 
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
-from quire.engine.logprobs import PackedLogprobs
+from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +77,7 @@ class StepResult:
         slots, token_ids: shape (n,): the rows that sampled, in the plan's order, context before generation.
         compute_us: microseconds from the first kernel to the last.
         logprobs: of the rows whose sequences want them, owned by their slots, in the order of the rows; None: of none.
+        prompt_logprobs: of the prompts' tokens that were computed, where sequences want them; owned by slots.
     """
 
     step: int
@@ -84,6 +85,7 @@ class StepResult:
     token_ids: Int32Array
     compute_us: int
     logprobs: PackedLogprobs | None = None
+    prompt_logprobs: PackedPromptLogprobs | None = None
 
 
 class DeviceKind(IntEnum):

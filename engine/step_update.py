@@ -20,6 +20,9 @@ class Recipient(Protocol):
     def push(self, token_id: int) -> None:
         """A new token."""
 
+    def push_prompt_logprobs(self, position: int, logprobs: TokenLogprobs) -> None:
+        """Log-probabilities of the prompt's token at this position, from 1; some come again after a fault."""
+
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of the token that came with the same step."""
 
@@ -36,15 +39,20 @@ class StepUpdate(Generic[Key]):
         tokens: one new token each.
         logprobs: of these tokens, where they are wanted.
         ended: terminal messages.
+        prompt_logprobs: each with its position in the prompt.
     """
 
     started: Iterable[tuple[Key, int]]
     tokens: Iterable[tuple[Key, int]]
     logprobs: Iterable[tuple[Key, TokenLogprobs]]
     ended: Iterable[tuple[Key, Finish | RequestError]]
+    prompt_logprobs: Iterable[tuple[Key, int, TokenLogprobs]] = ()
 
     def deliver(self, find: Callable[[Key], Recipient | None]) -> None:
         """Gives everything to the recipients that `find` knows, in this order; what is for others is dropped."""
+        for key, position, entry in self.prompt_logprobs:
+            if recipient := find(key):
+                recipient.push_prompt_logprobs(position, entry)
         for key, cached_tokens in self.started:
             if recipient := find(key):
                 recipient.start(cached_tokens)

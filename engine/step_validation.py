@@ -11,7 +11,7 @@ import numpy as np
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.limits import MAX_COUNTER, MAX_INT32, MAX_LOGPROBS
 from quire.engine.arrays import Int32Array
-from quire.engine.logprobs import PackedLogprobs
+from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
 from quire.engine.sampling_validation import validate_sampling
 from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
 from quire.engine.token_ids import check_ids
@@ -82,6 +82,8 @@ def validate_result(result: StepResult, vocab_size: int) -> None:
     check_ids("token_ids", result.token_ids, vocab_size)
     if result.logprobs is not None:
         validate_logprobs(result.logprobs, vocab_size, result.slots)
+    if result.prompt_logprobs is not None:
+        validate_prompt_logprobs(result.prompt_logprobs, vocab_size)
 
 
 def validate_logprobs(logprobs: PackedLogprobs, vocab_size: int, owners: Int32Array) -> None:
@@ -93,22 +95,42 @@ def validate_logprobs(logprobs: PackedLogprobs, vocab_size: int, owners: Int32Ar
     Raises:
         InvalidRequest: names the field, the value and the limit.
     """
-    check_lengths("logprobs.num_top", logprobs.num_top, "logprobs.owners", logprobs.owners)
-    check_ids("logprobs.num_top", logprobs.num_top, min(MAX_LOGPROBS, vocab_size) + 1)
     strangers = ~np.isin(logprobs.owners, owners)
     if strangers.any():
         raise InvalidRequest("logprobs.owners", logprobs.owners[strangers].tolist(), "must be given a token, too")
+    _check_entries("logprobs", logprobs, vocab_size)
+
+
+def validate_prompt_logprobs(logprobs: PackedPromptLogprobs, vocab_size: int) -> None:
+    """Refuses log-probabilities of prompts that cannot be taken apart.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    field, owners = "prompt_logprobs", logprobs.entries.owners
+    for name, values in (("positions", logprobs.positions), ("ranks", logprobs.ranks)):
+        check_lengths(f"{field}.{name}", values, f"{field}.entries.owners", owners)
+    if len(owners):
+        check_range(f"{field}.positions", int(logprobs.positions.min()), 1, MAX_INT32)
+        check_range(f"{field}.ranks", int(logprobs.ranks.min()), 1, vocab_size)
+    _check_entries(f"{field}.entries", logprobs.entries, vocab_size)
+
+
+def _check_entries(field: str, logprobs: PackedLogprobs, vocab_size: int) -> None:
+    check_lengths(f"{field}.num_top", logprobs.num_top, f"{field}.owners", logprobs.owners)
+    check_ids(f"{field}.num_top", logprobs.num_top, min(MAX_LOGPROBS, vocab_size) + 1)
     num_top = int(logprobs.num_top.sum())
-    for field, length, expected in (
-        ("logprobs.top_token_ids", len(logprobs.top_token_ids), num_top),
-        ("logprobs.logprobs", len(logprobs.logprobs), len(logprobs.owners) + num_top),
+    for name, length, expected in (
+        ("top_token_ids", len(logprobs.top_token_ids), num_top),
+        ("logprobs", len(logprobs.logprobs), len(logprobs.owners) + num_top),
     ):
         if length != expected:
-            raise InvalidRequest(field, length, f"must be {expected} numbers by logprobs.num_top")
-    check_ids("logprobs.top_token_ids", logprobs.top_token_ids, vocab_size)
+            raise InvalidRequest(f"{field}.{name}", length, f"must be {expected} numbers by {field}.num_top")
+    check_ids(f"{field}.top_token_ids", logprobs.top_token_ids, vocab_size)
     # False for NaN. Rounding may end a little above zero.
     if not (logprobs.logprobs < 1).all():
-        raise InvalidRequest("logprobs.logprobs", float(logprobs.logprobs.max()), "must be logarithms of probabilities")
+        found = float(logprobs.logprobs.max())
+        raise InvalidRequest(f"{field}.logprobs", found, "must be logarithms of probabilities")
 
 
 def check_lengths(field: str, values: Int32Array, other_field: str, others: Int32Array) -> None:

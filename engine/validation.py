@@ -146,7 +146,7 @@ def _check_room(num_prompt: int, params: SamplingParams, limits: ServingLimits) 
         )
         raise InvalidRequest("sampling.max_tokens", max_tokens, limit)
     # The last token is sampled but never fed, so it takes no place in the cache.
-    num_blocks = math.ceil((num_prompt + max_tokens - 1) / limits.block_size)
+    num_blocks = math.ceil((num_prompt + max(1, max_tokens) - 1) / limits.block_size)
     if num_blocks > limits.num_blocks:
         limit = (
             f"with a prompt of {num_prompt} tokens this needs {num_blocks} KV blocks of {limits.block_size} "

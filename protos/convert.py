@@ -101,6 +101,7 @@ def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamRespon
         usage=_usage_from_proto(finish.usage) if ended else None,
         request_id=message.request_id,
         logprobs=tuple(map(_logprobs_from_proto, message.logprobs)),
+        prompt_logprobs=tuple(map(_logprobs_from_proto, message.prompt_logprobs)),
     )
 
 
@@ -111,15 +112,21 @@ def completion_to_proto(completion: Completion, kind: type[Response]) -> Respons
         text=completion.text,
         token_ids=completion.token_ids,
         finish=finish_to_proto(completion),
-        logprobs=logprobs_to_proto(completion),
+        logprobs=logprobs_to_proto(completion.logprobs),
+        prompt_logprobs=logprobs_to_proto(completion.prompt_logprobs),
     )
 
 
-def logprobs_to_proto(completion: Completion) -> list[pb.TokenLogprobs]:
-    """One entry for each token, or none."""
+def logprobs_to_proto(logprobs: Iterable[TokenLogprobs]) -> list[pb.TokenLogprobs]:
+    """One message for each token."""
     return [
-        pb.TokenLogprobs(logprob=each.logprob, top_token_ids=each.top_token_ids, top_logprobs=each.top_logprobs)
-        for each in completion.logprobs
+        pb.TokenLogprobs(
+            logprob=each.logprob,
+            top_token_ids=each.top_token_ids,
+            top_logprobs=each.top_logprobs,
+            rank=each.rank,
+        )
+        for each in logprobs
     ]
 
 
@@ -149,7 +156,8 @@ def failure_to_proto(error: RequestError) -> pb.GenerateFailure:
 
 
 def _logprobs_from_proto(message: pb.TokenLogprobs) -> TokenLogprobs:
-    return TokenLogprobs(message.logprob, tuple(message.top_token_ids), tuple(message.top_logprobs))
+    rank = message.rank if message.HasField("rank") else None
+    return TokenLogprobs(message.logprob, tuple(message.top_token_ids), tuple(message.top_logprobs), rank)
 
 
 def _usage_from_proto(usage: pb.Usage) -> Usage:

@@ -42,6 +42,7 @@ class Completion:
         usage: what it took; None in every piece but the last.
         request_id: the request's name, also where the server chose it.
         logprobs: one for each of `token_ids`; empty unless the request asked for them.
+        prompt_logprobs: one for each token of the prompt but the first, in the first piece; empty unless asked for.
     """
 
     text: str
@@ -51,6 +52,7 @@ class Completion:
     usage: Usage | None
     request_id: str
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
 
 
 def join(pieces: Iterable[Completion]) -> Completion:
@@ -58,4 +60,10 @@ def join(pieces: Iterable[Completion]) -> Completion:
     parts = list(pieces)
     token_ids = tuple(token_id for part in parts for token_id in part.token_ids)
     logprobs = tuple(each for part in parts for each in part.logprobs)
-    return replace(parts[-1], text="".join(part.text for part in parts), token_ids=token_ids, logprobs=logprobs)
+    return replace(
+        parts[-1],
+        text="".join(part.text for part in parts),
+        token_ids=token_ids,
+        logprobs=logprobs,
+        prompt_logprobs=parts[0].prompt_logprobs,
+    )

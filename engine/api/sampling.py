@@ -21,7 +21,7 @@ class SamplingParams:
         top_p: keep the smallest set of tokens with at least this probability mass; in (0, 1].
         min_p: keep tokens at least this likely relative to the most likely one; in [0, 1].
         seed: the same seed and request give the same tokens; None draws one at submission.
-        max_tokens: at least 1; None means 128, or what the context leaves if that is less.
+        max_tokens: 0 computes the prompt alone; None means 128, or what the context leaves if that is less.
         stop: strings that end the text, which then ends before the match; a single one may be given as it is.
         stop_token_ids: tokens that end the sequence; the matched one is in the ids but not in the text.
         ignore_eos: go on past the model's own end-of-sequence tokens.
@@ -42,6 +42,8 @@ class SamplingParams:
         skip_special_tokens: special tokens make no text.
         logprobs: number of most likely tokens to return beside each token, with log-probabilities, 0 to 20, by the
             model's own logits; None: without.
+        prompt_logprobs: the same for each token of the prompt but the first, 0 to 20; the prompt is computed whole, and
+            nothing of it is taken from the cache.
     """
 
     temperature: float = 1.0
@@ -66,6 +68,7 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         """What is given in another form takes that of the field; what has no such form is refused with the request."""

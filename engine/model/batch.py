@@ -9,6 +9,7 @@ from torch import Tensor
 
 from quire.engine.arrays import Int32Array
 from quire.engine.model.features.logprobs import LogprobRows
+from quire.engine.model.features.prompt_logprobs import ScoredTokens
 from quire.engine.model.features.slot_feature import LogitsProcessor
 from quire.kernels.attention import PagedBatch
 from quire.kernels.sampling import SamplingRows
@@ -29,6 +30,7 @@ class Batch:
         sampling: how the sampling rows choose.
         processors: what changes their logits before, in this order, each with its own kind of rows.
         logprobs: which of them want log-probabilities; None: none.
+        scored: tokens of prompts that want log-probabilities; None: none.
     """
 
     slots: Int32Array
@@ -41,6 +43,7 @@ class Batch:
     sampling: SamplingRows
     processors: tuple[tuple[LogitsProcessor[Any], Any], ...] = ()
     logprobs: LogprobRows | None = None
+    scored: ScoredTokens | None = None
 
 
 def context_rows(num_tokens: int, longest: int, block_size: int, device: torch.device) -> PagedBatch:

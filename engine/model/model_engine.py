@@ -69,15 +69,29 @@ class ModelEngine:
             self._kernels.kv_copy(self._kv, pairs[:, 0], pairs[:, 1])
 
     def forward(self, batch: Batch) -> Tensor:
-        """Compute a batch, which has at least one token; logits [num_sampling, vocab_size], float32.
+        """Compute a batch, which has at least one token; float32 logits of its last tokens, [num_sampling, vocab_size].
 
         They hold until the next call.
         """
+        return self.logits(self.hidden(batch, batch.last_tokens))[: len(batch.last_tokens)]
+
+    def hidden(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Compute a batch: normed hidden states of some of its new tokens, [at least num_rows, hidden_size].
+
+        They hold until the next call.
+
+        Args:
+            rows: int64 [num_rows], ascending: which of the new tokens.
+        """
         if self._graphs is not None:
-            return self._transformer.logits(self._graphs.hidden(batch))[: len(batch.sampling_slots)]
+            return self._graphs.hidden(batch, rows)
         for attention in self._attention.values():
             attention.plan(batch.paged)
-        return self._transformer.forward(batch.input_ids, batch.last_tokens)
+        return self._transformer.hidden(batch.input_ids, rows)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [num_rows, vocab_size], float32, of hidden states."""
+        return self._transformer.logits(hidden)
 
     def _prepare(self, kv: Tensor) -> Transformer:
         per_layer = [self._attention[window] for window in self._model.windows]

@@ -47,14 +47,14 @@ class StepGraphs:
         self._pieces = PiecewiseGraphs(transformer, attention, inputs, stream)
         self._load_kernels()
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """Normed hidden states of the rows that sample; others may follow."""
+    def hidden(self, batch: Batch, rows: Tensor) -> Tensor:
+        """Normed hidden states of new tokens, given by ascending indices; others may follow."""
         in_pieces = self._pieces.can_run(batch)
         if self._whole.can_run(batch) and not (in_pieces and any(each.shares(batch.paged) for each in self._windows)):
             return self._whole.run(batch)
         for attention in self._windows:
             attention.plan(batch.paged)
-        rows = self._padded(batch.last_tokens)
+        rows = self._padded(rows)
         if in_pieces:
             return self._pieces.run(batch, rows)
         return self._transformer.hidden(batch.input_ids, rows)
@@ -71,6 +71,8 @@ class StepGraphs:
             block.qkv(transformer.finish(block, attended[:size], hidden[:size])[0])
 
     def _padded(self, rows: Tensor) -> Tensor:
-        """The last one repeated."""
-        missing = size_for(len(rows), self._sizes) - len(rows) if len(rows) else 0
+        """The last one repeated. More rows than there are sequences belong to scored prompts and stay as they are."""
+        if not 0 < len(rows) <= self._sizes[-1]:
+            return rows
+        missing = size_for(len(rows), self._sizes) - len(rows)
         return torch.cat((rows, rows[-1:].expand(missing)))

@@ -79,7 +79,7 @@ class KVCacheManager(ResourceManager):
 
     def match(self, sequence: Sequence) -> list[int]:
         """Blocks of the longest cached prefix; at least one token is left to compute."""
-        if sequence.request.options.cache.opt_out:
+        if not sequence.reuses_cache:
             return []
         num_full = (len(sequence.tokens) - 1) // self._block_size
         self._name(sequence, num_full)
@@ -93,7 +93,7 @@ class KVCacheManager(ResourceManager):
 
     def awaits(self, sequence: Sequence, num_matched: int) -> bool:
         """Whether the block behind the `num_matched` cached ones is being computed for another sequence."""
-        if sequence.request.options.cache.opt_out or num_matched >= (len(sequence.tokens) - 1) // self._block_size:
+        if not sequence.reuses_cache or num_matched >= (len(sequence.tokens) - 1) // self._block_size:
             return False
         return sequence.hashes[num_matched] in self._computing
 
@@ -167,7 +167,7 @@ class KVCacheManager(ResourceManager):
         The executor copies before it computes, and no step writes a published block: the source may be given away in
         the same step.
         """
-        if sequence.request.options.cache.opt_out:
+        if not sequence.reuses_cache:
             return 0
         num_matched = len(sequence.blocks)
         parent = sequence.hashes[num_matched - 1] if num_matched else self._root(sequence)

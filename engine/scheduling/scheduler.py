@@ -9,7 +9,7 @@ from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import PluginError, RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.config import SchedulerConfig
-from quire.engine.logprobs import PackedLogprobs
+from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
 from quire.engine.request import Request
 from quire.engine.resources.block_pool import BlockPool
 from quire.engine.resources.container import ResourceContainer
@@ -47,6 +47,7 @@ class StepOutput:
         sequences, token_ids: of equal length, one new token each.
         logprobs: of the tokens whose sequences want them, in the same order.
         finished: sequences that ended with this step, after their token above.
+        prompt_logprobs: of tokens of prompts, with their positions.
     """
 
     started: list[Sequence] = field(default_factory=list)
@@ -54,6 +55,7 @@ class StepOutput:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[tuple[Sequence, TokenLogprobs]] = field(default_factory=list)
     finished: list[Sequence] = field(default_factory=list)
+    prompt_logprobs: list[tuple[Sequence, int, TokenLogprobs]] = field(default_factory=list)
 
     def update(self) -> StepUpdate[Sequence]:
         """The same, for whoever waits for the sequences."""
@@ -62,6 +64,7 @@ class StepOutput:
             tokens=zip(self.sequences, self.token_ids, strict=True),
             logprobs=self.logprobs,
             ended=((sequence, sequence.outcome) for sequence in self.finished),
+            prompt_logprobs=self.prompt_logprobs,
         )
 
 
@@ -322,6 +325,8 @@ class Scheduler:
             self._resources.update_resources(step)
             self._admission.look_again()
         output = StepOutput(started=_complete(step))
+        if result.prompt_logprobs is not None:
+            output.prompt_logprobs = self._of_prompts(result.prompt_logprobs)
         self._take_tokens(result, output)
         if result.logprobs is not None:
             output.logprobs = self._owned(result.logprobs, output.sequences)
@@ -355,6 +360,11 @@ class Scheduler:
         by_slot, given = self._slots.by_slot, set(sequences)
         found = ((by_slot[slot], each) for slot, each in logprobs.unpack())
         return [(sequence, each) for sequence, each in found if sequence in given]
+
+    def _of_prompts(self, logprobs: PackedPromptLogprobs) -> list[tuple[Sequence, int, TokenLogprobs]]:
+        by_slot = self._slots.by_slot
+        found = ((by_slot[slot], position, each) for slot, position, each in logprobs.unpack())
+        return [(owner, position, each) for owner, position, each in found if owner and not owner.is_finished]
 
     def _admit(self, room: int) -> list[Sequence]:
         """Starts waiting sequences as long as the step has room for their context.

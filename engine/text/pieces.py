@@ -45,6 +45,7 @@ class Pieces:
             usage=_usage(request, text.num_tokens) if finish else None,
             request_id=request.request_id,
             logprobs=request.take_logprobs(num_new),
+            prompt_logprobs=request.take_prompt_logprobs(),
         )
 
     async def follow(self) -> AsyncGenerator[Completion, None]:

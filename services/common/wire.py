@@ -7,8 +7,7 @@ Arrays travel as packed little-endian int32 (log-probabilities: float32). Numpy 
 supported machines, so packing and unpacking cost one copy.
 """
 
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from google.rpc import code_pb2
@@ -22,10 +21,11 @@ from quire.engine.api.limits import (
     MAX_REQUEST_ID_BYTES,
     ServingLimits,
 )
+from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import RequestOptions
 from quire.engine.arrays import Int32Array
-from quire.engine.logprobs import PackedLogprobs
-from quire.engine.open_request import Finish, OpenRequest
+from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs, pack_prompt
+from quire.engine.open_request import Finish, OpenRequest, scheduled_params
 from quire.engine.request import Request
 from quire.engine.step import DeviceKind, ExecutorInfo, SequenceStart, StepPlan, StepResult
 from quire.engine.step_update import StepUpdate
@@ -34,6 +34,7 @@ from quire.engine.step_validation import (
     validate_info,
     validate_logprobs,
     validate_plan,
+    validate_prompt_logprobs,
     validate_result,
 )
 from quire.engine.token_ids import check_ids
@@ -69,10 +70,20 @@ _PLAN = MessageCodec(
         "generation_slots": _PACKED,
     },
 )
+_PROMPT_LOGPROBS = MessageCodec(
+    PackedPromptLogprobs,
+    logprobs_pb2.PackedPromptLogprobs,
+    {"entries": Nested(_LOGPROBS), "positions": _PACKED, "ranks": _PACKED},
+)
 _RESULT = MessageCodec(
     StepResult,
     executor_pb2.StepResult,
-    {"slots": _PACKED, "token_ids": _PACKED, "logprobs": Nested(_LOGPROBS)},
+    {
+        "slots": _PACKED,
+        "token_ids": _PACKED,
+        "logprobs": Nested(_LOGPROBS),
+        "prompt_logprobs": Nested(_PROMPT_LOGPROBS),
+    },
 )
 _INFO = MessageCodec(ExecutorInfo, executor_pb2.ExecutorInfo, {"device": Enumerated(DeviceKind)})
 
@@ -131,6 +142,12 @@ def logprobs_to_proto(logprobs: PackedLogprobs) -> logprobs_pb2.PackedLogprobs:
     return _LOGPROBS.to_proto(logprobs)
 
 
+def prompt_logprobs_to_proto(
+    entries: Sequence[tuple[int, int, TokenLogprobs]],
+) -> logprobs_pb2.PackedPromptLogprobs:
+    return _PROMPT_LOGPROBS.to_proto(pack_prompt(entries))
+
+
 def info_to_proto(info: ExecutorInfo) -> executor_pb2.ExecutorInfo:
     return _INFO.to_proto(info)
 
@@ -147,8 +164,7 @@ def submission_to_proto(request: OpenRequest, resumed: bool) -> scheduler_pb2.Su
         request_id=request.request_id,
         prompt=pack(request.prompt),
         generated=pack(request.generated),
-        # The frontend looks for stop strings.
-        sampling=SAMPLING.to_proto(replace(request.params, stop=())),
+        sampling=SAMPLING.to_proto(scheduled_params(request.params)),
         priority=request.options.priority,
         cache=CACHE.to_proto(request.options.cache),
         trace=TRACE.to_proto(trace) if (trace := request.options.trace) else None,
@@ -214,6 +230,13 @@ def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) ->
     logprobs = _LOGPROBS.from_proto(output.logprobs, "logprobs") if output.HasField("logprobs") else None
     if logprobs is not None:
         validate_logprobs(logprobs, vocab_size, handles)
+    prompt = (
+        _PROMPT_LOGPROBS.from_proto(output.prompt_logprobs, "prompt_logprobs")
+        if output.HasField("prompt_logprobs")
+        else None
+    )
+    if prompt is not None:
+        validate_prompt_logprobs(prompt, vocab_size)
     ended: list[tuple[int, Finish | RequestError]] = []
     for finished in output.finished:
         ended.append((finished.handle, _finish_from_proto(finished, vocab_size)))
@@ -225,6 +248,7 @@ def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) ->
         tokens=list(zip(handles.tolist(), token_ids.tolist(), strict=True)),
         logprobs=logprobs.unpack() if logprobs is not None else [],
         ended=ended,
+        prompt_logprobs=prompt.unpack() if prompt is not None else [],
     )
 
 

@@ -42,6 +42,7 @@ class FrontendStream:
         self._handles, self._token_ids = array("i"), array("i")
         self._started, self._cached = array("i"), array("i")
         self._logprobs: list[tuple[int, TokenLogprobs]] = []
+        self._prompt_logprobs: list[tuple[int, int, TokenLogprobs]] = []
         self._finished: list[pb.SequenceFinished] = []
         self._failed: list[pb.SequenceFailed] = []
         # Steps that what is gathered may still wait.
@@ -80,6 +81,11 @@ class FrontendStream:
             if self._steps_left <= 0:
                 self._updated.set()
 
+    def push_prompt_logprobs(self, handle: int, position: int, logprobs: TokenLogprobs) -> None:
+        """Log-probabilities of a token of its prompt; of long prompts they do not wait for its first token."""
+        self._prompt_logprobs.append((handle, position, logprobs))
+        self._updated.set()
+
     def push_logprobs(self, handle: int, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of the token that comes with the same step."""
         self._logprobs.append((handle, logprobs))
@@ -102,7 +108,7 @@ class FrontendStream:
         if self._state is not None:
             messages.append(pb.ConnectResponse(state=self._state))
             self._state = None
-        if self._handles or self._finished or self._failed:
+        if self._handles or self._finished or self._failed or self._prompt_logprobs:
             messages.append(pb.ConnectResponse(output=self._take_output()))
         if self._room_changed and not messages:
             messages.append(pb.ConnectResponse())
@@ -121,10 +127,11 @@ class FrontendStream:
             finished=self._finished,
             failed=self._failed,
             logprobs=wire.logprobs_to_proto(pack(self._logprobs)) if self._logprobs else None,
+            prompt_logprobs=wire.prompt_logprobs_to_proto(self._prompt_logprobs) if self._prompt_logprobs else None,
         )
         self._handles, self._token_ids = array("i"), array("i")
         self._started, self._cached = array("i"), array("i")
-        self._logprobs, self._finished, self._failed = [], [], []
+        self._logprobs, self._prompt_logprobs, self._finished, self._failed = [], [], [], []
         return output
 
 

@@ -26,6 +26,9 @@ class StreamedRequest:
     def push(self, token_id: int) -> None:
         self.stream.push(self.handle, token_id, self.interval)
 
+    def push_prompt_logprobs(self, position: int, logprobs: TokenLogprobs) -> None:
+        self.stream.push_prompt_logprobs(self.handle, position, logprobs)
+
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
         self.stream.push_logprobs(self.handle, logprobs)
 

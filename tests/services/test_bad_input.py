@@ -43,8 +43,8 @@ async def refusal(stack: RunningStack, payload: bytes, method: str = GENERATE) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_tokens": 0}, "sampling.max_tokens: must be at least 1, got 0"),
-        ({"max_tokens": -5}, "sampling.max_tokens: must be at least 1, got -5"),
+        ({"max_tokens": -1}, "sampling.max_tokens: must be at least 0, got -1"),
+        ({"max_tokens": -5}, "sampling.max_tokens: must be at least 0, got -5"),
         ({"temperature": math.nan}, "sampling.temperature: must be 0 (greedy) to 100, got nan"),
         ({"temperature": -1.0}, "sampling.temperature: must be 0 (greedy) to 100, got -1.0"),
         ({"temperature": math.inf}, "sampling.temperature: must be 0 (greedy) to 100, got inf"),

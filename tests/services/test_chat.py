@@ -219,7 +219,7 @@ async def test_templates_of_requests_and_their_variables(http: aiohttp.ClientSes
         ({"messages": QUESTION, "top_logprobs": 2}, "top_logprobs"),
         ({"messages": QUESTION, "logprobs": True, "top_logprobs": 21}, "logprobs"),
         ({"messages": QUESTION, "max_tokens": 2, "max_completion_tokens": 3}, "max_tokens"),
-        ({"messages": QUESTION, "max_tokens": 0}, "max_tokens"),
+        ({"messages": QUESTION, "max_tokens": -1}, "max_tokens"),
         ({"messages": QUESTION, "max_tokens": 5000}, "max_tokens"),
         ({"messages": QUESTION, "chat_template": "{% if %}"}, "chat_template"),
         ({"messages": QUESTION, "chat_template": "{{ raise_exception('no') }}"}, "messages"),

@@ -149,3 +149,46 @@ async def test_a_prompt_may_be_cut_from_the_left(stack: RunningStack, http: aioh
 async def test_special_tokens_round_a_text_may_be_left_out(http: aiohttp.ClientSession, tokenizer: Tokenizer) -> None:
     (choice,) = (await complete(http, **SAMPLED, add_special_tokens=False, return_token_ids=True))["choices"]
     assert choice["prompt_token_ids"] == tokenizer.encode(PROMPT, add_special_tokens=False).tolist()
+
+
+async def test_an_echo_with_logprobs_has_those_of_the_prompt(http: aiohttp.ClientSession, tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(PROMPT).tolist()
+    (choice,) = (await complete(http, **SAMPLED, echo=True, logprobs=2))["choices"]
+    (plain,) = (await complete(http, **SAMPLED, logprobs=2))["choices"]
+    found = choice["logprobs"]
+    for name, values in plain["logprobs"].items():
+        if name != "text_offset":
+            assert found[name][len(ids) :] == values
+    assert found["text_offset"][len(ids) :] == [len(PROMPT) + offset for offset in plain["logprobs"]["text_offset"]]
+    assert (found["token_logprobs"][0], found["top_logprobs"][0]) == (None, None)
+    assert all(logprob < 0 for logprob in found["token_logprobs"][1 : len(ids)])
+    assert "".join(found["tokens"][: len(ids)]) == PROMPT
+    parts: dict[str, list[Any]] = {name: [] for name in found}
+    for event in await streamed(http, **SAMPLED, echo=True, logprobs=2):
+        for name, values in (event["choices"][0]["logprobs"] or {}).items():
+            parts[name] += values
+    assert parts == found
+
+
+async def test_a_prompt_is_scored_alone(http: aiohttp.ClientSession) -> None:
+    body = {"prompt": PROMPT, "max_tokens": 0, "echo": True, "logprobs": 1}
+    alone = await complete(http, **body)
+    (choice,) = alone["choices"]
+    assert (choice["text"], choice["finish_reason"], alone["usage"]["completion_tokens"]) == (PROMPT, "length", 0)
+    longer = (await complete(http, **{**body, "max_tokens": 3}))["choices"][0]["logprobs"]
+    for name, values in choice["logprobs"].items():
+        assert longer[name][: len(values)] == values
+
+
+async def test_prompt_logprobs_as_vllm_has_them(http: aiohttp.ClientSession, tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode(PROMPT).tolist()
+    (choice,) = (await complete(http, **SAMPLED, prompt_logprobs=2))["choices"]
+    first, *others = choice["prompt_logprobs"]
+    assert (first, len(others)) == (None, len(ids) - 1)
+    for token_id, entry in zip(ids[1:], others, strict=True):
+        assert 2 <= len(entry) <= 3
+        own = entry[str(token_id)]
+        assert own["logprob"] <= 0
+        assert own["rank"] >= 1
+        assert sorted(each["rank"] for each in entry.values())[:2] == [1, 2]
+    assert choice["logprobs"] is None

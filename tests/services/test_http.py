@@ -181,7 +181,7 @@ async def test_texts_of_any_length_are_tokenized_or_refused(http: aiohttp.Client
         ('{"prompt": "a", "best_of": 2, "stream": true}', 400, "best_of"),
         ('{"prompt": "a", "truncate_prompt_tokens": 0}', 400, "truncate_prompt_tokens"),
         ('{"prompt": "a", "suffix": "b"}', 400, "suffix"),
-        ('{"prompt": "a", "max_tokens": 0}', 400, "max_tokens"),
+        ('{"prompt": "a", "max_tokens": -1}', 400, "max_tokens"),
         ('{"prompt": "a", "temperature": NaN}', 400, "temperature"),
         ('{"prompt": "a", "temperature": "1"}', 400, "temperature"),
         ('{"prompt": "a", "logprobs": 21}', 400, "logprobs"),

@@ -28,7 +28,9 @@ def mutated(message: MessageT, chance: random.Random) -> MessageT:
 def _mutate(message: Message, chance: random.Random) -> None:
     field = chance.choice(message.DESCRIPTOR.fields)
     name, is_message = field.name, field.type == FieldDescriptor.TYPE_MESSAGE
-    if field.is_repeated:
+    if is_message and field.message_type.GetOptions().map_entry:
+        _mutate_map(getattr(message, name), field.message_type, chance)
+    elif field.is_repeated:
         _mutate_list(getattr(message, name), field, chance)
     elif chance.random() < 0.1:
         message.ClearField(name)
@@ -55,6 +57,14 @@ def _mutate_list(values: Any, field: FieldDescriptor, chance: random.Random) -> 
             values.add()
         case _:
             values.append(_value(field, None, chance))
+
+
+def _mutate_map(values: Any, entry: Any, chance: random.Random) -> None:
+    if values and chance.random() < 0.3:
+        del values[chance.choice(list(values))]
+    else:
+        key, value = (_value(entry.fields_by_name[name], None, chance) for name in ("key", "value"))
+        values[key] = value
 
 
 def _value(field: FieldDescriptor, old: Any, chance: random.Random) -> Any:

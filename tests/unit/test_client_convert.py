@@ -42,6 +42,7 @@ FULL = SamplingParams(
     include_stop_str_in_output=True,
     skip_special_tokens=False,
     logprobs=0,
+    prompt_logprobs=3,
 )
 
 
@@ -112,7 +113,9 @@ def test_bad_text_and_ids_are_refused() -> None:
 def test_logprobs_go_round() -> None:
     entries = (TokenLogprobs(-0.5, (7, 2), (-0.25, -0.5)), TokenLogprobs(-1.5, (), ()))
     answer = Completion("ab", (2, 5), None, None, None, "r", entries)
-    message = pb.GenerateResponse(request_id="r", text="ab", token_ids=[2, 5], logprobs=logprobs_to_proto(answer))
+    message = pb.GenerateResponse(
+        request_id="r", text="ab", token_ids=[2, 5], logprobs=logprobs_to_proto(answer.logprobs)
+    )
     assert completion_from_proto(pb.GenerateResponse.FromString(message.SerializeToString())) == answer
 
 

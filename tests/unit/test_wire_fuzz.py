@@ -65,7 +65,9 @@ def good_plans(step: int) -> list[executor_pb2.StepPlan]:
     """Two that use every field."""
     first = sequence_start(
         0, [5, 6, 7], [1], num_prompt=2, temperature=0.8, top_k=5, top_p=0.9, min_p=0.1, seed=7, presence_penalty=0.5,
-        frequency_penalty=0.5, repetition_penalty=1.1, logprobs=2,
+        frequency_penalty=0.5, repetition_penalty=1.1, logprobs=2, prompt_logprobs=1, logit_bias={5: 1.0},
+        bad_words_ids=((5, 6), (7,)), allowed_token_ids=(5, 6, 7), stop_token_ids=(8,), min_tokens=1,
+        no_repeat_ngram_size=2, typical_p=0.9,
     )  # fmt: skip
     second = sequence_start(1, range(5, 22), [2, 3], 16)
     nothing = np.empty((0, 2), np.int32)

@@ -9,7 +9,7 @@ from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.engine.open_request import OpenRequest
 from quire.services.frontend.http.completion_body import CompletionWishes
 from quire.services.frontend.http.errors import Refusal
-from quire.services.frontend.http.logprobs import ChoiceLogprobs
+from quire.services.frontend.http.logprobs import ChoiceLogprobs, prompt_logprobs_json
 from quire.services.frontend.inference import Inference
 
 DONE = b"data: [DONE]\n\n"
@@ -37,7 +37,9 @@ class CompletionChunks:
         self._requests = requests
         self._wishes = wishes
         self._echoes = [echo for echo in echoes for _ in range(wishes.best_of)]
-        self._logprobs = [ChoiceLogprobs(inference.tokenizer) for _ in requests] if wishes.has_logprobs else []
+        self._tokenizer = inference.tokenizer
+        offsets = map(len, self._echoes or [""] * len(requests))
+        self._logprobs = [ChoiceLogprobs(self._tokenizer, each) for each in offsets] if wishes.has_logprobs else []
         # Answers whose first event has been written.
         self._begun: set[int] = set()
         self._usages: dict[int, Usage] = {}
@@ -59,14 +61,12 @@ class CompletionChunks:
             end = f'"{FINISH_REASONS[piece.finish_reason]}","stop_reason":{to_json(piece.matched_stop)}'
         if piece.usage is not None:
             self._usages[index] = piece.usage
-        logprobs = to_json(self._logprobs[index].of(piece)) if self._logprobs else "null"
-        text, more = piece.text, ""
-        if index not in self._begun:
-            self._begun.add(index)
-            text = self._echo(index) + text
-            more = self._token_ids(index, piece, with_prompt=True)
-        elif self._wishes.has_token_ids:
-            more = self._token_ids(index, piece, with_prompt=False)
+        is_first = index not in self._begun
+        self._begun.add(index)
+        logprobs = to_json(self._logprobs_of(index, piece, is_first))
+        text = self._echo(index) + piece.text if is_first else piece.text
+        extras = self._extras(index, piece, is_first)
+        more = f",{to_json(extras)[1:-1]}" if extras else ""
         return (
             f'{self._head}"choices":[{{"index":{index},"text":{to_json(text)},"logprobs":{logprobs},'
             f'"finish_reason":{end}{more}}}]{self._tail}'
@@ -90,15 +90,13 @@ class CompletionChunks:
         return {**self._frame, "choices": numbered, "usage": self._usage(usages)}
 
     def _choice(self, index: int, answer: Completion) -> dict[str, Any]:
-        choice: dict[str, Any] = {
+        return {
             "text": self._echo(index) + answer.text,
-            "logprobs": self._logprobs[index].of(answer) if self._logprobs else None,
+            "logprobs": self._logprobs_of(index, answer, True),
             "finish_reason": FINISH_REASONS[answer.finish_reason] if answer.finish_reason else None,
             "stop_reason": answer.matched_stop,
+            **self._extras(index, answer, True),
         }
-        if self._wishes.has_token_ids:
-            choice |= {"prompt_token_ids": self._requests[index].prompt.tolist(), "token_ids": answer.token_ids}
-        return choice
 
     def _chosen(self, answers: Sequence[Completion]) -> list[int]:
         """Of each prompt's answers the best, by the mean log-probability of their tokens; the earlier of equal ones."""
@@ -112,11 +110,24 @@ class CompletionChunks:
     def _echo(self, index: int) -> str:
         return self._echoes[index] if self._echoes else ""
 
-    def _token_ids(self, index: int, piece: Completion, with_prompt: bool) -> str:
-        if not self._wishes.has_token_ids:
-            return ""
-        prompt = f',"prompt_token_ids":{to_json(self._requests[index].prompt.tolist())}' if with_prompt else ""
-        return f'{prompt},"token_ids":{to_json(piece.token_ids)}'
+    def _logprobs_of(self, index: int, piece: Completion, is_first: bool) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        echoed = self._requests[index].prompt.tolist() if is_first and self._echoes else ()
+        return self._logprobs[index].of(piece, echoed)
+
+    def _extras(self, index: int, piece: Completion, is_first: bool) -> dict[str, Any]:
+        """Fields that OpenAI's API has not; those of the prompt come with the first piece."""
+        extras: dict[str, Any] = {}
+        if not (self._wishes.has_token_ids or self._wishes.has_prompt_logprobs):
+            return extras
+        prompt = self._requests[index].prompt.tolist() if is_first else []
+        if self._wishes.has_token_ids:
+            extras = {"prompt_token_ids": prompt} if is_first else {}
+            extras["token_ids"] = piece.token_ids
+        if self._wishes.has_prompt_logprobs and is_first:
+            extras["prompt_logprobs"] = prompt_logprobs_json(prompt, piece.prompt_logprobs, self._tokenizer)
+        return extras
 
     def _usage(self, usages: Mapping[int, Usage]) -> dict[str, Any]:
         """Tokens of a prompt count once, however many answers it has."""

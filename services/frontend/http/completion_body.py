@@ -22,7 +22,8 @@ class CompletionWishes:
         n: choices of each prompt.
         best_of: answers of each prompt, of which the best `n` are given.
         echo: the prompt comes before the text.
-        has_logprobs: with log-probabilities of the tokens.
+        has_logprobs: with log-probabilities of the tokens, of an echo too.
+        has_prompt_logprobs: with log-probabilities of the prompt's tokens beside the choice.
         has_token_ids: with the ids of prompt and answer.
         includes_usage: a stream ends with the usage.
     """
@@ -31,6 +32,7 @@ class CompletionWishes:
     best_of: int
     echo: bool
     has_logprobs: bool
+    has_prompt_logprobs: bool
     has_token_ids: bool
     includes_usage: bool
 
@@ -46,6 +48,7 @@ class CompletionBody(SamplingFields, StreamFields):
     prompt: Any
     max_tokens: int | None = None
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
     best_of: int | None = None
     echo: bool | None = None
     add_special_tokens: bool | None = None
@@ -56,7 +59,11 @@ class CompletionBody(SamplingFields, StreamFields):
         """How to sample; fields that are unset or null get OpenAI's defaults, else Quire's."""
         # The best answers are found by their log-probabilities.
         logprobs = 0 if self.logprobs is None and self.wishes().is_choosing else self.logprobs
-        return self.sampling_params(DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens, logprobs)
+        # An echo has those of the prompt, too.
+        wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        prompt_logprobs = max((each for each in wanted if each is not None), default=None)
+        max_tokens = DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        return self.sampling_params(max_tokens, logprobs, prompt_logprobs)
 
     def wishes(self) -> "CompletionWishes":
         """What the answer is to have.
@@ -75,6 +82,7 @@ class CompletionBody(SamplingFields, StreamFields):
             best_of=best_of,
             echo=bool(self.echo),
             has_logprobs=self.logprobs is not None,
+            has_prompt_logprobs=self.prompt_logprobs is not None,
             has_token_ids=bool(self.return_token_ids),
             includes_usage=self.includes_usage,
         )

@@ -1,6 +1,7 @@
 """Log-probabilities as OpenAI's completions API has them: lists over tokens, with the tokens spelled out."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from quire.engine.api.completion import Completion
@@ -17,26 +18,43 @@ class ChoiceLogprobs:
 
     Args:
         tokenizer: the model's.
+        offset: characters of the choice before the first token's.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, offset: int = 0) -> None:
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
-        self._length = 0
+        self._length = offset
 
-    def of(self, piece: Completion) -> dict[str, Any] | None:
+    def of(self, piece: Completion, echoed: Sequence[int] = ()) -> dict[str, Any] | None:
         """Lists with an entry for each of the piece's tokens; None if it has none.
 
         text_offset is where a token's text begins, in characters of the answer as if none were held back; of a token
         that goes on with a character, where that character begins.
+
+        Args:
+            echoed: the prompt's tokens, if they come before; nothing is known of how likely the first one is.
         """
-        if not piece.token_ids:
-            return None
-        spelled = [self._detokenizer.spell(token_id) for token_id in piece.token_ids]
+        if echoed:
+            return _joined(ChoiceLogprobs(self._tokenizer)._of_prompt(echoed, piece.prompt_logprobs), self.of(piece))
+        return self._of(piece.token_ids, piece.logprobs) if piece.token_ids else None
+
+    def _of_prompt(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        first: dict[str, list[Any]] = {
+            "tokens": [self._detokenizer.spell(token_ids[0])],
+            "token_logprobs": [None],
+            "top_logprobs": [None],
+            "text_offset": [self._offset(token_ids[0])],
+        }
+        return _joined(first, self._of(token_ids[1:], logprobs))
+
+    def _of(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        spelled = [self._detokenizer.spell(token_id) for token_id in token_ids]
         return {
             "tokens": spelled,
-            "token_logprobs": [finite(each.logprob) for each in piece.logprobs],
-            "top_logprobs": [self._top(*pair) for pair in zip(spelled, piece.logprobs, strict=True)],
-            "text_offset": [self._offset(token_id) for token_id in piece.token_ids],
+            "token_logprobs": [finite(each.logprob) for each in logprobs],
+            "top_logprobs": [self._top(*pair) for pair in zip(spelled, logprobs, strict=True)],
+            "text_offset": [self._offset(token_id) for token_id in token_ids],
         }
 
     def _top(self, spelled: str, logprobs: TokenLogprobs) -> dict[str, float]:
@@ -51,6 +69,27 @@ class ChoiceLogprobs:
         begin = self._length + self._detokenizer.breaks(token_id)
         self._length += len(self._detokenizer.push((token_id,)))
         return begin
+
+
+def prompt_logprobs_json(
+    token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], tokenizer: Tokenizer
+) -> list[dict[str, Any] | None]:
+    """vLLM's form: for each token of the prompt an object by token id, with the most likely; null for the first."""
+    detokenizer = Detokenizer(tokenizer)
+
+    def entry(token_id: int, logprob: float, rank: int | None) -> dict[str, Any]:
+        return {"logprob": finite(logprob), "rank": rank, "decoded_token": detokenizer.spell(token_id)}
+
+    found: list[dict[str, Any] | None] = [None]
+    for token_id, each in zip(token_ids[1:], logprobs, strict=True):
+        top = zip(each.top_token_ids, each.top_logprobs, strict=True)
+        ranked = {str(other): entry(other, logprob, rank) for rank, (other, logprob) in enumerate(top, start=1)}
+        found.append({str(token_id): entry(token_id, each.logprob, each.rank), **ranked})
+    return found
+
+
+def _joined(left: dict[str, list[Any]], right: dict[str, list[Any]] | None) -> dict[str, Any]:
+    return left if right is None else {name: left[name] + right[name] for name in left}
 
 
 def finite(logprob: float) -> float:

@@ -45,15 +45,19 @@ class SamplingFields(Body):
     priority: int | None = None
     cache_salt: str | None = None
 
-    def sampling_params(self, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    def sampling_params(
+        self, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None = None
+    ) -> SamplingParams:
         """How to sample; fields that are unset or null get the defaults of `SamplingParams`.
 
         Raises:
             InvalidRequest: a key of `logit_bias` is no token id.
         """
         given: dict[str, Any] = {name: getattr(self, name) for name in _AS_GIVEN}
-        bias = {_token_id(key): value for key, value in (self.logit_bias or {}).items()}
-        return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, logit_bias=bias, **given)  # type: ignore[arg-type]
+        bias = tuple((_token_id(key), value) for key, value in (self.logit_bias or {}).items())
+        return SamplingParams(
+            max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs, logit_bias=bias, **given
+        )
 
     def options(self, add_special_tokens: bool, trace: TraceContext | None) -> RequestOptions:
         """Wishes beyond sampling.
