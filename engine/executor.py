@@ -4,14 +4,18 @@ import hashlib
 import logging
 import uuid
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from quire.engine.api.errors import StartupError
+from quire.engine.api.errors import InvalidRequest, StartupError
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.arrays import Int32Array
 from quire.engine.config import ExecutorConfig
+from quire.engine.grammar.store import FIELD, GrammarStore
+from quire.engine.grammar.vocabulary import Vocabulary
 from quire.engine.model.batch import Batch
 from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
@@ -24,8 +28,9 @@ from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
 from quire.engine.model.staging import download
 from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
-from quire.engine.step import DeviceKind, ExecutorInfo, StepPlan, StepResult
+from quire.engine.step import DeviceKind, ExecutorInfo, SlotFailure, StepPlan, StepResult
 from quire.engine.text.fingerprint import tokenizer_fingerprint
+from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.warmup import warmup_plans
 
 logger = logging.getLogger(__name__)
@@ -43,6 +48,7 @@ class PendingStep:
     logprobs: RowLogprobs | None
     scores: PromptScores | None
     timer: StepTimer
+    failures: tuple[SlotFailure, ...] = ()
 
     @property
     def is_over(self) -> bool:
@@ -54,11 +60,13 @@ class PendingStep:
         compute_us = self.timer.wait()
         logprobs = self.logprobs.packed() if self.logprobs is not None else None
         prompt_logprobs = self.scores.packed() if self.scores is not None else None
-        return StepResult(self.step, self.slots, self.token_ids.numpy(), compute_us, logprobs, prompt_logprobs)
+        return StepResult(
+            self.step, self.slots, self.token_ids.numpy(), compute_us, logprobs, prompt_logprobs, self.failures
+        )
 
 
 class Executor:
-    """One model on one device, with its KV pool and slots. Used by one thread at a time.
+    """One model on one device, with its KV pool and slots. Used by one thread at a time, but for `prepare`.
 
     Attributes:
         info: who it is and what it can hold.
@@ -75,6 +83,7 @@ class Executor:
         self._engine = _engine(config, checkpoint, placement)
         self._kernels = placement.kernels
         self._decoder = Decoder(placement.kernels)
+        self._grammars = GrammarStore(partial(_vocabulary, checkpoint))
         shape = SlotShape(
             num_slots=config.max_batch_size,
             max_model_len=self._engine.max_model_len,
@@ -89,7 +98,7 @@ class Executor:
             num_blocks=self._engine.num_blocks,
             vocab_size=shape.vocab_size,
             device=shape.device,
-            processors=logits_processors(shape, placement.kernels),
+            processors=logits_processors(shape, placement.kernels, self._grammars),
         )
         self.info = ExecutorInfo(
             incarnation=uuid.uuid4().hex,
@@ -110,6 +119,15 @@ class Executor:
                 self.execute(plan)
             self.reset()
 
+    def prepare(self, structure: StructuredOutput) -> None:
+        """Compile what sequences will ask for; on any thread, beside the steps.
+
+        Raises:
+            InvalidRequest: no sequence can have it; the message says why.
+            Unavailable: it cannot be compiled now.
+        """
+        self._grammars.get(structure)
+
     def reset(self) -> None:
         """Empty every slot, once what was launched is over; blocks keep what they hold."""
         if self._engine.device.type == "cuda":
@@ -129,7 +147,8 @@ class Executor:
         batch = self._slots.apply(plan)
         token_ids, logprobs, scores = self._compute(batch) if len(batch.slots) else (_NOTHING, None, None)
         timer.stop()
-        return PendingStep(plan.step, batch.sampling_slots, token_ids, logprobs, scores, timer)
+        failures = (failure for processor, rows in batch.processors for failure in processor.failures(rows))
+        return PendingStep(plan.step, batch.sampling_slots, token_ids, logprobs, scores, timer, tuple(failures))
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute one step and wait for its tokens; raises what `launch` does."""
@@ -156,6 +175,20 @@ class Executor:
         values, top_ids, ranks = download(found.values, found.top_ids, found.ranks)
         found = replace(found, values=values, top_ids=top_ids, ranks=ranks)
         return self._engine.logits(hidden[scored.sampling]), found
+
+
+def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:
+    """
+    Raises:
+        InvalidRequest: no answer of this model can have a structure.
+    """
+    if not checkpoint.eos_token_ids:
+        raise InvalidRequest(FIELD, "given", "must be left out: this model has no end-of-sequence token")
+    try:
+        tokenizer = Tokenizer.load(checkpoint.folder)
+    except StartupError as error:
+        raise InvalidRequest(FIELD, "given", f"must be left out: the executor has no tokenizer: {error}") from error
+    return Vocabulary.of(tokenizer, checkpoint.config.vocab_size, checkpoint.eos_token_ids)
 
 
 def _engine(config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement) -> ModelEngine:

@@ -99,7 +99,7 @@ class LocalEngine:
 
     def _deliver(self, output: StepOutput) -> None:
         output.update().deliver(self._find)
-        for sequence in output.finished:
+        for sequence, _ in output.ended:
             self._open.pop(sequence.request.handle, None)
 
     def _find(self, sequence: Sequence) -> OpenRequest | None:

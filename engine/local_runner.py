@@ -1,7 +1,9 @@
 """An executor in this process as a loop's runner."""
 
+import asyncio
 from collections import deque
 
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.executor import Executor
 from quire.engine.loop import StepRunner
 from quire.engine.step import StepPlan, StepResult
@@ -20,6 +22,9 @@ class LocalRunner(StepRunner):
 
     async def receive(self) -> StepResult:
         return await self._thread.result(self._launched.popleft())
+
+    async def prepare(self, structure: StructuredOutput) -> asyncio.Future[None]:
+        return self._thread.prepare(structure)
 
     def close(self) -> None:
         """Waits for the plan that runs, and lets go of the executor."""

@@ -5,8 +5,10 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
-from quire.engine.api.errors import LedgerError, LedgerUnreachable, StaleEpoch
+from quire.engine.api.errors import LedgerError, LedgerUnreachable, RequestError, StaleEpoch
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
@@ -30,6 +32,16 @@ class StepRunner(ABC):
 
         Raises:
             Unavailable: the executor is gone.
+        """
+
+    @abstractmethod
+    async def prepare(self, structure: StructuredOutput) -> asyncio.Future[None]:
+        """Asks for what sequences of later plans need; returns at once with what will be the answer.
+
+        Raises:
+            Unavailable: the executor is gone.
+
+        The answer raises `RequestError` if no sequence can have it.
         """
 
     @abstractmethod
@@ -119,7 +131,23 @@ class StepLoop:
         if plan is not None:
             with trace.span("send", number):
                 await self._runner.send(plan)
+        for structure in self._scheduler.take_structures():
+            answer = await self._runner.prepare(structure)
+            answer.add_done_callback(partial(self._on_prepared, structure))
         return plan
+
+    def _on_prepared(self, structure: StructuredOutput, answer: asyncio.Future[None]) -> None:
+        if answer.cancelled():
+            return
+        error = answer.exception()
+        if error is None:
+            self._scheduler.structure_is_ready(structure)
+        else:
+            if not isinstance(error, RequestError):
+                logger.error("a structured output cannot be prepared", exc_info=error)
+                error = RequestError(f"the executor could not prepare the structured output: {error}")
+            self._deliver(self._scheduler.refuse(structure, error))
+        self.wake()
 
     async def _receive(self) -> None:
         """Takes in the oldest result."""

@@ -26,6 +26,7 @@ from quire.engine.api.limits import (
     MAX_TOP_K,
 )
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.grammar.validation import validate_structured_output
 from quire.engine.token_ids import token_array
 
 
@@ -105,6 +106,8 @@ def validate_sampling(params: SamplingParams, vocab_size: int, message: str = ""
         _check_bias(prefix + "logit_bias", params.logit_bias, vocab_size)
     if params.bad_words_ids != ():
         _check_words(prefix + "bad_words_ids", params.bad_words_ids, vocab_size)
+    if params.structured_output is not None:
+        validate_structured_output(params.structured_output, prefix + "structured_output")
     if params.max_tokens is not None and params.min_tokens > params.max_tokens:
         limit = f"must be at most max_tokens, {params.max_tokens}"
         raise InvalidRequest(prefix + "min_tokens", params.min_tokens, limit)

@@ -7,6 +7,7 @@ All arrays are int32.
 from dataclasses import dataclass
 from enum import IntEnum
 
+from quire.engine.api.errors import RequestError
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
@@ -68,6 +69,19 @@ class StepPlan:
     committed: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class SlotFailure:
+    """A sequence that the executor cannot go on with, through its own request's fault.
+
+    Attributes:
+        slot: where it is; what it samples from now on is to be dropped.
+        error: for the one who has sent the request.
+    """
+
+    slot: int
+    error: RequestError
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class StepResult:
     """What one step sampled.
@@ -78,6 +92,7 @@ class StepResult:
         compute_us: microseconds from the first kernel to the last.
         logprobs: of the rows whose sequences want them, owned by their slots, in the order of the rows; None: of none.
         prompt_logprobs: of the prompts' tokens that were computed, where sequences want them; owned by slots.
+        failures: of rows that sampled; each may come again with later steps.
     """
 
     step: int
@@ -86,6 +101,7 @@ class StepResult:
     compute_us: int
     logprobs: PackedLogprobs | None = None
     prompt_logprobs: PackedPromptLogprobs | None = None
+    failures: tuple[SlotFailure, ...] = ()
 
 
 class DeviceKind(IntEnum):

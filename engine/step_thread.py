@@ -3,6 +3,7 @@
 import asyncio
 from typing import TypeAlias
 
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.executor import Executor, PendingStep
 from quire.engine.step import StepPlan, StepResult
 from quire.engine.trace import NO_TRACE, Trace
@@ -12,7 +13,7 @@ Launched: TypeAlias = asyncio.Future[PendingStep]
 
 
 class StepThread:
-    """Launches plans in their order on one thread, and waits for a device's results on another.
+    """Launches plans in their order on one thread, waits for a device's results on another, and compiles on a third.
 
     Args:
         trace: notes how long each launch takes.
@@ -23,6 +24,7 @@ class StepThread:
         self._trace = trace
         self._launching = WorkerThread("quire-executor")
         self._waiting = WorkerThread("quire-result")
+        self._preparing = WorkerThread("quire-prepare")
 
     def launch(self, plan: StepPlan) -> Launched:
         """Starts a plan behind those launched before; the next one waits on the thread while it runs."""
@@ -36,14 +38,18 @@ class StepThread:
             return pending.result()
         return await asyncio.get_running_loop().run_in_executor(self._waiting, pending.result)
 
+    def prepare(self, structure: StructuredOutput) -> asyncio.Future[None]:
+        """Compiles what sequences will ask for, beside the steps; raises what the executor raises."""
+        return asyncio.get_running_loop().run_in_executor(self._preparing, self._executor.prepare, structure)
+
     async def reset(self) -> None:
         """Empties every slot, behind what was launched."""
         await asyncio.get_running_loop().run_in_executor(self._launching, self._executor.reset)
 
     def close(self) -> None:
         """Waits for the plan that runs, and lets go of the executor, whoever still refers to this."""
-        self._launching.shutdown(cancel_futures=True)
-        self._waiting.shutdown(cancel_futures=True)
+        for thread in (self._launching, self._waiting, self._preparing):
+            thread.shutdown(cancel_futures=True)
         del self._executor
 
     def _launch(self, plan: StepPlan) -> PendingStep:

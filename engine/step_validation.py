@@ -84,6 +84,9 @@ def validate_result(result: StepResult, vocab_size: int) -> None:
         validate_logprobs(result.logprobs, vocab_size, result.slots)
     if result.prompt_logprobs is not None:
         validate_prompt_logprobs(result.prompt_logprobs, vocab_size)
+    for failure in result.failures:
+        if failure.slot not in result.slots:
+            raise InvalidRequest("failures.slot", failure.slot, "must have sampled")
 
 
 def validate_logprobs(logprobs: PackedLogprobs, vocab_size: int, owners: Int32Array) -> None:

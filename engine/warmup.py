@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.step import SequenceStart, StepPlan
 
 
@@ -20,6 +21,7 @@ def warmup_plans(slot: int) -> Iterator[StepPlan]:
     every = replace(
         drawn, top_k=2, top_p=0.9, min_p=0.1, typical_p=0.9, frequency_penalty=1.0, logit_bias=((0, 1.0),), logprobs=1,
         no_repeat_ngram_size=2, bad_words_ids=((0, 0),), min_tokens=1, allowed_token_ids=(0, 1), stop_token_ids=(1,),
+        structured_output=StructuredOutput(choice=("yes", "no")),
     )  # fmt: skip
     for step, params in enumerate((drawn, every)):
         start = SequenceStart(slot, token, 0, first_block, num_prompt=1, sampling=params)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from operator import index
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.engine.api.errors import InvalidRequest, RequestError
@@ -10,7 +10,9 @@ from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import DEFAULT_OPTIONS, CacheParams, PromptParams, RequestOptions, Retention
 from quire.engine.api.prompt import Prompt, prompt_content
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.api.trace_context import TraceContext
+from quire.engine.grammar.validation import validate_structured_output
 from quire.protos.codec import MessageCodec, NestedList
 from quire.protos.status import code_of, retry_delay
 from quire.v1 import inference_pb2 as pb
@@ -28,7 +30,32 @@ class _TokenLists:
         return tuple(tuple(each.ids) for each in value)
 
 
-SAMPLING: Final = MessageCodec(SamplingParams, pb.SamplingParams, {"bad_words_ids": _TokenLists()})
+class _Structure:
+    """A `StructuredOutput`, of which a message holds one kind."""
+
+    def put(self, message: Any, name: str, value: StructuredOutput) -> None:
+        validate_structured_output(value, f"sampling.{name}")
+        (kind,) = value.given
+        there = getattr(message, name)
+        if kind == "choice":
+            there.choice.texts.extend(value.choice)
+        else:
+            setattr(there, kind, getattr(value, kind))
+
+    def take(self, path: str, value: pb.StructuredOutput) -> StructuredOutput:
+        kind = value.WhichOneof("kind")
+        if kind is None:
+            return StructuredOutput()
+        given: dict[str, Any] = {kind: getattr(value, kind)}
+        if kind == "choice":
+            given[kind] = tuple(value.choice.texts)
+        return StructuredOutput(**given)
+
+
+STRUCTURE: Final = _Structure()
+SAMPLING: Final = MessageCodec(
+    SamplingParams, pb.SamplingParams, {"bad_words_ids": _TokenLists(), "structured_output": STRUCTURE}
+)
 CACHE: Final = MessageCodec(
     CacheParams, pb.CacheOptions, {"retention": NestedList(MessageCodec(Retention, pb.Retention))}
 )

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from quire.engine.api.structured_output import StructuredOutput
+
 DEFAULT_MAX_TOKENS = 128
 
 
@@ -44,6 +46,7 @@ class SamplingParams:
             model's own logits; None: without.
         prompt_logprobs: the same for each token of the prompt but the first, 0 to 20; the prompt is computed whole, and
             nothing of it is taken from the cache.
+        structured_output: what the answer must match; None: nothing.
     """
 
     temperature: float = 1.0
@@ -69,6 +72,7 @@ class SamplingParams:
     skip_special_tokens: bool = True
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    structured_output: StructuredOutput | None = None
 
     def __post_init__(self) -> None:
         """What is given in another form takes that of the field; what has no such form is refused with the request."""

@@ -5,8 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Pipe
+from multiprocessing.connection import Connection, Pipe
 from typing import Any, Final
 
 from quire.engine.api.errors import Unavailable
@@ -34,7 +35,7 @@ class TrialLimits:
 class GrammarExaminer:
     """Owns a process that compiles grammars within `TrialLimits`; it starts with the first, and again after a loss.
 
-    Safe to use from several threads, which wait for each other.
+    It ends with this object. Safe to use from several threads, which wait for each other.
     """
 
     def __init__(self, vocabulary: Vocabulary, limits: TrialLimits = TrialLimits()) -> None:
@@ -55,18 +56,11 @@ class GrammarExaminer:
             try:
                 answer = self._trial.ask(asdict(structure), self._limits.wall_seconds)
             except (EOFError, OSError, TimeoutError):
-                code = self._trial.end()
+                code = self._trial.exit_code()
                 self._trial = None
                 return self._cause(code)
             error: str | None = answer.get("error")
             return error
-
-    def close(self) -> None:
-        """Ends the process."""
-        with self._lock:
-            if self._trial is not None:
-                self._trial.end()
-                self._trial = None
 
     def _cause(self, code: int) -> str:
         limits = self._limits
@@ -92,6 +86,8 @@ class _Trial:
                 # Ctrl-C is for the process that owns it.
                 start_new_session=True,
             )
+        # Nothing is lost with it.
+        weakref.finalize(self, _end, self._connection, self._process)
         try:
             self.ask({
                 "tokens": [token.decode("latin-1") for token in vocabulary.tokens],
@@ -100,7 +96,8 @@ class _Trial:
                 "max_seconds": limits.cpu_seconds,
             }, limits.wall_seconds)  # fmt: skip
         except (EOFError, OSError, TimeoutError) as error:
-            raise Unavailable(f"the process that compiles grammars ended with {self.end()} where it starts") from error
+            code = self.exit_code()
+            raise Unavailable(f"the process that compiles grammars ended with {code} where it starts") from error
 
     @property
     def is_alive(self) -> bool:
@@ -118,11 +115,16 @@ class _Trial:
         answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
         return answer
 
-    def end(self) -> int:
-        """Its exit code, or minus the signal that it died of; it is killed if it is alive."""
-        self._connection.close()
+    def exit_code(self) -> int:
+        """Its exit code, or minus the signal that it died of; it is killed if it does not end."""
         try:
-            return self._process.wait(1.0)
+            self._process.wait(1.0)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            return self._process.wait()
+        return self._process.wait()
+
+
+def _end(connection: Connection, process: "subprocess.Popen[bytes]") -> None:
+    connection.close()
+    process.kill()
+    process.wait()

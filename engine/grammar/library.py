@@ -8,6 +8,9 @@ import xgrammar
 from torch import Tensor
 
 from quire.engine.api.structured_output import StructuredOutput
+from quire.engine.grammar.batch import MatcherBatch
+from quire.engine.grammar.matcher import TextMatcher
+from quire.engine.grammar.schema import enforceable
 from quire.engine.grammar.vocabulary import Vocabulary
 
 # White space between two parts of a JSON text. Without a bound, a small model may write spaces for ever.
@@ -21,6 +24,7 @@ class GrammarLibrary:
     """Compiles and follows grammars for one vocabulary, on the calling thread, without the interpreter's lock."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         self._any = _compiler(vocabulary.tokens, vocabulary.end_tokens)
         plain = (b"" if set(token).intersection(_CONTROL) else token for token in vocabulary.tokens)
         self._json = _compiler(plain, vocabulary.end_tokens)
@@ -28,10 +32,11 @@ class GrammarLibrary:
     def compile(self, structure: StructuredOutput) -> xgrammar.CompiledGrammar:
         """
         Raises:
-            RuntimeError: it is malformed; the message says where.
+            RuntimeError, ValueError: it is malformed, or not supported; the message says where.
         """
         if structure.json_schema is not None:
-            return self._json.compile_json_schema(structure.json_schema, max_whitespace_cnt=_MAX_WHITE_SPACE)
+            schema = enforceable(structure.json_schema)
+            return self._json.compile_json_schema(schema, max_whitespace_cnt=_MAX_WHITE_SPACE)
         if structure.json_object:
             return self._json.compile_json_schema(_ANY_OBJECT, max_whitespace_cnt=_MAX_WHITE_SPACE)
         compiler = self._any
@@ -46,10 +51,13 @@ class GrammarLibrary:
             {"type": "structural_tag", "format": {"type": "or", "elements": choices}}
         )
 
-    @staticmethod
-    def start(grammar: xgrammar.CompiledGrammar) -> xgrammar.GrammarMatcher:
+    def start(self, grammar: xgrammar.CompiledGrammar) -> TextMatcher:
         """A new text that the grammar is to match."""
-        return xgrammar.GrammarMatcher(grammar)
+        return TextMatcher(xgrammar.GrammarMatcher(grammar), frozenset(self._vocabulary.end_tokens))
+
+    def batch(self, num_threads: int) -> MatcherBatch:
+        """What follows the texts of a step, on so many threads."""
+        return MatcherBatch(len(self._vocabulary.tokens), self._vocabulary.end_tokens, num_threads)
 
     @staticmethod
     def can_match(grammar: xgrammar.CompiledGrammar) -> bool:

@@ -4,79 +4,74 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
 from torch import Tensor
 
 from quire.engine.api.errors import InvalidRequest, RequestError
-from quire.engine.arrays import Int32Array
 from quire.engine.grammar.store import FIELD
 
 if TYPE_CHECKING:
     from xgrammar import GrammarMatcher
 
-# Seconds of a core that the masks of one sequence may take: at first, and for each token. An ambiguous grammar takes
+# Seconds of a core that one sequence may take to be followed: at first, and for each token. An ambiguous grammar takes
 # more with every token, and all sequences of a step wait for it.
 _SECONDS: Final = 1.0
 _SECONDS_PER_TOKEN: Final = 0.01
 
 
 class TextMatcher:
-    """Says which tokens may come next. When the text is complete and cannot go on, only the end tokens may.
+    """Follows one text.
 
     Args:
-        matcher: the library's, at its start; None where there is a failure.
-        end_mask: int32 [ceil(vocab_size / 32)]: the bits of the end tokens.
-        failure: why there is no matcher.
+        matcher: the library's, at its start.
+        end_tokens: ids of the tokens that end a sequence.
 
     Attributes:
+        matcher: as given.
+        is_over: whether the text has ended or failed: only end tokens may come.
         failure: why the sequence must not go on; None if it may.
     """
 
-    def __init__(
-        self, matcher: "GrammarMatcher | None", end_mask: Int32Array, failure: RequestError | None = None
-    ) -> None:
-        self._matcher = matcher
-        self._end_mask = end_mask
+    def __init__(self, matcher: "GrammarMatcher", end_tokens: frozenset[int]) -> None:
+        self.matcher = matcher
+        self.is_over = False
+        self.failure: RequestError | None = None
+        self._end_tokens = end_tokens
         self._seconds_left = _SECONDS
-        self.failure = failure
 
     def accept(self, tokens: Iterable[int]) -> None:
         """Takes in tokens; those behind the end change nothing."""
         started = time.thread_time()
         for token in tokens:
-            if (matcher := self._open()) is None:
+            if self.is_over:
                 break
             self._seconds_left += _SECONDS_PER_TOKEN
-            if not matcher.accept_token(token):
-                limit = "must allow a token that the other parameters allow too"
-                self.failure = InvalidRequest(FIELD, f"none behind token {token}", limit)
+            self.take(token, self.matcher.accept_token(token))
         self._spend(started)
 
-    def fill(self, mask: Tensor, row: int) -> bool:
-        """Sets a row's bits of the tokens that may come next; True if these are end tokens only.
+    def fill(self, mask: Tensor, row: int) -> None:
+        """Sets a row's bits of the tokens that may come next.
 
         Args:
             mask: int32 [num_rows, ceil(vocab_size / 32)], on the host.
         """
-        bits = mask.numpy()[row]
-        if (matcher := self._open()) is not None:
-            started = time.thread_time()
-            matcher.fill_next_token_bitmask(mask, row)
-            self._spend(started)
-            if np.any(bits & ~self._end_mask):
-                return False
-            if not bits.any():
-                limit = "must be such that the model has tokens for it"
-                self.failure = InvalidRequest(FIELD, "a text that no token goes on with", limit)
-        bits[:] = self._end_mask
-        return True
+        started = time.thread_time()
+        self.matcher.fill_next_token_bitmask(mask, row)
+        self._spend(started)
 
-    def _open(self) -> "GrammarMatcher | None":
-        """The library's, unless the text has ended or failed."""
-        return None if self._matcher is None or self.failure or self._matcher.is_terminated() else self._matcher
+    def take(self, token: int, is_accepted: bool) -> None:
+        """The library was given a token."""
+        if not is_accepted:
+            self.fail("must allow a token that the other parameters allow too", f"none behind token {token}")
+        elif token in self._end_tokens:
+            self.is_over = True
+
+    def fail(self, limit: str, value: str) -> None:
+        """The sequence cannot go on; the first reason counts."""
+        self.is_over = True
+        self.failure = self.failure or InvalidRequest(FIELD, value, limit)
 
     def _spend(self, started: float) -> None:
         self._seconds_left -= time.thread_time() - started
-        if self._seconds_left < 0 and self.failure is None:
+        if self._seconds_left < 0:
             limit = f"must take at most {_SECONDS_PER_TOKEN * 1000:.0f} ms a token to follow"
-            self.failure = InvalidRequest(FIELD, "an ambiguous or very large grammar", limit)
+            self.fail(limit, "an ambiguous or very large grammar")

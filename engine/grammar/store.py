@@ -65,12 +65,6 @@ class GrammarStore:
         with self._loading:
             return self._tools()[1]
 
-    def close(self) -> None:
-        """Ends the process that tries grammars."""
-        with self._loading:
-            if self._examiner is not None:
-                self._examiner.close()
-
     def _kept(self, structure: StructuredOutput) -> "_Outcome | None":
         with self._lock:
             if structure not in self._outcomes:

@@ -20,7 +20,6 @@ from typing import Final
 
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.grammar.library import GrammarLibrary
-from quire.engine.grammar.schema import unenforced
 from quire.engine.grammar.vocabulary import Vocabulary
 
 _STDERR: Final = 2
@@ -50,8 +49,6 @@ def main() -> None:
 def _mistake(compiler: GrammarLibrary, structure: StructuredOutput) -> str | None:
     """Why the executor cannot have it; None if it can."""
     try:
-        if structure.json_schema is not None and (reason := unenforced(structure.json_schema)):
-            return reason
         with _warnings() as warnings:
             can_match = compiler.can_match(compiler.compile(structure))
     except (MemoryError, RuntimeError, ValueError) as error:

@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import PluginError, RequestError
 from quire.engine.api.logprobs import TokenLogprobs
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.config import SchedulerConfig
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
+from quire.engine.open_request import Finish
 from quire.engine.request import Request
 from quire.engine.resources.block_pool import BlockPool
 from quire.engine.resources.container import ResourceContainer
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.slots import SlotManager
+from quire.engine.resources.structures import StructureManager
 from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.scheduling.admission import Admission
 from quire.engine.scheduling.chunk_budget import ChunkBudget
@@ -34,7 +37,7 @@ from quire.engine.scheduling.queue import WaitingQueue
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.scheduling.step_defaults import STEP_DEFAULTS
 from quire.engine.sequence import Sequence, SequenceState
-from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+from quire.engine.step import ExecutorInfo, SlotFailure, StepPlan, StepResult
 from quire.engine.step_update import StepUpdate
 
 
@@ -48,6 +51,7 @@ class StepOutput:
         logprobs: of the tokens whose sequences want them, in the same order.
         finished: sequences that ended with this step, after their token above.
         prompt_logprobs: of tokens of prompts, with their positions.
+        refused: sequences that ended with an error, of their own requests.
     """
 
     started: list[Sequence] = field(default_factory=list)
@@ -56,6 +60,12 @@ class StepOutput:
     logprobs: list[tuple[Sequence, TokenLogprobs]] = field(default_factory=list)
     finished: list[Sequence] = field(default_factory=list)
     prompt_logprobs: list[tuple[Sequence, int, TokenLogprobs]] = field(default_factory=list)
+    refused: list[tuple[Sequence, RequestError]] = field(default_factory=list)
+
+    @property
+    def ended(self) -> list[tuple[Sequence, Finish | RequestError]]:
+        """All sequences of which nothing more comes, and how they ended."""
+        return [*((sequence, sequence.outcome) for sequence in self.finished), *self.refused]
 
     def update(self) -> StepUpdate[Sequence]:
         """The same, for whoever waits for the sequences."""
@@ -63,7 +73,7 @@ class StepOutput:
             started=((sequence, sequence.num_cached) for sequence in self.started),
             tokens=zip(self.sequences, self.token_ids, strict=True),
             logprobs=self.logprobs,
-            ended=((sequence, sequence.outcome) for sequence in self.finished),
+            ended=self.ended,
             prompt_logprobs=self.prompt_logprobs,
         )
 
@@ -108,8 +118,9 @@ class Scheduler:
         self._kv = parts.kv_cache_manager(pool, info.block_size, info.fingerprint)
         self._max_num_tokens = max_num_tokens = config.max_num_tokens or STEP_DEFAULTS[info.device].max_num_tokens
         self._slots = SlotManager(min(info.max_batch_size, max_num_tokens))
+        self._structures = StructureManager()
         further = tuple(make(config, info) for make in parts.resource_managers)
-        self._resources = ResourceContainer((self._slots, self._kv, *further))
+        self._resources = ResourceContainer((self._slots, self._kv, self._structures, *further))
         self._capacity = parts.capacity_scheduler(self._kv, self._generation)
         self._micro_batch = parts.micro_batch_scheduler(
             max_num_tokens, info.block_size, ChunkBudget.configured(config, info, max_num_tokens)
@@ -213,6 +224,8 @@ class Scheduler:
         else:
             self._validate(sequence.request)
             self._waiting.append(sequence)
+        # What it needs of the executor can be made ready while it waits.
+        self._structures.can_start(sequence)
         self._admission.look_again()
 
     def restore(self, sequence: Sequence) -> None:
@@ -236,6 +249,27 @@ class Scheduler:
             except PluginError as error:
                 # It is not the fault of whoever cancels; the next step says it.
                 self._fault = error
+
+    def take_structures(self) -> list[StructuredOutput]:
+        """Structured outputs that the executor must prepare for sequences that wait; each is given once."""
+        return self._structures.take()
+
+    def structure_is_ready(self, structure: StructuredOutput) -> None:
+        """The executor has prepared it: whoever waits for it may start."""
+        self._structures.answer(structure, is_ready=True)
+        self._admission.look_again()
+
+    def refuse(self, structure: StructuredOutput, error: RequestError) -> StepOutput:
+        """The executor cannot prepare it: ends all that wait for it."""
+        self._structures.answer(structure, is_ready=False)
+        output = StepOutput()
+        for sequence in list(self._waiting):
+            if sequence.request.params.structured_output == structure:
+                self._waiting.remove(sequence)
+                sequence.finish(FinishReason.ABORTED)
+                output.refused.append((sequence, error))
+        self._admission.look_again()
+        return output
 
     def evacuate(self, is_lost: bool = True) -> list[Sequence]:
         """All unfinished sequences, oldest first, ready to start again elsewhere.
@@ -327,6 +361,8 @@ class Scheduler:
         output = StepOutput(started=_complete(step))
         if result.prompt_logprobs is not None:
             output.prompt_logprobs = self._of_prompts(result.prompt_logprobs)
+        for failure in result.failures:
+            self._fail(failure, output)
         self._take_tokens(result, output)
         if result.logprobs is not None:
             output.logprobs = self._owned(result.logprobs, output.sequences)
@@ -354,6 +390,14 @@ class Scheduler:
                 self._retire(sequence)
                 sequence.finish_if_complete()
                 output.finished.append(sequence)
+
+    def _fail(self, failure: SlotFailure, output: StepOutput) -> None:
+        """Ends a sequence that the executor cannot go on with, unless it has ended."""
+        sequence = self._slots.by_slot[failure.slot]
+        if sequence is not None and not sequence.is_finished:
+            self._retire(sequence)
+            sequence.finish(FinishReason.ABORTED)
+            output.refused.append((sequence, failure.error))
 
     def _owned(self, logprobs: PackedLogprobs, sequences: list[Sequence]) -> list[tuple[Sequence, TokenLogprobs]]:
         """Log-probabilities of the sequences that were given their token."""

@@ -8,6 +8,7 @@ supported machines, so packing and unpacking cost one copy.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from google.rpc import code_pb2
@@ -23,11 +24,13 @@ from quire.engine.api.limits import (
 )
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import RequestOptions
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.arrays import Int32Array
+from quire.engine.grammar.validation import validate_structured_output
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs, pack_prompt
 from quire.engine.open_request import Finish, OpenRequest, scheduled_params
 from quire.engine.request import Request
-from quire.engine.step import DeviceKind, ExecutorInfo, SequenceStart, StepPlan, StepResult
+from quire.engine.step import DeviceKind, ExecutorInfo, SequenceStart, SlotFailure, StepPlan, StepResult
 from quire.engine.step_update import StepUpdate
 from quire.engine.step_validation import (
     check_lengths,
@@ -41,8 +44,8 @@ from quire.engine.token_ids import check_ids
 from quire.engine.validation import check_range, validate_options
 from quire.internal.v1 import executor_pb2, logprobs_pb2, scheduler_pb2
 from quire.protos.codec import Enumerated, MessageCodec, Nested, NestedList, Packed
-from quire.protos.convert import CACHE, SAMPLING, TRACE, trace_from_proto
-from quire.protos.status import RefusedRequest
+from quire.protos.convert import CACHE, SAMPLING, STRUCTURE, TRACE, trace_from_proto
+from quire.protos.status import RefusedRequest, code_of
 from quire.v1 import inference_pb2
 
 _INT32 = np.dtype("<i4")
@@ -75,6 +78,20 @@ _PROMPT_LOGPROBS = MessageCodec(
     logprobs_pb2.PackedPromptLogprobs,
     {"entries": Nested(_LOGPROBS), "positions": _PACKED, "ranks": _PACKED},
 )
+
+
+class _Error:
+    """A `RequestError` as the status that it is answered with."""
+
+    def put(self, message: Any, name: str, value: RequestError) -> None:
+        getattr(message, name).CopyFrom(_failure(value))
+
+    def take(self, path: str, value: executor_pb2.Failure) -> RequestError:
+        check_range(f"{path}.code", value.code, 1, MAX_CODE)
+        return _error(value.code, value.message, is_retryable=value.code == code_pb2.UNAVAILABLE)
+
+
+_ERROR = _Error()
 _RESULT = MessageCodec(
     StepResult,
     executor_pb2.StepResult,
@@ -83,6 +100,7 @@ _RESULT = MessageCodec(
         "token_ids": _PACKED,
         "logprobs": Nested(_LOGPROBS),
         "prompt_logprobs": Nested(_PROMPT_LOGPROBS),
+        "failures": NestedList(MessageCodec(SlotFailure, executor_pb2.SlotFailure, {"error": _ERROR})),
     },
 )
 _INFO = MessageCodec(ExecutorInfo, executor_pb2.ExecutorInfo, {"device": Enumerated(DeviceKind)})
@@ -136,6 +154,28 @@ def result_from_proto(result: executor_pb2.StepResult, vocab_size: int) -> StepR
     found = _RESULT.from_proto(result)
     validate_result(found, vocab_size)
     return found
+
+
+def prepare_to_proto(number: int, structure: StructuredOutput) -> executor_pb2.Prepare:
+    message = executor_pb2.Prepare(number=number)
+    STRUCTURE.put(message, "structured_output", structure)
+    return message
+
+
+def structure_from_proto(prepare: executor_pb2.Prepare) -> StructuredOutput:
+    """What an executor is to compile."""
+    found = STRUCTURE.take("structured_output", prepare.structured_output)
+    validate_structured_output(found, "prepare.structured_output")
+    return found
+
+
+def prepared_to_proto(number: int, error: RequestError | None) -> executor_pb2.Prepared:
+    return executor_pb2.Prepared(number=number, failure=None if error is None else _failure(error))
+
+
+def prepared_from_proto(prepared: executor_pb2.Prepared) -> RequestError | None:
+    """Why it cannot be compiled; None if it is."""
+    return _ERROR.take("prepared.failure", prepared.failure) if prepared.HasField("failure") else None
 
 
 def logprobs_to_proto(logprobs: PackedLogprobs) -> logprobs_pb2.PackedLogprobs:
@@ -242,7 +282,8 @@ def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) ->
         ended.append((finished.handle, _finish_from_proto(finished, vocab_size)))
     for failed in output.failed:
         check_range("failed.code", failed.code, 1, MAX_CODE)
-        ended.append((failed.handle, _error_from_proto(failed)))
+        error = _error(failed.code, failed.message, is_retryable=failed.retryable, retry_ms=failed.retry_ms)
+        ended.append((failed.handle, error))
     return StepUpdate(
         started=list(zip(started.tolist(), cached.tolist(), strict=True)),
         tokens=list(zip(handles.tolist(), token_ids.tolist(), strict=True)),
@@ -260,9 +301,13 @@ def _finish_from_proto(finished: scheduler_pb2.SequenceFinished, vocab_size: int
     return Finish(FinishReason(finished.reason), finished.stop_token_id)
 
 
-def _error_from_proto(failed: scheduler_pb2.SequenceFailed) -> RequestError:
-    if failed.code == code_pb2.INVALID_ARGUMENT:
-        return RefusedRequest(failed.message)
-    if failed.code == code_pb2.RESOURCE_EXHAUSTED:
-        return Overloaded(failed.message, failed.retry_ms / 1000)
-    return Unavailable(failed.message) if failed.retryable else RequestError(failed.message)
+def _failure(error: RequestError) -> executor_pb2.Failure:
+    return executor_pb2.Failure(code=code_of(error), message=str(error))
+
+
+def _error(code: int, message: str, *, is_retryable: bool, retry_ms: int = 0) -> RequestError:
+    if code == code_pb2.INVALID_ARGUMENT:
+        return RefusedRequest(message)
+    if code == code_pb2.RESOURCE_EXHAUSTED:
+        return Overloaded(message, retry_ms / 1000)
+    return Unavailable(message) if is_retryable else RequestError(message)

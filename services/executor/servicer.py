@@ -5,14 +5,16 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TypeAlias
 
 import grpc
 
-from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.errors import InvalidRequest, RequestError
 from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.executor import Executor
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
+from quire.engine.step import StepPlan
 from quire.engine.step_thread import Launched, StepThread
 from quire.engine.trace import Trace
 from quire.engine.validation import check_range
@@ -25,8 +27,52 @@ logger = logging.getLogger(__name__)
 
 _Context = grpc.aio.ServicerContext[pb.ExecuteRequest, pb.ExecuteResponse]
 _DRAINING = pb.ExecuteResponse(draining=pb.Draining())
-# None ends the stream.
-_Results: TypeAlias = asyncio.Queue[Launched | pb.ExecuteResponse | None]
+_Answer: TypeAlias = Launched | pb.ExecuteResponse | None
+
+
+class _Answers:
+    """What a stream is answered with, in this order; None ends it."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[_Answer] = asyncio.Queue()
+        self._num_plans = 0
+
+    def put(self, answer: _Answer) -> None:
+        self._num_plans += isinstance(answer, asyncio.Future)
+        self._queue.put_nowait(answer)
+
+    async def get(self) -> _Answer:
+        answer = await self._queue.get()
+        self._num_plans -= isinstance(answer, asyncio.Future)
+        return answer
+
+    def launch(self, plan: StepPlan, thread: StepThread) -> None:
+        """Raises `InvalidRequest` if too many plans have not been answered."""
+        if self._num_plans > MAX_STEPS_IN_FLIGHT:
+            limit = f"must wait until at most {MAX_STEPS_IN_FLIGHT} plans are unanswered"
+            raise InvalidRequest("plan", plan.step, limit)
+        self.put(thread.launch(plan))
+
+    def prepare(self, request: pb.Prepare, thread: StepThread) -> None:
+        """Answers when it is done, in whatever order; raises `InvalidRequest` for what the scheduler has let pass."""
+        prepared = thread.prepare(wire.structure_from_proto(request))
+        prepared.add_done_callback(partial(self._put_prepared, request.number))
+
+    def discard(self) -> None:
+        """Nobody asks for these any more; what became of them would be logged as if someone should have."""
+        while not self._queue.empty():
+            answer = self._queue.get_nowait()
+            if isinstance(answer, asyncio.Future):
+                answer.add_done_callback(_look)
+
+    def _put_prepared(self, number: int, prepared: asyncio.Future[None]) -> None:
+        if prepared.cancelled():
+            return
+        error = prepared.exception()
+        if error is not None and not isinstance(error, RequestError):
+            logger.error("a structured output cannot be prepared", exc_info=error)
+            error = RequestError(f"the executor could not prepare the structured output: {error}")
+        self.put(pb.ExecuteResponse(prepared=wire.prepared_to_proto(number, error)))
 
 
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
@@ -40,7 +86,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._newest_step = 0
         self._committed = 0
         self._stream: asyncio.Task[None] | None = None
-        self._results: _Results = asyncio.Queue()
+        self._answers = _Answers()
         self._ended = asyncio.Event()
 
     async def Execute(
@@ -63,16 +109,16 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         check_range("attach.epoch", first.attach.epoch, 0, MAX_COUNTER)
         await self._attach(first.attach.epoch, context)
         info = replace(self._executor.info, committed=self._committed)
-        results: _Results = asyncio.Queue()
-        reader = asyncio.create_task(self._read(request_iterator, results))
-        self._stream, self._results = reader, results
+        answers = _Answers()
+        reader = asyncio.create_task(self._read(request_iterator, answers))
+        self._stream, self._answers = reader, answers
         try:
             yield pb.ExecuteResponse(info=wire.info_to_proto(info))
-            while (result := await results.get()) is not None:
-                if isinstance(result, pb.ExecuteResponse):
-                    yield result
+            while (answer := await answers.get()) is not None:
+                if isinstance(answer, pb.ExecuteResponse):
+                    yield answer
                 else:
-                    yield pb.ExecuteResponse(result=wire.result_to_proto(await self._thread.result(result)))
+                    yield pb.ExecuteResponse(result=wire.result_to_proto(await self._thread.result(answer)))
             await reader
         except asyncio.CancelledError:
             if not reader.cancelled():
@@ -85,13 +131,13 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
             reader.cancel()
             # The requests can be closed only when nobody reads them any more.
             await asyncio.gather(reader, return_exceptions=True)
-            _discard(results)
+            answers.discard()
 
     async def drain(self, timeout: float) -> None:
         """Tells the scheduler that this executor is about to stop; returns when it has let go, or after `timeout`."""
         if self._stream is not None:
             self._ended.clear()
-            self._results.put_nowait(_DRAINING)
+            self._answers.put(_DRAINING)
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._ended.wait()
@@ -114,33 +160,25 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         message = f"{reason}: this executor obeys epoch {self._epoch}"
         await context.abort(code, message, ((EPOCH_METADATA, str(self._epoch)),))
 
-    async def _read(self, requests: AsyncIterator[pb.ExecuteRequest], results: _Results) -> None:
+    async def _read(self, requests: AsyncIterator[pb.ExecuteRequest], answers: _Answers) -> None:
         """Starts each plan as it comes, so that the next waits on the thread while one runs."""
         try:
             async for request in requests:
+                if request.HasField("prepare"):
+                    answers.prepare(request.prepare, self._thread)
+                    continue
                 if not request.HasField("plan"):
-                    raise InvalidRequest("message", _kind(request), "must be a plan behind the attach")
-                if results.qsize() > MAX_STEPS_IN_FLIGHT:
-                    limit = f"must wait until at most {MAX_STEPS_IN_FLIGHT} plans are unanswered"
-                    raise InvalidRequest("plan", request.plan.step, limit)
+                    raise InvalidRequest("message", _kind(request), "must be a plan or prepare behind the attach")
                 plan = wire.plan_from_proto(request.plan, self._executor.info, self._newest_step)
                 self._newest_step = max(self._newest_step, plan.step)
                 self._committed = max(self._committed, plan.committed)
-                results.put_nowait(self._thread.launch(plan))
+                answers.launch(plan, self._thread)
         finally:
-            results.put_nowait(None)
+            answers.put(None)
 
 
 def _kind(request: pb.ExecuteRequest | None) -> str | None:
     return None if request is None else request.WhichOneof("message")
-
-
-def _discard(results: _Results) -> None:
-    """Nobody asks for these any more; what became of them would be logged as if someone should have."""
-    while not results.empty():
-        result = results.get_nowait()
-        if isinstance(result, asyncio.Future):
-            result.add_done_callback(_look)
 
 
 def _look(done: Launched) -> None:

@@ -132,9 +132,9 @@ class Dispatcher:
         output.update().deliver(self._recipients.get)
         for sequence in output.started:
             self._spans.start(sequence)
-        for sequence in output.finished:
+        for sequence, outcome in output.ended:
             self._executor_of.pop(sequence, None)
-            self._release(sequence, sequence.outcome)
+            self._release(sequence, outcome)
         for stream in self._streams.values():
             stream.end_step()
         self._tell_room()

@@ -7,6 +7,7 @@ from typing import NoReturn
 import grpc
 
 from quire.engine.api.errors import InvalidRequest, StaleEpoch, Unavailable
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.loop import StepRunner
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.internal.v1 import executor_pb2 as pb
@@ -33,6 +34,8 @@ class ExecutorLink(StepRunner):
         self._results: asyncio.Queue[StepResult] = asyncio.Queue()
         self._epoch = 0
         self._num_due = 0
+        self._num_prepared = 0
+        self._preparing: dict[int, asyncio.Future[None]] = {}
         self._vocab_size = 0
 
     async def attach(self, epoch: int) -> ExecutorInfo:
@@ -65,6 +68,17 @@ class ExecutorLink(StepRunner):
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             await self._raise(error)
 
+    async def prepare(self, structure: StructuredOutput) -> asyncio.Future[None]:
+        self._num_prepared += 1
+        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._preparing[self._num_prepared] = answer
+        message = wire.prepare_to_proto(self._num_prepared, structure)
+        try:
+            await self._call.write(pb.ExecuteRequest(prepare=message))
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            await self._raise(error)
+        return answer
+
     async def receive(self) -> StepResult:
         return await self._results.get()
 
@@ -85,13 +99,25 @@ class ExecutorLink(StepRunner):
             elif response.HasField("result") and self._num_due:
                 self._num_due -= 1
                 self._results.put_nowait(wire.result_from_proto(response.result, self._vocab_size))
+            elif response.HasField("prepared") and response.prepared.number in self._preparing:
+                self._take_prepared(response.prepared)
             else:
-                limit = f"must be draining, or a result of one of {self._num_due} plans sent"
+                limit = f"must be draining, prepared as asked, or a result of one of {self._num_due} plans sent"
                 raise InvalidRequest("message", response.WhichOneof("message"), limit)
 
     async def close(self) -> None:
+        for answer in self._preparing.values():
+            answer.cancel()
         self._call.cancel()
         await self._channel.close(None)
+
+    def _take_prepared(self, prepared: pb.Prepared) -> None:
+        error = wire.prepared_from_proto(prepared)
+        answer = self._preparing.pop(prepared.number)
+        if error is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error)
 
     async def _read(self) -> pb.ExecuteResponse:
         try:

@@ -60,6 +60,17 @@ def test_parts_and_sampling_fields(client: openai.OpenAI) -> None:
     assert (short.choices[0].finish_reason, short.usage and short.usage.completion_tokens) == ("length", 2)
 
 
+def test_an_answer_by_a_schema(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"town": {"enum": ["Füßen"]}}, "required": ["town"]}
+    answer = client.chat.completions.create(
+        model="scripted",
+        messages=QUESTION,
+        response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}},
+    )
+    assert json.loads(answer.choices[0].message.content or "") == {"town": "Füßen"}
+    assert answer.choices[0].finish_reason == "stop"
+
+
 def test_a_stream(client: openai.OpenAI) -> None:
     options: Any = {"include_usage": True}
     *chunks, last = client.chat.completions.create(
@@ -215,7 +226,7 @@ async def test_templates_of_requests_and_their_variables(http: aiohttp.ClientSes
         ({"messages": QUESTION, "tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
         ({"messages": QUESTION, "tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"messages": QUESTION, "tool_choice": "auto"}, "tool_choice"),
-        ({"messages": QUESTION, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": QUESTION, "response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"messages": QUESTION, "top_logprobs": 2}, "top_logprobs"),
         ({"messages": QUESTION, "logprobs": True, "top_logprobs": 21}, "logprobs"),
         ({"messages": QUESTION, "max_tokens": 2, "max_completion_tokens": 3}, "max_tokens"),

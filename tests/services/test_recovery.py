@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from quire.clients.async_client import AsyncClient
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.demo_model import DEMO_MODEL
 from support.prompts import random_prompts
 from support.stacks import RunningStack, launch
@@ -21,7 +22,9 @@ NUM_BLOCKS = 160
 GREEDY = SamplingParams(temperature=0, max_tokens=300, ignore_eos=True)
 SAMPLED = SamplingParams(temperature=0.8, top_p=0.95, seed=5, max_tokens=300, ignore_eos=True)
 PENALIZED = replace(GREEDY, presence_penalty=0.3, frequency_penalty=0.2, repetition_penalty=1.1)
-PARAMS = [(SAMPLED, GREEDY, PENALIZED, replace(GREEDY, logprobs=2))[index % 4] for index in range(len(PROMPTS))]
+STRUCTURED = replace(SAMPLED, structured_output=StructuredOutput(regex=r"([a-z]{1,9}[ ,.\n])*"))
+KINDS = (SAMPLED, GREEDY, PENALIZED, replace(GREEDY, logprobs=2), STRUCTURED)
+PARAMS = [KINDS[index % len(KINDS)] for index in range(len(PROMPTS))]
 
 Tokens = list[tuple[int, ...]]
 

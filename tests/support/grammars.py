@@ -14,8 +14,6 @@ from quire.engine.grammar.vocabulary import Vocabulary
 from quire.engine.text.tokenizer import Tokenizer
 
 VOCAB_SIZE, EOS = 2048, 1
-END_MASK = np.zeros(VOCAB_SIZE // 32, np.int32)
-END_MASK[EOS // 32] = 1 << EOS % 32
 
 
 def demo_vocabulary() -> Vocabulary:
@@ -23,23 +21,23 @@ def demo_vocabulary() -> Vocabulary:
 
 
 def start(store: GrammarStore, structure: StructuredOutput) -> TextMatcher:
-    return TextMatcher(store.library.start(store.get(structure)), END_MASK)
+    return store.library.start(store.get(structure))
 
 
-def allowed(matcher: TextMatcher) -> list[int]:
+def allowed(library: GrammarLibrary, matcher: TextMatcher) -> list[int]:
     """Ids of the tokens that may come next."""
     mask = xgrammar.allocate_token_bitmask(1, VOCAB_SIZE)
-    matcher.fill(mask, 0)
+    library.batch(1).fill([matcher], mask, [0])
     return np.flatnonzero(np.unpackbits(mask.numpy().view(np.uint8), bitorder="little")).tolist()
 
 
 def draw(library: GrammarLibrary, structure: StructuredOutput, seed: int, longest: int = 300) -> bytes | None:
     """A text that the grammar allows; None if it was not over after `longest` tokens."""
     numbers, vocabulary = random.Random(seed), demo_vocabulary()
-    matcher = TextMatcher(library.start(library.compile(structure)), END_MASK)
+    matcher = library.start(library.compile(structure))
     text = b""
     for _ in range(longest):
-        tokens = allowed(matcher)
+        tokens = allowed(library, matcher)
         closing = [token for token in tokens if vocabulary.tokens[token][:1] in (b'"', b"]", b"}", b",")]
         # Texts should come to an end: a token that closes something is drawn more often.
         token = EOS if EOS in tokens and numbers.random() < 0.5 else numbers.choice(closing or tokens)

@@ -1,11 +1,18 @@
 """Schemas that a grammar would not hold an answer to."""
 
 import json
+import re
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
-from quire.engine.grammar.schema import unenforced
+from quire.engine.grammar.schema import enforceable
 
+_ANIMALS = {
+    "cat": {"type": "object", "properties": {"kind": {"const": "cat"}}, "required": ["kind"]},
+    "dog": {"type": "object", "properties": {"kind": {"enum": ["dog", "puppy"]}}, "required": ["kind"]},
+}
 _ENFORCED = (
     True,
     {},
@@ -46,12 +53,13 @@ _UNENFORCED = (
 
 @pytest.mark.parametrize("schema", _ENFORCED, ids=json.dumps)
 def test_a_schema_that_a_grammar_enforces_passes(schema: object) -> None:
-    assert unenforced(json.dumps(schema)) is None
+    assert json.loads(enforceable(json.dumps(schema))) == schema
 
 
 @pytest.mark.parametrize(("schema", "reason"), _UNENFORCED, ids=lambda value: json.dumps(value)[:60])
 def test_a_schema_that_answers_might_break_is_refused(schema: object, reason: str) -> None:
-    assert unenforced(json.dumps(schema)) == reason
+    with pytest.raises(ValueError, match=f"^{re.escape(reason)}"):
+        enforceable(json.dumps(schema))
 
 
 @pytest.mark.parametrize(
@@ -66,12 +74,43 @@ def test_a_schema_that_answers_might_break_is_refused(schema: object, reason: st
 )
 def test_what_is_no_json_is_an_error(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        unenforced(text)
+        enforceable(text)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [{"type": "null"}, {"type": "string", "maxLength": 3}, {"type": ["integer", "boolean"]}],
+        [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/dog"}],
+        [{"$ref": "#/$defs/cat"}, {"type": "array", "items": True}],
+    ],
+)
+def test_one_of_is_any_of_where_the_options_have_nothing_in_common(options: list[Any]) -> None:
+    schema = {"properties": {"a": {"oneOf": options}}, "$defs": _ANIMALS}
+    any_of = {"properties": {"a": {"anyOf": options}}, "$defs": _ANIMALS}
+    assert json.loads(enforceable(json.dumps(schema))) == any_of
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [{"type": "integer"}, {"type": "number"}],
+        [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/cat"}],
+        [{"$ref": "#/$defs/cat"}, {"$ref": "#/$defs/nobody"}],
+        [{"$ref": "#/$defs/cat"}, {"type": "object", "properties": {"kind": {"const": "dog"}}}],
+        [{"type": "string", "pattern": "a"}, {"type": "string", "pattern": "b"}],
+        [True, {"type": "null"}],
+    ],
+)
+def test_one_of_is_refused_where_an_answer_might_match_two(options: list[Any]) -> None:
+    with pytest.raises(ValueError, match="the schema: oneOf needs options of different types"):
+        enforceable(json.dumps({"oneOf": options, "$defs": _ANIMALS}))
 
 
 def test_values_of_any_kind_never_crash_it() -> None:
-    values = [None, True, 3, "a", [], {}, [1], {"a": 1}]
-    for name in ("properties", "required", "enum", "type", "anyOf", "items", "$defs", "uniqueItems"):
+    values = [None, True, 3, "a", [], {}, [1], {"a": 1}, [{"a": []}, {"$ref": 3}]]
+    for name in ("properties", "required", "enum", "type", "anyOf", "oneOf", "items", "$defs", "uniqueItems"):
         for value in values:
-            unenforced(json.dumps({name: value, "const": 1}))
-            unenforced(json.dumps({name: value}))
+            for beside in ({}, {"const": 1}, {"type": "object"}):
+                with suppress(ValueError):
+                    enforceable(json.dumps({name: value, **beside}))

@@ -1,21 +1,23 @@
 """Grammars: what compiles and what does not, within which bounds, and what they allow."""
 
+import gc
 import json
 import re
-from collections.abc import Iterator
+import signal
 from typing import Any
 
 import pytest
+import xgrammar
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.structured_output import StructuredOutput
+from quire.engine.grammar import batch as batching
 from quire.engine.grammar import matcher as matching
 from quire.engine.grammar.examiner import GrammarExaminer, TrialLimits
-from quire.engine.grammar.matcher import TextMatcher
 from quire.engine.grammar.store import GrammarStore
 from quire.engine.grammar.validation import validate_structured_output
 from quire.engine.text.tokenizer import Tokenizer
-from support.grammars import END_MASK, EOS, allowed, demo_vocabulary, draw, start
+from support.grammars import EOS, VOCAB_SIZE, allowed, demo_vocabulary, draw, start
 from support.tokenizers import byte_tokenizer
 
 _SCHEMA = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
@@ -31,10 +33,8 @@ _KINDS = {
 
 
 @pytest.fixture(scope="module")
-def store() -> Iterator[GrammarStore]:
-    store = GrammarStore(demo_vocabulary)
-    yield store
-    store.close()
+def store() -> GrammarStore:
+    return GrammarStore(demo_vocabulary)
 
 
 def test_tokens_are_the_bytes_that_they_add_to_a_text() -> None:
@@ -88,7 +88,7 @@ def test_every_kind_allows_what_it_describes_and_nothing_else(store: GrammarStor
         ),
         (
             StructuredOutput(json_schema='{"oneOf": [{"type": "number"}, {"type": "integer"}]}'),
-            "json_schema: must compile: oneOf with overlapping",
+            "json_schema: must compile: the schema: oneOf needs options of different types",
         ),
         (StructuredOutput(json_schema='{"$ref": "http://a/b"}'), "json_schema: must compile: URI should"),
         (StructuredOutput(structural_tag="[]"), "structural_tag: must compile: Invalid structural tag"),
@@ -108,38 +108,40 @@ def test_what_takes_too_long_or_too_much_is_refused_and_the_next_one_is_not() ->
     large = "|".join(f"word{index}" for index in range(100_000))
     examiner = GrammarExaminer(demo_vocabulary(), TrialLimits(cpu_seconds=1))
     small = GrammarExaminer(demo_vocabulary(), TrialLimits(cpu_seconds=60, memory_mib=32))
-    try:
-        assert examiner.mistake(StructuredOutput(json_schema=deep)) == "it takes more than 1 s to compile"
-        assert examiner.mistake(StructuredOutput(regex="a")) is None
-        # Either the library says that it cannot allocate, or that ends it.
-        assert re.match(
-            "it needs (too much memory|more than 32 MiB)", str(small.mistake(StructuredOutput(regex=large)))
-        )
-        assert small.mistake(StructuredOutput(regex="a")) is None
-    finally:
-        examiner.close()
-        small.close()
+    assert examiner.mistake(StructuredOutput(json_schema=deep)) == "it takes more than 1 s to compile"
+    assert examiner.mistake(StructuredOutput(regex="a")) is None
+    # Either the library says that it cannot allocate, or that ends it.
+    mistake = small.mistake(StructuredOutput(regex=large))
+    assert re.match("it needs (too much memory|more than 32 MiB)", str(mistake))
+    assert small.mistake(StructuredOutput(regex="a")) is None
+
+
+def test_the_process_ends_with_its_examiner() -> None:
+    examiner = GrammarExaminer(demo_vocabulary())
+    assert examiner.mistake(StructuredOutput(regex="a")) is None
+    assert examiner._trial is not None
+    process = examiner._trial._process
+    assert process.poll() is None
+    del examiner
+    gc.collect()
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
     "regex", ["(a{1000}){1000}", "(a?){500}a{500}", "((a|b){1,50}(c|d){1,50}){1,50}", "(.*a){200}"]
 )
 def test_nested_repetitions_are_compiled(store: GrammarStore, regex: str) -> None:
-    assert allowed(start(store, StructuredOutput(regex=regex)))
+    assert allowed(store.library, start(store, StructuredOutput(regex=regex)))
 
 
 def test_the_least_recently_used_grammar_is_dropped() -> None:
     store = GrammarStore(demo_vocabulary, max_bytes=60_000)
-    try:
-        structures = [StructuredOutput(regex=f"{letter}{{1,20}}") for letter in "abc"]
-        first = store.get(structures[0])
-        assert store.get(structures[0]) is first
-        large = StructuredOutput(choice=tuple(f"choice {index}" for index in range(1000)))
-        store.get(large)
-        assert store.get(structures[0]) is not first
-        assert store._num_bytes <= 60_000
-    finally:
-        store.close()
+    structures = [StructuredOutput(regex=f"{letter}{{1,20}}") for letter in "abc"]
+    first = store.get(structures[0])
+    assert store.get(structures[0]) is first
+    store.get(StructuredOutput(choice=tuple(f"choice {index}" for index in range(1000))))
+    assert store.get(structures[0]) is not first
+    assert store._num_bytes <= 60_000
 
 
 def test_the_state_depends_on_the_tokens_alone(store: GrammarStore) -> None:
@@ -148,18 +150,18 @@ def test_the_state_depends_on_the_tokens_alone(store: GrammarStore) -> None:
     text, one, tokens = b'{"a": 12', start(store, structure), []
     for byte in text:
         tokens.append(vocabulary.tokens.index(bytes((byte,))))
-        assert tokens[-1] in allowed(one)
+        assert tokens[-1] in allowed(store.library, one)
         one.accept(tokens[-1:])
         again = start(store, structure)
         again.accept(tokens)
-        assert allowed(again) == allowed(one)
+        assert allowed(store.library, again) == allowed(store.library, one)
 
 
 def test_at_the_end_only_end_tokens_are_allowed_however_many_come(store: GrammarStore) -> None:
     matcher = start(store, StructuredOutput(choice=("a",)))
     matcher.accept([demo_vocabulary().tokens.index(b"a")])
     for _ in range(3):
-        assert allowed(matcher) == [EOS]
+        assert allowed(store.library, matcher) == [EOS]
         matcher.accept([EOS])
     assert matcher.failure is None
 
@@ -169,23 +171,45 @@ def test_a_token_that_the_grammar_forbids_ends_the_sequence_with_a_reason(store:
     matcher.accept([demo_vocabulary().tokens.index(b"b")])
     assert isinstance(matcher.failure, InvalidRequest)
     assert matcher.failure.field == "sampling.structured_output"
-    assert allowed(matcher) == [EOS]
+    assert allowed(store.library, matcher) == [EOS]
 
 
 def test_a_grammar_that_takes_long_to_follow_ends_its_sequence(
     store: GrammarStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter(range(0, 1000))
-    monkeypatch.setattr(matching.time, "thread_time", lambda: next(seconds) / 2)
     matcher = start(store, StructuredOutput(grammar='root ::= s\ns ::= s s | "a"'))
+    mask = xgrammar.allocate_token_bitmask(1, VOCAB_SIZE)
     letter, num_tokens = demo_vocabulary().tokens.index(b"a"), 0
+    monkeypatch.setattr(matching.time, "thread_time", lambda: next(seconds) / 2)
     while matcher.failure is None:
-        assert letter in allowed(matcher)
+        matcher.fill(mask, 0)
         matcher.accept([letter])
         num_tokens += 1
     # Two looks at the clock are half a second apart; one second is for all, and a hundredth for each token.
     assert num_tokens == 2
     assert "10 ms a token" in str(matcher.failure)
+
+
+def test_of_a_batch_only_the_text_that_takes_long_ends(store: GrammarStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    letter = demo_vocabulary().tokens.index(b"a")
+    slow, quick = start(store, StructuredOutput(regex="a*")), start(store, StructuredOutput(regex="a*"))
+    batch, mask = store.library.batch(1), xgrammar.allocate_token_bitmask(2, VOCAB_SIZE)
+    clock = [0.0]
+    # Time goes on only while the slow text is looked at, or a batch that has it.
+    monkeypatch.setattr(batching.time, "perf_counter", lambda: clock.__setitem__(0, clock[0] + 0.1) or clock[0])
+    monkeypatch.setattr(matching.time, "thread_time", lambda: clock[0])
+    fill = slow.matcher.fill_next_token_bitmask
+    monkeypatch.setattr(
+        slow.matcher,
+        "fill_next_token_bitmask",
+        lambda *args: clock.__setitem__(0, clock[0] + 0.5) or fill(*args),
+    )
+    for _ in range(5):
+        batch.fill([slow, quick], mask, [0, 1])
+        batch.accept([slow, quick], [letter, letter])
+    assert slow.failure is not None
+    assert quick.failure is None
 
 
 @pytest.mark.parametrize(
@@ -210,7 +234,3 @@ def test_what_is_of_the_wrong_type_is_refused_at_once() -> None:
     for structure in ("a", wrong(regex=3), wrong(json_object="yes"), wrong(choice="abc"), wrong(choice=(3,))):
         with pytest.raises(InvalidRequest, match=r"^so"):
             validate_structured_output(structure, "so")
-
-
-def test_a_failed_start_has_the_mask_of_the_end() -> None:
-    assert allowed(TextMatcher(None, END_MASK, InvalidRequest("a", 1, "must be 2"))) == [EOS]

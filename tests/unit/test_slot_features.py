@@ -21,10 +21,12 @@ from transformers import (
 )
 
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.grammar.store import GrammarStore
 from quire.engine.model.features.processors import SlotShape, logits_processors
 from quire.engine.model.slots import Slots
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.reference import TORCH_SUITE
+from support.grammars import demo_vocabulary
 from support.operations import Operations
 from support.starts import sequence_start
 
@@ -39,7 +41,7 @@ def new_slots() -> Slots:
     shape = SlotShape(NUM_SLOTS, 64, VOCAB, (EOS,), torch.device("cpu"))
     return Slots(
         num_slots=NUM_SLOTS, max_model_len=64, block_size=8, num_blocks=NUM_SLOTS * BLOCKS_PER_SLOT, vocab_size=VOCAB,
-        device=shape.device, processors=logits_processors(shape, TORCH_SUITE),
+        device=shape.device, processors=logits_processors(shape, TORCH_SUITE, GrammarStore(demo_vocabulary)),
     )  # fmt: skip
 
 

@@ -12,9 +12,11 @@ import grpc
 import numpy as np
 import pytest
 
+from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import CacheParams, RequestOptions, Retention
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.executor import Executor
@@ -147,6 +149,10 @@ class Runner:
     def reset(self) -> None:
         self._executor = SimulatedExecutor(self.info)
 
+    def prepare(self, structure: StructuredOutput) -> None:
+        if structure.regex is None:
+            raise InvalidRequest("structured_output", structure, "must be a regular expression")
+
     def launch(self, plan: StepPlan) -> Any:
         result = self._executor.execute(plan)
         return type("Pending", (), {"is_over": True, "result": lambda self: result})()
@@ -157,6 +163,7 @@ def good_submission(handle: int) -> scheduler_pb2.Submission:
     params = SamplingParams(
         seed=1, max_tokens=9, temperature=0.5, top_k=2, top_p=0.9, min_p=0.1, stop_token_ids=(3,), ignore_eos=True,
         presence_penalty=0.5, frequency_penalty=0.5, repetition_penalty=1.5,
+        structured_output=StructuredOutput(regex="a"),
     )  # fmt: skip
     options = RequestOptions(1, CacheParams("salt", retention=(Retention(0, 4, 50, 1000),)))
     request = OpenRequest(handle, str(handle), ints(1, 2, 4), params, options, interval=2)
@@ -247,14 +254,18 @@ class BadExecutor(executor_pb2_grpc.ExecutorServiceServicer):
             return
         runner = Runner(info)
         async for request in request_iterator:
-            plan = wire.plan_from_proto(request.plan, info, 0)
-            result = runner.launch(plan).result()
-            message = executor_pb2.ExecuteResponse(result=wire.result_to_proto(result))
-            if self.num_left >= 0:
+            if request.HasField("prepare"):
+                prepared = wire.prepared_to_proto(request.prepare.number, None)
+                message = executor_pb2.ExecuteResponse(prepared=prepared)
+            else:
+                plan = wire.plan_from_proto(request.plan, info, 0)
+                result = runner.launch(plan).result()
+                message = executor_pb2.ExecuteResponse(result=wire.result_to_proto(result))
                 entry = TokenLogprobs(-1.0, (1, 2), (-1.0, -2.0))
                 logprobs = [(slot, entry) for slot in result.slots.tolist()]
-                if logprobs:
+                if logprobs and self.num_left >= 0:
                     message.result.logprobs.CopyFrom(wire.logprobs_to_proto(pack(logprobs)))
+            if self.num_left >= 0:
                 message = mutated(message, chance)
             yield message
             if message.HasField("draining"):

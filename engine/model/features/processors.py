@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from quire.engine.grammar.store import GrammarStore
 from quire.engine.model.features.allowed_tokens import SlotAllowedTokens
 from quire.engine.model.features.bad_words import SlotBadWords
+from quire.engine.model.features.grammar import SlotGrammars
 from quire.engine.model.features.logit_bias import SlotLogitBias
 from quire.engine.model.features.min_tokens import SlotMinTokens
 from quire.engine.model.features.no_repeat_ngram import SlotNoRepeatNgram
@@ -37,7 +39,9 @@ class SlotShape:
     device: torch.device
 
 
-def logits_processors(shape: SlotShape, kernels: KernelSuite) -> tuple[LogitsProcessor[Any], ...]:
+def logits_processors(
+    shape: SlotShape, kernels: KernelSuite, grammars: GrammarStore
+) -> tuple[LogitsProcessor[Any], ...]:
     """Processors in the order in which they change logits.
 
     What changes a value comes first, then what forbids tokens, which nothing allows again. What keeps a share of the
@@ -51,6 +55,7 @@ def logits_processors(shape: SlotShape, kernels: KernelSuite) -> tuple[LogitsPro
         SlotBadWords(num_slots, length, device),
         SlotMinTokens(num_slots, shape.eos_token_ids),
         SlotAllowedTokens(),
+        SlotGrammars(num_slots, shape.vocab_size, device, grammars, shape.eos_token_ids),
         SlotTypical(num_slots),
     )
 

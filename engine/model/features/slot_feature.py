@@ -1,7 +1,7 @@
 """The `SlotFeature`: what one kind of request parameter does to a slot, and to the steps in which that slot samples."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
-from quire.engine.step import SequenceStart
+from quire.engine.step import SequenceStart, SlotFailure
 
 RowsT = TypeVar("RowsT")
 Arrays: TypeAlias = dict[str, NDArray[Any]]
@@ -68,3 +68,7 @@ class LogitsProcessor(SlotFeature[RowsT]):
 
     def advance(self, rows: RowsT, token_ids: Tensor) -> None:
         """The step sampled `token_ids`, int64 [num_sampling], on the device."""
+
+    def failures(self, rows: RowsT) -> Iterable[SlotFailure]:
+        """Slots of the step that cannot go on, once it was processed."""
+        return ()

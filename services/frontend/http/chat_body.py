@@ -49,7 +49,6 @@ class ChatBody(SamplingFields, StreamFields, ConversationFields):
     messages: Any
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    response_format: Any = None
     max_completion_tokens: int | None = None
     max_tokens: int | None = None
     """The older name of `max_completion_tokens`."""
@@ -92,9 +91,3 @@ class ChatBody(SamplingFields, StreamFields, ConversationFields):
         if self.tool_choice == "auto" and not self.tools:
             raise InvalidRequest("tool_choice", choice, "must be left out without tools")
         return bool(self.tools) and choice == "auto"
-
-    def check_response_format(self) -> None:
-        """Raises `InvalidRequest` unless the answer is to be text."""
-        given = self.response_format
-        if given is not None and given != {"type": "text"}:
-            raise InvalidRequest("response_format", given, 'must be {"type": "text"}')

@@ -36,7 +36,6 @@ class ChatCompletions:
         inference.admit()
         body = await read_body(request, ChatBody)
         check_model(body.model, inference)
-        body.check_response_format()
         options = body.options(False, caller_trace(request.headers.items()))
         params, num_choices = body.sampling(), body.num_choices()
         conversation = body.conversation(with_tools=body.wants_tools)

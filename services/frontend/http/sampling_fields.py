@@ -8,7 +8,7 @@ from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.options import CacheParams, PromptParams, RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.trace_context import TraceContext
-from quire.services.frontend.http.body import Body
+from quire.services.frontend.http.structure_fields import StructureFields
 
 # Fields of the same name and meaning in `SamplingParams`, where null is the default.
 _AS_GIVEN: Final = (
@@ -18,7 +18,7 @@ _AS_GIVEN: Final = (
 )  # fmt: skip
 
 
-class SamplingFields(Body):
+class SamplingFields(StructureFields):
     """Fields that every API for text has."""
 
     temperature: float | None = None
@@ -51,13 +51,12 @@ class SamplingFields(Body):
         """How to sample; fields that are unset or null get the defaults of `SamplingParams`.
 
         Raises:
-            InvalidRequest: a key of `logit_bias` is no token id.
+            InvalidRequest: a key of `logit_bias` is no token id, or several fields say what the answer must match.
         """
         given: dict[str, Any] = {name: getattr(self, name) for name in _AS_GIVEN}
         bias = tuple((_token_id(key), value) for key, value in (self.logit_bias or {}).items())
-        return SamplingParams(
-            max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs, logit_bias=bias, **given
-        )
+        given |= {"logit_bias": bias, "structured_output": self.structured_output()}
+        return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs, **given)
 
     def options(self, add_special_tokens: bool, trace: TraceContext | None) -> RequestOptions:
         """Wishes beyond sampling.
