@@ -29,6 +29,9 @@ def scheduled_params(params: SamplingParams) -> SamplingParams:
 class OpenRequest:
     """Results for one request until its coroutine takes them; bounded by its `max_tokens`.
 
+    Args:
+        announce: called for each new token; it calls `tell`, now or later. None: now.
+
     Attributes:
         handle: its number at the scheduler, unique while it is open.
         request_id: the client's name for it, or ours.
@@ -49,6 +52,7 @@ class OpenRequest:
         params: SamplingParams,
         options: RequestOptions = DEFAULT_OPTIONS,
         interval: int = 1,
+        announce: "Callable[[OpenRequest], None] | None" = None,
     ) -> None:
         self.handle = handle
         self.request_id = request_id
@@ -71,6 +75,7 @@ class OpenRequest:
         self._only_end = False
         self._updated = asyncio.Event()
         self._on_update: Callable[[], None] = self._updated.set
+        self._announce = announce or OpenRequest.tell
 
     @property
     def is_over(self) -> bool:
@@ -87,7 +92,11 @@ class OpenRequest:
             return
         self.generated.append(token_id)
         if not self._only_end:
-            self._on_update()
+            self._announce(self)
+
+    def tell(self) -> None:
+        """Lets those who wait know that something has come."""
+        self._on_update()
 
     def push_prompt_logprobs(self, position: int, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of a token of the prompt; those that came before a fault come again."""

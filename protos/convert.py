@@ -134,14 +134,22 @@ def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamRespon
 
 def completion_to_proto(completion: Completion, kind: type[Response]) -> Response:
     """Inverse of `completion_from_proto`."""
-    return kind(
-        request_id=completion.request_id,
-        text=completion.text,
-        token_ids=completion.token_ids,
-        finish=finish_to_proto(completion),
-        logprobs=logprobs_to_proto(completion.logprobs),
-        prompt_logprobs=logprobs_to_proto(completion.prompt_logprobs),
-    )
+    message = kind()
+    write_completion(completion, message)
+    return message
+
+
+def write_completion(completion: Completion, message: pb.GenerateResponse | pb.GenerateStreamResponse) -> None:
+    """Sets the fields of an empty message."""
+    message.request_id = completion.request_id
+    message.text = completion.text
+    message.token_ids.extend(completion.token_ids)
+    if completion.logprobs:
+        message.logprobs.extend(logprobs_to_proto(completion.logprobs))
+    if completion.prompt_logprobs:
+        message.prompt_logprobs.extend(logprobs_to_proto(completion.prompt_logprobs))
+    if (finish := finish_to_proto(completion)) is not None:
+        message.finish.CopyFrom(finish)
 
 
 def logprobs_to_proto(logprobs: Iterable[TokenLogprobs]) -> list[pb.TokenLogprobs]:

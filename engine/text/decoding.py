@@ -15,7 +15,8 @@ U+FFFD stands for each maximal broken part.
 
 import codecs
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any, Protocol
 
 import tokenizers
@@ -39,8 +40,8 @@ _ANCHOR = "a"
 class Decoding(Protocol):
     """The text of one sequence of tokens, given as the vocabulary spells them."""
 
-    def push(self, token: str) -> str:
-        """What the token adds: whole characters only."""
+    def push(self, tokens: Iterable[str]) -> str:
+        """What the tokens add: whole characters only."""
         ...
 
     def flush(self) -> str:
@@ -82,18 +83,32 @@ def _leaf_types(state: dict[str, Any]) -> Iterator[str]:
 
 
 class _Utf8:
-    """Bytes to whole characters."""
+    """Bytes to whole characters.
+
+    Attributes:
+        is_incomplete: bytes of a character are held back.
+    """
 
     def __init__(self) -> None:
+        self.is_incomplete = False
         # "replace" makes one U+FFFD of each maximal broken part, as Rust's lossy conversion does.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, data: bytes) -> str:
-        return self._decoder.decode(data)
+        if not self.is_incomplete:
+            # Nearly always whole characters come to whole characters, and this is far quicker.
+            try:
+                return data.decode()
+            except UnicodeDecodeError:
+                pass
+        text = self._decoder.decode(data)
+        self.is_incomplete = self._decoder.getstate()[0] != b""
+        return text
 
     def flush(self) -> str:
         text = self._decoder.decode(b"", final=True)
         self._decoder.reset()
+        self.is_incomplete = False
         return text
 
     def breaks(self, data: bytes) -> bool:
@@ -101,17 +116,13 @@ class _Utf8:
         incomplete, _ = self._decoder.getstate()
         return len((incomplete + data[:1]).decode(errors="replace")) > 1
 
-    @property
-    def is_incomplete(self) -> bool:
-        return self._decoder.getstate()[0] != b""
-
 
 class _ByteLevel:
     def __init__(self) -> None:
         self._utf8 = _Utf8()
 
-    def push(self, token: str) -> str:
-        return self._utf8.push(self.spell(token))
+    def push(self, tokens: Iterable[str]) -> str:
+        return self._utf8.push(b"".join(map(_byte_level, tokens)))
 
     def flush(self) -> str:
         return self._utf8.flush()
@@ -120,10 +131,17 @@ class _ByteLevel:
         return self._utf8.breaks(self.spell(token))
 
     def spell(self, token: str) -> bytes:
-        try:
-            return bytes(BYTE_LEVEL[char] for char in token)
-        except KeyError:  # a token added as plain text
-            return token.encode()
+        return _byte_level(token)
+
+
+# More than vocabularies have, so that each token is looked at once.
+@lru_cache(1 << 19)
+def _byte_level(token: str) -> bytes:
+    """The bytes of a token."""
+    try:
+        return bytes(BYTE_LEVEL[char] for char in token)
+    except KeyError:  # a token added as plain text
+        return token.encode()
 
 
 class _Pieces:
@@ -133,7 +151,10 @@ class _Pieces:
         self._utf8 = _Utf8()
         self._at_start = True
 
-    def push(self, token: str) -> str:
+    def push(self, tokens: Iterable[str]) -> str:
+        return "".join(map(self._push, tokens))
+
+    def _push(self, token: str) -> str:
         if (data := self._bytes_of(token)) is not None:
             return self._from_bytes(self._utf8.push(data))
         return self.flush() + self._decode([token])

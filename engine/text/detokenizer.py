@@ -22,8 +22,7 @@ class Detokenizer:
 
     def push(self, token_ids: Sequence[int] | Int32Array) -> str:
         """What these tokens add: whole characters only."""
-        tokens = (self._token(int(token_id)) for token_id in token_ids)
-        return "".join(self._decoding.push(token) for token in tokens if token is not None)
+        return self._decoding.push(token for token in map(self._token, token_ids) if token is not None)
 
     def flush(self) -> str:
         """The rest, at the end: a character that stayed incomplete is U+FFFD."""

@@ -47,6 +47,8 @@ class Tokenizer:
         self.backend = backend
         added = backend.get_added_tokens_decoder().values()
         self.special_tokens = frozenset(token.content for token in added if token.special)
+        # The library makes a new string each time.
+        self._spelled: dict[int, str] = {}
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -120,12 +122,17 @@ class Tokenizer:
         Spaces stay as they are: `clean_up_tokenization_spaces` is not applied.
         """
         decoding = start_decoding(self.backend)
-        tokens = (self.token(int(token_id)) for token_id in token_ids)
-        return "".join(decoding.push(token) for token in tokens if token is not None) + decoding.flush()
+        tokens = (token for token in map(self.token, token_ids) if token is not None)
+        return decoding.push(tokens) + decoding.flush()
 
     def token(self, token_id: int, skip_special_tokens: bool = True) -> str | None:
         """The vocabulary's spelling of a token; None if it makes no text: it is unknown, or special and skipped."""
-        token = self.backend.id_to_token(token_id)
+        token = self._spelled.get(token_id)
+        if token is None:
+            token = self.backend.id_to_token(int(token_id))
+            if token is None:
+                return None
+            self._spelled[int(token_id)] = token
         return None if skip_special_tokens and token in self.special_tokens else token
 
 

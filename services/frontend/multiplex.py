@@ -11,7 +11,7 @@ from google.rpc import code_pb2
 from quire.engine.api.errors import InvalidRequest, RequestError
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.pieces import Pieces
-from quire.protos.convert import completion_to_proto, failure_to_proto
+from quire.protos.convert import failure_to_proto, write_completion
 from quire.services.frontend.inference import Inference
 from quire.v1 import inference_pb2 as pb
 
@@ -62,8 +62,8 @@ class Multiplex:
                 self._updated.clear()
                 if reader.done():
                     reader.result()
-                while parts := self._take():
-                    yield pb.GenerateManyResponse(parts=parts)
+                while (response := self._take()).parts:
+                    yield response
         finally:
             tasks = (*lasts, *self._opening.values())
             for task in tasks:
@@ -123,29 +123,33 @@ class Multiplex:
         self._ready.pop(number, None)
         self._inference.close(opened)
 
-    def _take(self) -> list[pb.GenerateManyPart]:
-        """One message's parts."""
-        parts, self._failures = self._failures, []
+    def _take(self) -> pb.GenerateManyResponse:
+        """The next message; without parts if there is nothing to say."""
+        response = pb.GenerateManyResponse(parts=self._failures)
+        self._failures = []
         size = 0
         while self._ready and size < MESSAGE_BYTES:
             number = next(iter(self._ready))
             del self._ready[number]
-            parts.append(self._part(number))
-            size += parts[-1].ByteSize()
+            size += self._add_part(response, number)
         self._room.set()
-        return parts
+        return response
 
-    def _part(self, number: int) -> pb.GenerateManyPart:
+    def _add_part(self, response: pb.GenerateManyResponse, number: int) -> int:
+        """Returns the bytes of the part."""
         _, pieces = self._open[number]
+        part = response.parts.add(number=number)
         try:
-            response = completion_to_proto(pieces.take(), pb.GenerateStreamResponse)
+            # Written where it stays: a copy would cost as much again.
+            write_completion(pieces.take(), part.response)
         except Exception as error:
             # The other requests go on after any error of one.
             self._forget(number)
-            return pb.GenerateManyPart(number=number, failure=_failure(number, error))
-        if pieces.is_over:
-            self._forget(number)
-        return pb.GenerateManyPart(number=number, response=response)
+            part.failure.CopyFrom(_failure(number, error))
+        else:
+            if pieces.is_over:
+                self._forget(number)
+        return part.ByteSize()
 
 
 _CANCELLED = pb.GenerateFailure(code=code_pb2.CANCELLED, message="cancelled by the client")

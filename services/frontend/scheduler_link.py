@@ -22,6 +22,7 @@ from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.protos.status import readable
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
+from quire.services.frontend.pace import Pace
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,7 @@ class SchedulerLink:
         self._max_requests = max_requests
         self._tokenizer_fingerprint = tokenizer_fingerprint
         self._keepalive = keepalive
+        self._pace = Pace()
         self._requests: dict[int, OpenRequest] = {}
         # With those that have ended at the scheduler, whose clients have not read the end.
         self._calls: set[OpenRequest] = set()
@@ -138,7 +140,7 @@ class SchedulerLink:
             raise InvalidRequest("request_id", request_id, "must not be that of a running request")
         while self._next_handle in self._requests:
             self._next_handle = (self._next_handle + 1) % 2**31
-        request = OpenRequest(self._next_handle, request_id, prompt, params, options, interval)
+        request = OpenRequest(self._next_handle, request_id, prompt, params, options, interval, self._pace.announce)
         self._next_handle = (self._next_handle + 1) % 2**31
         self._requests[request.handle] = self._by_id[request_id] = request
         if not self._calls:
@@ -266,6 +268,7 @@ class SchedulerLink:
     def _receive(self, output: pb.StepOutput) -> None:
         update = wire.step_update_from_proto(output, self._vocab_size)
         update.deliver(self._requests.get)
+        self._pace.end_step()
         for handle, _ in update.ended:
             self._forget(handle)
 
@@ -273,5 +276,6 @@ class SchedulerLink:
         request = self._requests.pop(handle, None)
         if request is not None:
             del self._by_id[request.request_id]
+            self._pace.forget(request)
             self._closed.set()
         return request

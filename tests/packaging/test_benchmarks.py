@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
     [
         ("cpu_step.py", [str(DEMO_MODEL), "--batches=2", "--context=40", "--repeats=1"], "context 512"),
         ("cpu_kernels.py", ["--rows=1", "--repeats=1"], "norms of"),
+        ("frontend.py", ["--streams=2", "--tokens=40"], "| sse | 2 |"),
         (
             "hang_detection.py",
             ["--repeats=1", "--keepalive-seconds=1", "--keepalive-timeout-seconds=1"],

@@ -87,7 +87,7 @@ async def test_stream(stack: RunningStack, client: AsyncClient) -> None:
     for name, text in {"0": texts[0], "1": texts[1], "2": texts[2], "vllm": texts[0]}.items():
         pieces = found["pieces"][name]
         assert "".join(piece for _, piece, _ in pieces) == text
-        assert len(pieces) > 3
+        assert len(pieces) > 1
         assert [is_final for *_, is_final in pieces] == [False] * (len(pieces) - 1) + [True]
     batch = found["pieces"]["batch"]
     assert sorted(batch)[0][0] == 0

@@ -1,0 +1,230 @@
+#!/usr/bin/env python3
+"""One frontend, or one of several workers, against a scheduler that makes tokens up as fast as they are read.
+
+  python benchmarks/frontend.py [--streams 1,64,1024] [--tokens 200000] [--ways many,stream,sse] [--workers 1]
+      [--steps-per-second 0] [--model DIR]
+
+Everything that makes tokens costs the frontend nothing here. The benchmark prints the frontend's CPU time per token, of
+all its processes and threads, and what that makes in tokens per second of one core. Clients do not parse what they
+read, so that they need less time than the frontend. A client that is behind gets several tokens in a message: the last
+column says how many. With --steps-per-second each step waits for its time, as behind real executors.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import grpc
+import psutil
+from tireless_scheduler import TirelessScheduler
+
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.demo_model import DEMO_MODEL
+from quire.engine.text.fingerprint import tokenizer_fingerprint
+from quire.engine.text.tokenizer import Tokenizer
+from quire.internal.v1 import scheduler_pb2_grpc
+from quire.protos.channel import CHANNEL_OPTIONS
+from quire.protos.convert import generate_request
+from quire.services.common.server import serving
+from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.stack import is_serving
+from quire.v1 import inference_pb2
+
+PROMPT = [5, 6, 7]
+# Of "stream": with too few connections their flow control would bound it.
+NUM_CHANNELS = 16
+READ_BYTES = 1 << 18
+# What CPU time is counted in.
+CLOCK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one client process does.
+
+    Attributes:
+        way: "many", "stream" or "sse".
+        address: of the API that the way needs.
+        num_streams, num_tokens: requests at once, and tokens of each.
+        num_channels: connections that the requests of gRPC are spread over.
+    """
+
+    way: str
+    address: str
+    num_streams: int
+    num_tokens: int
+    num_channels: int
+
+
+def serve_scheduler(port: int, model: Path, steps_per_second: float) -> None:
+    asyncio.run(_serve_scheduler(port, model, steps_per_second))
+
+
+async def _serve_scheduler(port: int, model: Path, steps_per_second: float) -> None:
+    vocab_size = Tokenizer.load(model).backend.get_vocab_size()
+    servicer = TirelessScheduler(tokenizer_fingerprint(model), vocab_size, steps_per_second)
+
+    def register(server: grpc.aio.Server) -> None:
+        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, server)
+
+    async with serving(f"{LOOPBACK}:{port}", [], register, grace=0):
+        await asyncio.Event().wait()
+
+
+class Meter:
+    """Counts messages in a client process, and says when the first one came."""
+
+    def __init__(self, results: Connection) -> None:
+        self._results = results
+        self._began = 0.0
+        self._num_messages = 0
+
+    def count(self, number: int = 1) -> None:
+        if not self._num_messages and number:
+            self._began = time.perf_counter()
+            self._results.send("began")
+        self._num_messages += number
+
+    def send(self) -> None:
+        """The number of messages, and the seconds from the first to now."""
+        self._results.send((self._num_messages, time.perf_counter() - self._began))
+
+
+def run_client(load: Load, results: Connection) -> None:
+    meter = Meter(results)
+    asyncio.run({"many": many, "stream": stream, "sse": sse}[load.way](load, meter))
+    meter.send()
+
+
+def _params(load: Load) -> SamplingParams:
+    return SamplingParams(temperature=0, max_tokens=load.num_tokens, ignore_eos=True)
+
+
+async def _over_channels(load: Load, work: Callable[[grpc.aio.Channel, int], Awaitable[object]]) -> None:
+    """The work on each of several connections, with its share of the streams."""
+    num_channels = min(load.num_channels, load.num_streams)
+    shares = [load.num_streams // num_channels + (i < load.num_streams % num_channels) for i in range(num_channels)]
+    channels = [grpc.aio.insecure_channel(load.address, options=CHANNEL_OPTIONS) for _ in shares]
+    try:
+        await asyncio.gather(*map(work, channels, shares))
+    finally:
+        await asyncio.gather(*(channel.close() for channel in channels))
+
+
+async def many(load: Load, meter: Meter) -> None:
+    request = generate_request(PROMPT, _params(load), "")
+
+    async def call(channel: grpc.aio.Channel, num_streams: int) -> None:
+        method = channel.stream_stream("/quire.v1.InferenceService/GenerateMany")
+        wanted = (inference_pb2.GenerateManyRequest(number=i, generate=request) for i in range(num_streams))
+        async for _ in method((each.SerializeToString() for each in wanted), wait_for_ready=True):
+            meter.count()
+
+    await _over_channels(load, call)
+
+
+async def stream(load: Load, meter: Meter) -> None:
+    payload = generate_request(PROMPT, _params(load), "").SerializeToString()
+
+    async def calls(channel: grpc.aio.Channel, num_streams: int) -> None:
+        method = channel.unary_stream("/quire.v1.InferenceService/GenerateStream")
+
+        async def call() -> None:
+            async for _ in method(payload, wait_for_ready=True):
+                meter.count()
+
+        await asyncio.gather(*(call() for _ in range(num_streams)))
+
+    await _over_channels(load, calls)
+
+
+async def sse(load: Load, meter: Meter) -> None:
+    body = json.dumps(
+        {"prompt": PROMPT, "max_tokens": load.num_tokens, "temperature": 0, "ignore_eos": True, "stream": True}
+    ).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+
+    async def call() -> None:
+        host, _, port = load.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=READ_BYTES)
+        writer.write(head.encode() + body)
+        while data := await reader.read(READ_BYTES):
+            meter.count(data.count(b"data: "))
+        writer.close()
+
+    await asyncio.gather(*(call() for _ in range(load.num_streams)))
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process and its children."""
+    process = psutil.Process(pid)
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return sum(found.user + found.system for found in times)
+
+
+async def measure(frontend: asyncio.subprocess.Process, load: Load) -> None:
+    spawned = multiprocessing.get_context("spawn")
+    results, theirs = spawned.Pipe()
+    client = spawned.Process(target=run_client, args=(load, theirs), daemon=True)
+    client.start()
+    theirs.close()
+    await asyncio.to_thread(results.recv)
+    before = cpu_seconds(frontend.pid)
+    num_messages, seconds = await asyncio.to_thread(results.recv)
+    used = max(cpu_seconds(frontend.pid) - before, CLOCK_SECONDS)
+    client.join()
+    num_tokens = load.num_streams * load.num_tokens
+    cells = (
+        load.way, f"{load.num_streams}", f"{num_tokens / seconds:,.0f}", f"{used / num_tokens * 1e6:.1f}",
+        f"{num_tokens / used:,.0f}", f"{num_tokens / num_messages:.1f}",
+    )  # fmt: skip
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=DEMO_MODEL)
+    parser.add_argument("--streams", default="1,64,1024")
+    parser.add_argument("--ways", default="many,stream,sse")
+    parser.add_argument("--tokens", type=int, default=200_000, help="of all streams of one measurement together")
+    parser.add_argument("--steps-per-second", type=float, default=0.0)
+    args = parser.parse_args()
+    scheduler_port, grpc_port, http_port = free_port(), free_port(), free_port()
+    spawned = multiprocessing.get_context("spawn")
+    scheduler = spawned.Process(
+        target=serve_scheduler, args=(scheduler_port, args.model, args.steps_per_second), daemon=True
+    )
+    scheduler.start()
+    flags = [
+        f"--listen={LOOPBACK}:{grpc_port}", f"--http-listen={LOOPBACK}:{http_port}", f"--model={args.model}",
+        f"--scheduler={LOOPBACK}:{scheduler_port}", "--log-level=warning",
+    ]  # fmt: skip
+    frontend = await asyncio.create_subprocess_exec(sys.executable, "-m", "quire.services.cli", "frontend", *flags)
+    try:
+        await is_serving(f"{LOOPBACK}:{grpc_port}")
+        print("| way | streams | tokens/s | CPU, µs per token | tokens/s of a core | tokens per message |")
+        print("|---|---|---|---|---|---|")
+        for way in args.ways.split(","):
+            port = http_port if way == "sse" else grpc_port
+            for num_streams in map(int, args.streams.split(",")):
+                num_tokens = max(1, args.tokens // num_streams)
+                num_channels = NUM_CHANNELS if way == "stream" else 1
+                load = Load(way, f"{LOOPBACK}:{port}", num_streams, num_tokens, num_channels)
+                await measure(frontend, load)
+    finally:
+        frontend.send_signal(signal.SIGTERM)
+        await frontend.wait()
+        scheduler.terminate()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
