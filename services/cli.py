@@ -27,6 +27,7 @@ COMMANDS = {
     "up": Command("quire.services.up.main", "start everything on this machine", _ALL),
     "demo": Command("quire.services.up.demo", "start everything, print a generated text, stop", _ALL),
     "generate": Command("quire.clients.generate", "stream a text from a running frontend"),
+    "chat": Command("quire.clients.chat.command", "chat with a model in the terminal", ("chat",)),
     "bench serve": Command("quire.clients.bench.serve", "load a server, report latency and throughput"),
     "bench throughput": Command(
         "quire.clients.bench.throughput", "tokens per second of the engine in process", ("executor",)

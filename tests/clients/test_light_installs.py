@@ -79,6 +79,7 @@ def test_a_bare_installation_is_a_client(bare: Path, stack: RunningStack, text: 
         ("executor", "executor"),
         ("up", "frontend,scheduler,executor"),
         ("bench latency", "executor"),
+        ("chat", "chat"),
     ],
 )
 def test_a_command_that_lacks_packages_names_its_extra(bare: Path, words: str, extra: str) -> None:

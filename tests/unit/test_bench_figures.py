@@ -16,7 +16,7 @@ from quire.clients.bench.report.curves import draw
 from quire.clients.bench.report.page import write_report
 from quire.clients.bench.slo import parse_objectives
 from quire.clients.bench.summary import Summary, spread, summarize
-from quire.clients.bench.target.sse import events
+from quire.clients.sse import events
 from quire.engine.api.errors import StartupError
 from quire.engine.api.version import __version__
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field, ValidationError
 from quire.clients.bench.mistake import first_mistake
 from quire.clients.bench.record import Record
 from quire.clients.bench.target.base import INFO_SECONDS, Exchange, ServerInfo
-from quire.clients.bench.target.sse import events
 from quire.clients.bench.workload.session import Prompt
+from quire.clients.sse import events
 from quire.engine.api.errors import Unavailable
 
 _HEADERS = {"Content-Type": "application/json"}
