@@ -13,8 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quire.clients.errors import may_pass, not_ready, translated
 from quire.clients.multiplexer import Multiplexer
 from quire.engine.api.completion import Completion
+from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import QuireError
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.channel import CHANNEL_OPTIONS
@@ -22,6 +24,8 @@ from quire.protos.convert import (
     abort_request,
     completion_from_proto,
     detokenize_request,
+    embed_request,
+    embedding_from_proto,
     generate_request,
     tokenize_request,
 )
@@ -96,6 +100,20 @@ class AsyncClient:
         if self._multiplexer is not None:
             return self._multiplexer.stream(request, self._timeout)
         return _each(self._stub.GenerateStream(request, timeout=self._timeout))
+
+    async def embed(
+        self,
+        prompt: Prompt,
+        pooling: Pooling = Pooling.LAST,
+        *,
+        normalize: bool = True,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> Embedding:
+        """The embedding of a text or of token ids; `normalize` divides it by its Euclidean norm."""
+        request = embed_request(prompt, pooling, request_id, options, normalize)
+        with translated():
+            return embedding_from_proto(await self._stub.Embed(request, timeout=self._timeout))
 
     async def tokenize(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, with the special tokens that the model's folder asks for."""

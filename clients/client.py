@@ -10,8 +10,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quire.clients.errors import may_pass, not_ready, translated
 from quire.engine.api.completion import Completion
+from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import QuireError
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.channel import CHANNEL_OPTIONS
@@ -19,6 +21,8 @@ from quire.protos.convert import (
     abort_request,
     completion_from_proto,
     detokenize_request,
+    embed_request,
+    embedding_from_proto,
     generate_request,
     tokenize_request,
 )
@@ -85,6 +89,21 @@ class Client:
         with translated(call.cancel):
             for message in call:
                 yield completion_from_proto(message)
+
+    def embed(
+        self,
+        prompt: Prompt,
+        pooling: Pooling = Pooling.LAST,
+        *,
+        normalize: bool = True,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> Embedding:
+        """The embedding of a text or of token ids; `normalize` divides it by its Euclidean norm."""
+        request = embed_request(prompt, pooling, request_id, options, normalize)
+        call = self._stub.Embed.future(request, timeout=self._timeout)
+        with translated(call.cancel):
+            return embedding_from_proto(call.result())
 
     def tokenize(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, with the special tokens that the model's folder asks for."""

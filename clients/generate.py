@@ -155,9 +155,11 @@ def _as_json(completion: Completion) -> str:
     fields = dataclasses.asdict(completion)
     reason = completion.finish_reason
     fields["finish_reason"] = reason.name.lower() if reason is not None else None
-    for name in ("logprobs", "prompt_logprobs"):
+    for name in ("logprobs", "prompt_logprobs", "embedding"):
         if not fields[name]:
             del fields[name]
+    for each in fields.get("logprobs", ()):
+        del each["rank"]
     return json.dumps(fields, ensure_ascii=False)
 
 

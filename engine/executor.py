@@ -20,8 +20,9 @@ from quire.engine.model.batch import Batch
 from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
 from quire.engine.model.features.logprobs import RowLogprobs
+from quire.engine.model.features.pooling import PooledVectors
 from quire.engine.model.features.processors import SlotShape, logits_processors
-from quire.engine.model.features.prompt_logprobs import PromptScores, ScoredTokens, score
+from quire.engine.model.features.prompt_logprobs import PromptScores, score
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import Placement, place
 from quire.engine.model.slots import Slots
@@ -47,6 +48,7 @@ class PendingStep:
     token_ids: Tensor
     logprobs: RowLogprobs | None
     scores: PromptScores | None
+    pooled: PooledVectors | None
     timer: StepTimer
     failures: tuple[SlotFailure, ...] = ()
 
@@ -61,7 +63,14 @@ class PendingStep:
         logprobs = self.logprobs.packed() if self.logprobs is not None else None
         prompt_logprobs = self.scores.packed() if self.scores is not None else None
         return StepResult(
-            self.step, self.slots, self.token_ids.numpy(), compute_us, logprobs, prompt_logprobs, self.failures
+            self.step,
+            self.slots,
+            self.token_ids.numpy(),
+            compute_us,
+            logprobs,
+            prompt_logprobs,
+            self.pooled.packed() if self.pooled is not None else None,
+            self.failures,
         )
 
 
@@ -145,36 +154,41 @@ class Executor:
         timer = CudaTimer() if self._engine.device.type == "cuda" else HostTimer()
         self._engine.copy_blocks(plan.copies)
         batch = self._slots.apply(plan)
-        token_ids, logprobs, scores = self._compute(batch) if len(batch.slots) else (_NOTHING, None, None)
+        if not len(batch.slots):
+            timer.stop()
+            return PendingStep(plan.step, batch.sampling_slots, _NOTHING, None, None, None, timer)
+        logits, scores, pooled = self._forward(batch)
+        token_ids, logprobs = self._decode(logits, batch)
         timer.stop()
         failures = (failure for processor, rows in batch.processors for failure in processor.failures(rows))
-        return PendingStep(plan.step, batch.sampling_slots, token_ids, logprobs, scores, timer, tuple(failures))
+        return PendingStep(plan.step, batch.sampling_slots, token_ids, logprobs, scores, pooled, timer, tuple(failures))
 
     def execute(self, plan: StepPlan) -> StepResult:
         """Compute one step and wait for its tokens; raises what `launch` does."""
         return self.launch(plan).result()
 
-    def _compute(self, batch: Batch) -> tuple[Tensor, RowLogprobs | None, PromptScores | None]:
-        """The sampled tokens, int32, and what is wanted beside them; on the host once the step is over."""
-        scores = None
-        if batch.scored is None:
-            logits = self._engine.forward(batch)
-        else:
-            logits, scores = self._scored(batch, batch.scored)
+    def _forward(self, batch: Batch) -> tuple[Tensor, PromptScores | None, PooledVectors | None]:
+        """Logits of the rows that sample; what is wanted of prompts, on the host once the step is over."""
+        if batch.states is None:
+            return self._engine.forward(batch), None, None
+        hidden, scores, pooled = self._engine.hidden(batch, batch.states.states), None, None
+        if batch.scored is not None:
+            scores = score(hidden, batch.scored, self._engine.logits, self._kernels)
+            values, top_ids, ranks = download(scores.values, scores.top_ids, scores.ranks)
+            scores = replace(scores, values=values, top_ids=top_ids, ranks=ranks)
+        if batch.pooled is not None:
+            pooled = self._slots.pool(hidden, batch.pooled)
+            pooled = replace(pooled, vectors=download(pooled.vectors)[0]) if len(pooled.slots) else None
+        return self._engine.logits(hidden[batch.states.sampling]), scores, pooled
+
+    def _decode(self, logits: Tensor, batch: Batch) -> tuple[Tensor, RowLogprobs | None]:
+        """The sampled tokens, int32, and their log-probabilities; on the host once the step is over."""
         token_ids, logprobs = self._decoder.decode(logits, batch)
         self._slots.advance(batch, token_ids)
         if logprobs is None:
-            return download(token_ids.int())[0], None, scores
+            return download(token_ids.int())[0], None
         token_ids, values, top_ids = download(token_ids.int(), logprobs.values, logprobs.top_ids)
-        return token_ids, replace(logprobs, values=values, top_ids=top_ids), scores
-
-    def _scored(self, batch: Batch, scored: ScoredTokens) -> tuple[Tensor, PromptScores]:
-        """Logits of the rows that sample, and scores of tokens of prompts, on the host once the step is over."""
-        hidden = self._engine.hidden(batch, scored.states)
-        found = score(hidden, scored, self._engine.logits, self._kernels)
-        values, top_ids, ranks = download(found.values, found.top_ids, found.ranks)
-        found = replace(found, values=values, top_ids=top_ids, ranks=ranks)
-        return self._engine.logits(hidden[scored.sampling]), found
+        return token_ids, replace(logprobs, values=values, top_ids=top_ids)
 
 
 def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:

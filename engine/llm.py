@@ -11,8 +11,10 @@ from typing import Any, Self
 from pydantic import ValidationError
 
 from quire.engine.api.completion import Completion
+from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import StartupError
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
+from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt, Prompts, prompt_content, prompt_contents
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.chat.chat_answer import ChatAnswer
@@ -129,6 +131,18 @@ class LLM:
             continue_final_message=continue_final_message,
         )
         return self._thread.call(lambda engine: engine.chat_all(conversations, chat_template, params, options))
+
+    def embed(
+        self,
+        prompts: Prompts,
+        pooling: Pooling = Pooling.LAST,
+        options: RequestOptions = DEFAULT_OPTIONS,
+        *,
+        normalize: bool = True,
+    ) -> list[Embedding]:
+        """Embeddings in the order of the prompts; `normalize` divides each by its Euclidean norm."""
+        contents = prompt_contents(prompts)
+        return self._thread.call(lambda engine: engine.embed_all(contents, pooling, options, normalize))
 
     def generate_stream(
         self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS

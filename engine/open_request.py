@@ -5,6 +5,9 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import RequestError
 from quire.engine.api.logprobs import TokenLogprobs
@@ -42,6 +45,7 @@ class OpenRequest:
         generated: every token received.
         cached_tokens: tokens of the prompt found in the cache.
         finish: set once no more tokens come.
+        embedding: of the prompt; empty: it has not come, or none is wanted.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class OpenRequest:
         self.generated = array("i")
         self.cached_tokens: int | None = None
         self.finish: Finish | None = None
+        self.embedding: tuple[float, ...] = ()
         self._error: RequestError | None = None
         self._num_taken = 0
         # Log-probabilities of tokens in their order, until they are taken; empty unless the request wants them.
@@ -103,6 +108,9 @@ class OpenRequest:
         if position == self._num_scored + 1:
             self._num_scored = position
             self._prompt_logprobs.append(logprobs)
+
+    def push_embedding(self, embedding: NDArray[np.float32]) -> None:
+        self.embedding = tuple(embedding.tolist())
 
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of a token that comes before the next call of `take`."""

@@ -25,6 +25,7 @@ from quire.engine.api.limits import (
     MAX_TEMPERATURE,
     MAX_TOP_K,
 )
+from quire.engine.api.pooling import Pooling
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.grammar.validation import validate_structured_output
 from quire.engine.token_ids import token_array
@@ -96,6 +97,8 @@ def validate_sampling(params: SamplingParams, vocab_size: int, message: str = ""
     for name in _FLAGS:
         if not isinstance(flag := getattr(params, name), bool):
             raise InvalidRequest(prefix + name, flag, "must be true or false")
+    if not isinstance(params.pooling, Pooling):
+        raise InvalidRequest(prefix + "pooling", params.pooling, "must be a Pooling")
     for each in _TEXTS:
         if (texts := getattr(params, each.name)) != ():
             _check_texts(prefix + each.name, texts, each.most)

@@ -52,10 +52,14 @@ class ScheduledStep:
         if not np.array_equal(result.slots, expected):
             raise InvalidRequest("result.slots", result.slots.tolist(), f"must be {expected.tolist()}")
         if result.prompt_logprobs is not None:
-            owners = set(result.prompt_logprobs.entries.owners.tolist())
-            if strangers := owners - {chunk.sequence.slot for chunk in self.chunks}:
-                limit = "must be slots that compute context in this step"
-                raise InvalidRequest("result.prompt_logprobs.entries.owners", sorted(strangers), limit)
+            self._check_owners("prompt_logprobs.entries.owners", result.prompt_logprobs.entries.owners)
+        if result.embeddings is not None:
+            self._check_owners("embeddings.owners", result.embeddings.owners)
+
+    def _check_owners(self, field: str, owners: Int32Array) -> None:
+        if strangers := set(owners.tolist()) - {chunk.sequence.slot for chunk in self.chunks}:
+            limit = "must be slots that compute context in this step"
+            raise InvalidRequest(f"result.{field}", sorted(strangers), limit)
 
     @property
     def num_context_tokens(self) -> int:

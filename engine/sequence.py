@@ -4,6 +4,7 @@ from array import array
 from enum import Enum, auto
 
 from quire.engine.api.completion import FinishReason
+from quire.engine.api.pooling import Pooling
 from quire.engine.open_request import Finish
 from quire.engine.request import Request
 
@@ -109,8 +110,10 @@ class Sequence:
 
     @property
     def reuses_cache(self) -> bool:
-        """Whether its prefix may be taken from the cache; of a prompt that is scored, every token is computed."""
-        return not self.request.options.cache.opt_out and self.request.params.prompt_logprobs is None
+        """Whether its prefix may be taken from the cache; a prompt that is scored or embedded is computed whole."""
+        params = self.request.params
+        is_read = params.prompt_logprobs is not None or params.pooling is not Pooling.NONE
+        return not (is_read or self.request.options.cache.opt_out)
 
     @property
     def num_context_left(self) -> int:

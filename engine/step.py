@@ -10,6 +10,7 @@ from enum import IntEnum
 from quire.engine.api.errors import RequestError
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
+from quire.engine.embeddings import PackedEmbeddings
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
 
 
@@ -93,6 +94,7 @@ class StepResult:
         logprobs: of the rows whose sequences want them, owned by their slots, in the order of the rows; None: of none.
         prompt_logprobs: of the prompts' tokens that were computed, where sequences want them; owned by slots.
         failures: of rows that sampled; each may come again with later steps.
+        embeddings: of prompts that ended with this step, where sequences want them; owned by slots.
     """
 
     step: int
@@ -101,6 +103,7 @@ class StepResult:
     compute_us: int
     logprobs: PackedLogprobs | None = None
     prompt_logprobs: PackedPromptLogprobs | None = None
+    embeddings: PackedEmbeddings | None = None
     failures: tuple[SlotFailure, ...] = ()
 
 

@@ -4,6 +4,9 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quire.engine.api.errors import RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.open_request import Finish
@@ -23,6 +26,9 @@ class Recipient(Protocol):
     def push_prompt_logprobs(self, position: int, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of the prompt's token at this position, from 1; some come again after a fault."""
 
+    def push_embedding(self, embedding: NDArray[np.float32]) -> None:
+        """The embedding of its prompt, [hidden_size]; it may come again after a fault."""
+
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of the token that came with the same step."""
 
@@ -40,6 +46,7 @@ class StepUpdate(Generic[Key]):
         logprobs: of these tokens, where they are wanted.
         ended: terminal messages.
         prompt_logprobs: each with its position in the prompt.
+        embeddings: of prompts.
     """
 
     started: Iterable[tuple[Key, int]]
@@ -47,12 +54,16 @@ class StepUpdate(Generic[Key]):
     logprobs: Iterable[tuple[Key, TokenLogprobs]]
     ended: Iterable[tuple[Key, Finish | RequestError]]
     prompt_logprobs: Iterable[tuple[Key, int, TokenLogprobs]] = ()
+    embeddings: Iterable[tuple[Key, NDArray[np.float32]]] = ()
 
     def deliver(self, find: Callable[[Key], Recipient | None]) -> None:
         """Gives everything to the recipients that `find` knows, in this order; what is for others is dropped."""
         for key, position, entry in self.prompt_logprobs:
             if recipient := find(key):
                 recipient.push_prompt_logprobs(position, entry)
+        for key, embedding in self.embeddings:
+            if recipient := find(key):
+                recipient.push_embedding(embedding)
         for key, cached_tokens in self.started:
             if recipient := find(key):
                 recipient.start(cached_tokens)

@@ -11,6 +11,7 @@ import numpy as np
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.limits import MAX_COUNTER, MAX_INT32, MAX_LOGPROBS
 from quire.engine.arrays import Int32Array
+from quire.engine.embeddings import PackedEmbeddings
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
 from quire.engine.sampling_validation import validate_sampling
 from quire.engine.step import ExecutorInfo, SequenceStart, StepPlan, StepResult
@@ -87,6 +88,8 @@ def validate_result(result: StepResult, vocab_size: int) -> None:
     for failure in result.failures:
         if failure.slot not in result.slots:
             raise InvalidRequest("failures.slot", failure.slot, "must have sampled")
+    if result.embeddings is not None:
+        validate_embeddings(result.embeddings)
 
 
 def validate_logprobs(logprobs: PackedLogprobs, vocab_size: int, owners: Int32Array) -> None:
@@ -117,6 +120,18 @@ def validate_prompt_logprobs(logprobs: PackedPromptLogprobs, vocab_size: int) ->
         check_range(f"{field}.positions", int(logprobs.positions.min()), 1, MAX_INT32)
         check_range(f"{field}.ranks", int(logprobs.ranks.min()), 1, vocab_size)
     _check_entries(f"{field}.entries", logprobs.entries, vocab_size)
+
+
+def validate_embeddings(embeddings: PackedEmbeddings) -> None:
+    """Refuses embeddings that cannot be taken apart.
+
+    Raises:
+        InvalidRequest: names the field, the value and the limit.
+    """
+    count, length = len(embeddings.owners), len(embeddings.values)
+    if not count or not length or length % count:
+        limit = f"must be numbers for each of the {count} of embeddings.owners, at least one"
+        raise InvalidRequest("embeddings.values", length, limit)
 
 
 def _check_entries(field: str, logprobs: PackedLogprobs, vocab_size: int) -> None:

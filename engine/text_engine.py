@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any, Final
 
 from quire.engine.api.completion import Completion, join
+from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import Overloaded
 from quire.engine.api.options import RequestOptions
+from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Tokens
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
@@ -23,6 +25,7 @@ from quire.engine.sampling_validation import validate_sampling
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.bad_words import resolve_bad_words
+from quire.engine.text.embedding import embedding_of, embedding_params
 from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
@@ -99,6 +102,13 @@ class TextEngine:
         token_ids = [await self._token_ids(prompt.text, options, "messages") for prompt in prompts]
         answers = await self.complete_all(token_ids, params, options, fills_context=True)
         return [prompt.answer(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+    async def embed_all(
+        self, prompts: Sequence[Tokens], pooling: Pooling, options: RequestOptions, normalize: bool
+    ) -> list[Embedding]:
+        """As `complete_all`, of prompts alone."""
+        answers = await self.complete_all(prompts, embedding_params(pooling), options)
+        return [embedding_of(answer, normalize) for answer in answers]
 
     async def complete_all(
         self,

@@ -60,20 +60,23 @@ class Pairs:
         return tuple(sorted(value.items()))
 
 
-class Enumerated:
+EnumT = TypeVar("EnumT", bound=IntEnum)
+
+
+class Enumerated(Generic[EnumT]):
     """An enumeration whose values equal those of the protocol.
 
     Args:
         kind: its class.
     """
 
-    def __init__(self, kind: type[IntEnum]) -> None:
+    def __init__(self, kind: type[EnumT]) -> None:
         self._kind = kind
 
     def put(self, message: Any, name: str, value: IntEnum) -> None:
         setattr(message, name, int(value))
 
-    def take(self, path: str, value: int) -> IntEnum:
+    def take(self, path: str, value: int) -> EnumT:
         try:
             return self._kind(value)
         except ValueError:

@@ -5,15 +5,17 @@ from operator import index
 from typing import Any, Final, TypeVar
 
 from quire.engine.api.completion import Completion, FinishReason, Usage
+from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import InvalidRequest, RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import DEFAULT_OPTIONS, CacheParams, PromptParams, RequestOptions, Retention
+from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt, prompt_content
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.api.trace_context import TraceContext
 from quire.engine.grammar.validation import validate_structured_output
-from quire.protos.codec import MessageCodec, NestedList
+from quire.protos.codec import Enumerated, MessageCodec, NestedList
 from quire.protos.status import code_of, retry_delay
 from quire.v1 import inference_pb2 as pb
 
@@ -53,8 +55,11 @@ class _Structure:
 
 
 STRUCTURE: Final = _Structure()
+POOLING: Final = Enumerated(Pooling)
 SAMPLING: Final = MessageCodec(
-    SamplingParams, pb.SamplingParams, {"bad_words_ids": _TokenLists(), "structured_output": STRUCTURE}
+    SamplingParams,
+    pb.SamplingParams,
+    {"bad_words_ids": _TokenLists(), "structured_output": STRUCTURE, "pooling": POOLING},
 )
 CACHE: Final = MessageCodec(
     CacheParams, pb.CacheOptions, {"retention": NestedList(MessageCodec(Retention, pb.Retention))}
@@ -66,6 +71,41 @@ TRACE: Final = MessageCodec(TraceContext, pb.TraceContext)
 def trace_from_proto(message: pb.TraceContext) -> TraceContext | None:
     """None for what is no trace context."""
     return TraceContext.read(message.traceparent, message.tracestate)
+
+
+def embed_request(
+    prompt: Prompt, pooling: Pooling, request_id: str, options: RequestOptions = DEFAULT_OPTIONS, normalize: bool = True
+) -> pb.EmbedRequest:
+    """Alike.
+
+    Raises:
+        InvalidRequest: a value does not fit its field, or the prompt is none.
+    """
+    message = generate_request(prompt, SamplingParams(), request_id, options)
+    request = pb.EmbedRequest(
+        request_id=message.request_id,
+        priority=message.priority,
+        cache=message.cache,
+        prompt=message.prompt,
+        pooling=pb.Pooling.ValueType(pooling),
+        normalize=normalize,
+    )
+    if message.WhichOneof("input") == "text":
+        request.text = message.text
+    else:
+        request.token_ids.CopyFrom(message.token_ids)
+    return request
+
+
+def embedding_to_proto(embedding: Embedding) -> pb.EmbedResponse:
+    return pb.EmbedResponse(
+        request_id=embedding.request_id, embedding=embedding.values, usage=_usage_to_proto(embedding.usage)
+    )
+
+
+def embedding_from_proto(message: pb.EmbedResponse) -> Embedding:
+    """Inverse of `embedding_to_proto`."""
+    return Embedding(tuple(message.embedding), _usage_from_proto(message.usage), message.request_id)
 
 
 def generate_request(
@@ -169,11 +209,7 @@ def finish_to_proto(completion: Completion) -> pb.Finish | None:
     """How it ended; None if it has not."""
     if completion.finish_reason is None or completion.usage is None:
         return None
-    usage = pb.Usage(
-        prompt_tokens=completion.usage.prompt_tokens,
-        cached_tokens=completion.usage.cached_tokens,
-        generated_tokens=completion.usage.generated_tokens,
-    )
+    usage = _usage_to_proto(completion.usage)
     finish = pb.Finish(reason=pb.FinishReason.ValueType(completion.finish_reason), usage=usage)
     if isinstance(completion.matched_stop, str):
         finish.stop = completion.matched_stop
@@ -193,6 +229,14 @@ def failure_to_proto(error: RequestError) -> pb.GenerateFailure:
 def _logprobs_from_proto(message: pb.TokenLogprobs) -> TokenLogprobs:
     rank = message.rank if message.HasField("rank") else None
     return TokenLogprobs(message.logprob, tuple(message.top_token_ids), tuple(message.top_logprobs), rank)
+
+
+def _usage_to_proto(usage: Usage) -> pb.Usage:
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_tokens=usage.cached_tokens,
+        generated_tokens=usage.generated_tokens,
+    )
 
 
 def _usage_from_proto(usage: pb.Usage) -> Usage:

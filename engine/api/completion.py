@@ -42,6 +42,7 @@ class Completion:
         usage: what it took; None in every piece but the last.
         request_id: the request's name, also where the server chose it.
         logprobs: one for each of `token_ids`; empty unless the request asked for them.
+        embedding: of the prompt, in the last piece; empty unless asked for.
         prompt_logprobs: one for each token of the prompt but the first, in the first piece; empty unless asked for.
     """
 
@@ -53,6 +54,7 @@ class Completion:
     request_id: str
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    embedding: tuple[float, ...] = ()
 
 
 def join(pieces: Iterable[Completion]) -> Completion:

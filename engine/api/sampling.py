@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from quire.engine.api.pooling import Pooling
 from quire.engine.api.structured_output import StructuredOutput
 
 DEFAULT_MAX_TOKENS = 128
@@ -47,6 +48,7 @@ class SamplingParams:
         prompt_logprobs: the same for each token of the prompt but the first, 0 to 20; the prompt is computed whole, and
             nothing of it is taken from the cache.
         structured_output: what the answer must match; None: nothing.
+        pooling: which hidden states of the prompt make the embedding; it is computed whole then, too.
     """
 
     temperature: float = 1.0
@@ -73,6 +75,7 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     structured_output: StructuredOutput | None = None
+    pooling: Pooling = Pooling.NONE
 
     def __post_init__(self) -> None:
         """What is given in another form takes that of the field; what has no such form is refused with the request."""

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from quire.engine.arrays import Int32Array
+from quire.engine.model.features.context_rows import StateRows
 from quire.engine.model.features.logprobs import LogprobRows
+from quire.engine.model.features.pooling import PooledTokens
 from quire.engine.model.features.prompt_logprobs import ScoredTokens
 from quire.engine.model.features.slot_feature import LogitsProcessor
 from quire.kernels.attention import PagedBatch
@@ -30,7 +32,9 @@ class Batch:
         sampling: how the sampling rows choose.
         processors: what changes their logits before, in this order, each with its own kind of rows.
         logprobs: which of them want log-probabilities; None: none.
+        states: hidden states that are wanted beside those of the sampling rows; None: no others.
         scored: tokens of prompts that want log-probabilities; None: none.
+        pooled: tokens of prompts of which vectors are wanted; None: none.
     """
 
     slots: Int32Array
@@ -43,7 +47,9 @@ class Batch:
     sampling: SamplingRows
     processors: tuple[tuple[LogitsProcessor[Any], Any], ...] = ()
     logprobs: LogprobRows | None = None
+    states: StateRows | None = None
     scored: ScoredTokens | None = None
+    pooled: PooledTokens | None = None
 
 
 def context_rows(num_tokens: int, longest: int, block_size: int, device: torch.device) -> PagedBatch:

@@ -4,7 +4,6 @@ Counters and block tables are arrays over all slots, on the host. A step of gene
 array operations. The newest token of each slot lives on the device and is never waited for.
 """
 
-from collections.abc import Mapping
 from itertools import compress
 from typing import Any, Final, NamedTuple
 
@@ -16,8 +15,10 @@ from torch import Tensor
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.arrays import Int32Array
 from quire.engine.model.batch import Batch
+from quire.engine.model.features.context_rows import ContextRows
 from quire.engine.model.features.logprobs import SlotLogprobs
-from quire.engine.model.features.prompt_logprobs import ScoredPlaces, ScoredTokens, SlotPromptLogprobs
+from quire.engine.model.features.pooling import PooledTokens, PooledVectors
+from quire.engine.model.features.prompts import SlotPrompts
 from quire.engine.model.features.sampling import SlotSampling
 from quire.engine.model.features.slot_feature import Arrays, FeatureStep, LogitsProcessor, SlotFeature
 from quire.engine.model.staging import Staging
@@ -68,7 +69,7 @@ class Slots:
         self._num_table = np.zeros(num_slots, np.int32)
         self._sampling = SlotSampling(num_slots, device)
         self._logprobs = SlotLogprobs(num_slots, vocab_size)
-        self._prompt_logprobs = SlotPromptLogprobs(num_slots, vocab_size)
+        self._prompts = SlotPrompts(num_slots, vocab_size)
         self._processors = processors
         self._features: tuple[SlotFeature[Any], ...] = (self._sampling, self._logprobs, *processors)
         # Which slots want which feature, [num_features, num_slots], and which features any slot wants.
@@ -81,7 +82,7 @@ class Slots:
         self._known = [np.empty(0, np.int32)] * len(self._known)
         for counter in (self._num_known, self._num_computed, self._num_tokens, self._num_table):
             counter[:] = 0
-        self._prompt_logprobs.reset()
+        self._prompts.reset()
         self._wants[:] = False
         self._wanted = ()
         for feature in self._features:
@@ -116,12 +117,10 @@ class Slots:
             "sampling": sampling_slots.astype(np.int64),
         }
         uses = self._uses(sampling_slots)
-        context = plan.context_slots
-        scored = self._prompt_logprobs.places(
-            context, self._num_computed[context], plan.context_tokens, self._known, last_tokens
-        )
-        scored_arrays = {} if scored is None else scored.arrays
-        there, scored_there, *parts = self._staging.upload([arrays, scored_arrays, *(use.arrays for use in uses)])
+        context = ContextRows(plan.context_slots, self._num_computed[plan.context_slots], plan.context_tokens)
+        prompts = self._prompts.places(context, self._known, last_tokens)
+        there, *parts = self._staging.upload([arrays, *(use.arrays for use in uses), *prompts.arrays])
+        parts, of_prompts = parts[: len(uses)], parts[len(uses) :]
         rows = {use.feature: use.feature.rows(use.step, part) for use, part in zip(uses, parts, strict=True)}
         newest = self._newest[there["generation"]]
         return Batch(
@@ -142,9 +141,13 @@ class Slots:
             last_tokens=there["last_tokens"],
             sampling=rows.get(self._sampling, self._sampling.all_greedy),
             logprobs=rows.get(self._logprobs),
-            scored=_scored(scored, scored_there),
+            **prompts.on_device(of_prompts),
             processors=tuple((each, rows[each]) for each in self._processors if each in rows) if rows else (),
         )
+
+    def pool(self, hidden: Tensor, pooled: PooledTokens) -> PooledVectors:
+        """Adds hidden states of a batch, [num_states, hidden_size], and gives vectors of prompts that end with it."""
+        return self._prompts.pooling.pool(hidden, pooled)
 
     def advance(self, batch: Batch, token_ids: Tensor) -> None:
         """The batch was computed and sampled `token_ids`, int64 [num_sampling], on the device."""
@@ -166,7 +169,7 @@ class Slots:
             limit = f"must be 1 to the {num_tokens} tokens of slot {slot}"
             raise InvalidRequest("starts.num_prompt", start.num_prompt, limit)
         self._want(start)
-        self._prompt_logprobs.start(start)
+        self._prompts.start(start)
         self._known[slot] = start.token_ids.copy()
         self._num_known[slot] = self._num_tokens[slot] = num_tokens
         self._num_computed[slot] = start.num_computed
@@ -257,12 +260,6 @@ class Slots:
         column, offset = np.divmod(positions, self._block_size)
         slot_mapping = table[row, column] * np.int64(self._block_size) + offset
         return num_blocks, table[np.arange(table.shape[1]) < num_blocks[:, None]], positions, slot_mapping
-
-
-def _scored(places: ScoredPlaces | None, there: Mapping[str, Tensor]) -> ScoredTokens | None:
-    if places is None:
-        return None
-    return ScoredTokens(slots=places.slots, positions=places.positions, num_top=places.num_top, **there)
 
 
 def _indptr(lengths: Int32Array) -> Int32Array:

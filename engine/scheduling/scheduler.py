@@ -5,11 +5,15 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import PluginError, RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.config import SchedulerConfig
+from quire.engine.embeddings import PackedEmbeddings
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
 from quire.engine.open_request import Finish
 from quire.engine.request import Request
@@ -52,6 +56,7 @@ class StepOutput:
         finished: sequences that ended with this step, after their token above.
         prompt_logprobs: of tokens of prompts, with their positions.
         refused: sequences that ended with an error, of their own requests.
+        embeddings: of prompts.
     """
 
     started: list[Sequence] = field(default_factory=list)
@@ -67,6 +72,8 @@ class StepOutput:
         """All sequences of which nothing more comes, and how they ended."""
         return [*((sequence, sequence.outcome) for sequence in self.finished), *self.refused]
 
+    embeddings: list[tuple[Sequence, NDArray[np.float32]]] = field(default_factory=list)
+
     def update(self) -> StepUpdate[Sequence]:
         """The same, for whoever waits for the sequences."""
         return StepUpdate(
@@ -75,6 +82,7 @@ class StepOutput:
             logprobs=self.logprobs,
             ended=self.ended,
             prompt_logprobs=self.prompt_logprobs,
+            embeddings=self.embeddings,
         )
 
 
@@ -363,6 +371,8 @@ class Scheduler:
             output.prompt_logprobs = self._of_prompts(result.prompt_logprobs)
         for failure in result.failures:
             self._fail(failure, output)
+        if result.embeddings is not None:
+            output.embeddings = self._embedded(result.embeddings)
         self._take_tokens(result, output)
         if result.logprobs is not None:
             output.logprobs = self._owned(result.logprobs, output.sequences)
@@ -409,6 +419,11 @@ class Scheduler:
         by_slot = self._slots.by_slot
         found = ((by_slot[slot], position, each) for slot, position, each in logprobs.unpack())
         return [(owner, position, each) for owner, position, each in found if owner and not owner.is_finished]
+
+    def _embedded(self, embeddings: PackedEmbeddings) -> list[tuple[Sequence, NDArray[np.float32]]]:
+        by_slot = self._slots.by_slot
+        found = ((by_slot[slot], embedding) for slot, embedding in embeddings.unpack())
+        return [(owner, embedding) for owner, embedding in found if owner and not owner.is_finished]
 
     def _admit(self, room: int) -> list[Sequence]:
         """Starts waiting sequences as long as the step has room for their context.

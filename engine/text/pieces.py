@@ -46,6 +46,7 @@ class Pieces:
             request_id=request.request_id,
             logprobs=request.take_logprobs(num_new),
             prompt_logprobs=request.take_prompt_logprobs(),
+            embedding=request.embedding if finish else (),
         )
 
     async def follow(self) -> AsyncGenerator[Completion, None]:

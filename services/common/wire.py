@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from google.rpc import code_pb2
+from numpy.typing import NDArray
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
@@ -26,6 +27,7 @@ from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import RequestOptions
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.arrays import Int32Array
+from quire.engine.embeddings import PackedEmbeddings, pack_embeddings
 from quire.engine.grammar.validation import validate_structured_output
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs, pack_prompt
 from quire.engine.open_request import Finish, OpenRequest, scheduled_params
@@ -34,6 +36,7 @@ from quire.engine.step import DeviceKind, ExecutorInfo, SequenceStart, SlotFailu
 from quire.engine.step_update import StepUpdate
 from quire.engine.step_validation import (
     check_lengths,
+    validate_embeddings,
     validate_info,
     validate_logprobs,
     validate_plan,
@@ -73,6 +76,9 @@ _PLAN = MessageCodec(
         "generation_slots": _PACKED,
     },
 )
+_EMBEDDINGS = MessageCodec(
+    PackedEmbeddings, logprobs_pb2.PackedEmbeddings, {"owners": _PACKED, "values": Packed("<f4")}
+)
 _PROMPT_LOGPROBS = MessageCodec(
     PackedPromptLogprobs,
     logprobs_pb2.PackedPromptLogprobs,
@@ -101,6 +107,7 @@ _RESULT = MessageCodec(
         "logprobs": Nested(_LOGPROBS),
         "prompt_logprobs": Nested(_PROMPT_LOGPROBS),
         "failures": NestedList(MessageCodec(SlotFailure, executor_pb2.SlotFailure, {"error": _ERROR})),
+        "embeddings": Nested(_EMBEDDINGS),
     },
 )
 _INFO = MessageCodec(ExecutorInfo, executor_pb2.ExecutorInfo, {"device": Enumerated(DeviceKind)})
@@ -186,6 +193,10 @@ def prompt_logprobs_to_proto(
     entries: Sequence[tuple[int, int, TokenLogprobs]],
 ) -> logprobs_pb2.PackedPromptLogprobs:
     return _PROMPT_LOGPROBS.to_proto(pack_prompt(entries))
+
+
+def embeddings_to_proto(entries: Sequence[tuple[int, NDArray[np.float32]]]) -> logprobs_pb2.PackedEmbeddings:
+    return _EMBEDDINGS.to_proto(pack_embeddings(entries))
 
 
 def info_to_proto(info: ExecutorInfo) -> executor_pb2.ExecutorInfo:
@@ -277,6 +288,9 @@ def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) ->
     )
     if prompt is not None:
         validate_prompt_logprobs(prompt, vocab_size)
+    embeddings = _EMBEDDINGS.from_proto(output.embeddings, "embeddings") if output.HasField("embeddings") else None
+    if embeddings is not None:
+        validate_embeddings(embeddings)
     ended: list[tuple[int, Finish | RequestError]] = []
     for finished in output.finished:
         ended.append((finished.handle, _finish_from_proto(finished, vocab_size)))
@@ -290,6 +304,7 @@ def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) ->
         logprobs=logprobs.unpack() if logprobs is not None else [],
         ended=ended,
         prompt_logprobs=prompt.unpack() if prompt is not None else [],
+        embeddings=embeddings.unpack() if embeddings is not None else [],
     )
 
 

@@ -3,9 +3,11 @@
 import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from quire.engine.api.completion import Completion
+from quire.engine.api.completion import Completion, join
+from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import InvalidRequest, Unavailable
 from quire.engine.api.limits import MAX_REQUEST_ID_BYTES, ServingLimits
 from quire.engine.api.options import DEFAULT_OPTIONS, PromptParams, RequestOptions
@@ -14,6 +16,7 @@ from quire.engine.arrays import Int32Array
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.bad_words import resolve_bad_words
 from quire.engine.text.detokenizer import Detokenizer
+from quire.engine.text.embedding import embedding_of
 from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer, utf8
@@ -180,6 +183,18 @@ class Inference:
                 yield piece
         finally:
             self._link.withdraw(request)
+
+    async def embedding(self, request: OpenRequest, normalize: bool) -> Embedding:
+        """The embedding of a request of `embedding_params`, once it has come. `close` it then.
+
+        Args:
+            normalize: divide it by its Euclidean norm.
+
+        Raises:
+            RequestError: it failed.
+        """
+        async with aclosing(self.follow(request)) as pieces:
+            return embedding_of(join([piece async for piece in pieces]), normalize)
 
     def close(self, request: OpenRequest) -> None:
         """Its call has ended, by itself or not: until then it counts as open; harmless if repeated."""

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,10 +11,20 @@ import grpc
 from quire.engine.api.completion import join
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.options import RequestOptions
+from quire.engine.api.pooling import Pooling
 from quire.engine.api.trace_context import TraceContext
 from quire.engine.api.version import __version__
 from quire.engine.open_request import OpenRequest
-from quire.protos.convert import CACHE, PROMPT, SAMPLING, completion_to_proto, trace_from_proto
+from quire.engine.text.embedding import embedding_params
+from quire.protos.convert import (
+    CACHE,
+    POOLING,
+    PROMPT,
+    SAMPLING,
+    completion_to_proto,
+    embedding_to_proto,
+    trace_from_proto,
+)
 from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.multiplex import Multiplex
@@ -64,6 +75,26 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with aclosing(Multiplex(self._inference, submit).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
+
+    async def Embed(
+        self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext[pb.EmbedRequest, pb.EmbedResponse]
+    ) -> pb.EmbedResponse:
+        pooling = POOLING.take("pooling", request.pooling) or Pooling.LAST
+        prompt, field = _input(request)
+        opened = await self._inference.submit(
+            prompt,
+            embedding_params(pooling),
+            field=field,
+            request_id=request.request_id,
+            options=_options(request),
+            whole=True,
+        )
+        try:
+            normalize = request.normalize if request.HasField("normalize") else True
+            embedding = await self._inference.embedding(opened, normalize)
+        finally:
+            self._inference.close(opened)
+        return embedding_to_proto(embedding)
 
     async def Tokenize(
         self,
@@ -116,24 +147,27 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self, request: pb.GenerateRequest, trace: TraceContext | None, whole: bool = False
     ) -> OpenRequest:
         """Checks and opens a request; `trace` is its call's."""
-        prompt: str | Sequence[int]
-        match request.WhichOneof("input"):
-            case "text":
-                prompt, field = request.text, "text"
-            case "token_ids":
-                prompt, field = request.token_ids.ids, "token_ids"
-            case _:
-                raise InvalidRequest("input", None, "must be text or token_ids")
+        prompt, field = _input(request)
         return await self._inference.submit(
             prompt,
             SAMPLING.from_proto(request.sampling, "sampling"),
             field=field,
             request_id=request.request_id,
-            options=RequestOptions(
-                request.priority,
-                CACHE.from_proto(request.cache, "cache"),
-                PROMPT.from_proto(request.prompt, "prompt"),
-                trace_from_proto(request.trace) or trace,
-            ),
+            options=replace(_options(request), trace=trace_from_proto(request.trace) or trace),
             whole=whole,
         )
+
+
+def _input(request: pb.GenerateRequest | pb.EmbedRequest) -> tuple[str | Sequence[int], str]:
+    """The prompt, and its name for refusals."""
+    match request.WhichOneof("input"):
+        case "text":
+            return request.text, "text"
+        case "token_ids":
+            return request.token_ids.ids, "token_ids"
+    raise InvalidRequest("input", None, "must be text or token_ids")
+
+
+def _options(request: pb.GenerateRequest | pb.EmbedRequest) -> RequestOptions:
+    cache, prompt = CACHE.from_proto(request.cache, "cache"), PROMPT.from_proto(request.prompt, "prompt")
+    return RequestOptions(request.priority, cache, prompt)

@@ -4,6 +4,9 @@ import asyncio
 from array import array
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quire.engine.api.errors import RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.logprobs import pack
@@ -43,6 +46,7 @@ class FrontendStream:
         self._started, self._cached = array("i"), array("i")
         self._logprobs: list[tuple[int, TokenLogprobs]] = []
         self._prompt_logprobs: list[tuple[int, int, TokenLogprobs]] = []
+        self._embeddings: list[tuple[int, NDArray[np.float32]]] = []
         self._finished: list[pb.SequenceFinished] = []
         self._failed: list[pb.SequenceFailed] = []
         # Steps that what is gathered may still wait.
@@ -86,6 +90,10 @@ class FrontendStream:
         self._prompt_logprobs.append((handle, position, logprobs))
         self._updated.set()
 
+    def push_embedding(self, handle: int, embedding: NDArray[np.float32]) -> None:
+        """The embedding of its prompt, which comes with its first token."""
+        self._embeddings.append((handle, embedding))
+
     def push_logprobs(self, handle: int, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of the token that comes with the same step."""
         self._logprobs.append((handle, logprobs))
@@ -128,10 +136,12 @@ class FrontendStream:
             failed=self._failed,
             logprobs=wire.logprobs_to_proto(pack(self._logprobs)) if self._logprobs else None,
             prompt_logprobs=wire.prompt_logprobs_to_proto(self._prompt_logprobs) if self._prompt_logprobs else None,
+            embeddings=wire.embeddings_to_proto(self._embeddings) if self._embeddings else None,
         )
         self._handles, self._token_ids = array("i"), array("i")
         self._started, self._cached = array("i"), array("i")
-        self._logprobs, self._prompt_logprobs, self._finished, self._failed = [], [], [], []
+        self._logprobs, self._prompt_logprobs, self._embeddings = [], [], []
+        self._finished, self._failed = [], []
         return output
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quire.engine.api.errors import RequestError
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.open_request import Finish
@@ -28,6 +31,9 @@ class StreamedRequest:
 
     def push_prompt_logprobs(self, position: int, logprobs: TokenLogprobs) -> None:
         self.stream.push_prompt_logprobs(self.handle, position, logprobs)
+
+    def push_embedding(self, embedding: NDArray[np.float32]) -> None:
+        self.stream.push_embedding(self.handle, embedding)
 
     def push_logprobs(self, logprobs: TokenLogprobs) -> None:
         self.stream.push_logprobs(self.handle, logprobs)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -128,7 +129,8 @@ async def test_a_call_counts_until_it_is_closed(scheduler: Scheduler, link: Sche
 async def test_a_stream_counts_until_its_last_message_is_sent(scheduler: Scheduler, link: SchedulerLink) -> None:
     inference = Inference("demo", Tokenizer.load(DEMO_MODEL), link)
     message = inference_pb.GenerateRequest(token_ids=inference_pb.TokenIds(ids=[5]), request_id="a")
-    stream = InferenceServicer(inference).GenerateStream(message, None)  # type: ignore[arg-type]
+    context: Any = SimpleNamespace(invocation_metadata=lambda: ())
+    stream = InferenceServicer(inference).GenerateStream(message, context)
     first = asyncio.ensure_future(anext(stream))
     async with asyncio.timeout(SECONDS):
         while (request := link.find("a")) is None:

@@ -1,6 +1,6 @@
 """Log-probabilities of the tokens of prompts: which are wanted in a step, and what came."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from quire.engine.arrays import Int32Array
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
-from quire.engine.model.features.slot_feature import Arrays
+from quire.engine.model.features.context_rows import ContextRows
 from quire.engine.step import SequenceStart
 from quire.kernels.suite import KernelSuite
 
@@ -20,40 +20,36 @@ _AT_ONCE: Final = 128
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ScoredTokens:
-    """Tokens of prompts that a step computes and whose followers are to be scored.
+class ScoredPlaces:
+    """Tokens of prompts that are to be scored in a step, by the states of those before them; on the host.
 
     Attributes:
-        states: int64 [num_states], ascending, on the device: the new tokens whose hidden states the step needs, for
-            sampling or for scores.
-        sampling: int64 [num_sampling], on the device: which of the states the sampling rows use.
-        rows: int64 [n], on the device: which of the states predict the tokens to be scored.
-        targets: int64 [n], on the device: the tokens to be scored.
-        slots, positions, num_top: int32 [n], on the host: whose, where in the prompt, and how many of the most likely
-            tokens are wanted.
+        tokens: int64 [n], ascending: the step's new tokens that come before.
+        targets: int64 [n]: the tokens to be scored.
+        slots, positions, num_top: int32 [n]: whose, where in the prompt, and how many of the most likely tokens are
+            wanted.
     """
 
-    states: Tensor
-    sampling: Tensor
-    rows: Tensor
-    targets: Tensor
+    tokens: NDArray[np.int64]
+    targets: NDArray[np.int64]
     slots: Int32Array
     positions: Int32Array
     num_top: Int32Array
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ScoredPlaces:
-    """The same on the host, before its arrays are uploaded.
+class ScoredTokens:
+    """The same with what the device needs there.
 
     Attributes:
-        arrays: `states`, `sampling`, `rows` and `targets`.
+        places: on the host.
+        rows: int64 [n]: which of the step's states predict the tokens.
+        targets: int64 [n].
     """
 
-    arrays: Arrays
-    slots: Int32Array
-    positions: Int32Array
-    num_top: Int32Array
+    places: ScoredPlaces
+    rows: Tensor
+    targets: Tensor
 
 
 class SlotPromptLogprobs:
@@ -78,47 +74,29 @@ class SlotPromptLogprobs:
             self._num_top[start.slot] = min(wanted, self._vocab_size)
             self._num_prompt[start.slot] = start.num_prompt
 
-    def places(
-        self,
-        slots: Int32Array,
-        first: Int32Array,
-        num_tokens: Int32Array,
-        known: list[Int32Array],
-        last_tokens: NDArray[np.int64],
-    ) -> ScoredPlaces | None:
+    def places(self, context: ContextRows, known: Sequence[Int32Array]) -> ScoredPlaces | None:
         """What a step must score; None: nothing.
 
         Args:
-            slots, first, num_tokens: int32 [num_context]: the step's rows of context, which come first in it: tokens
-                [first, first + num_tokens) of each slot.
-            known: of every slot.
-            last_tokens: int64 [num_sampling], ascending: the new tokens that the sampling rows use.
+            known: tokens of every slot.
         """
         if not self._wanting:
             return None
         tokens, targets, positions, owners = [], [], [], []
-        begin = 0
-        for slot, start, count in zip(slots.tolist(), first.tolist(), num_tokens.tolist(), strict=True):
+        for slot, first, count, begin in context.spans():
             # The last token of the prompt predicts the first that is sampled.
-            scored = min(count, int(self._num_prompt[slot]) - 1 - start) if slot in self._wanting else 0
+            scored = min(count, int(self._num_prompt[slot]) - 1 - first) if slot in self._wanting else 0
             if scored > 0:
                 tokens.append(begin + np.arange(scored))
-                positions.append(start + 1 + np.arange(scored, dtype=np.int32))
-                targets.append(known[slot][start + 1 : start + 1 + scored].astype(np.int64))
+                positions.append(first + 1 + np.arange(scored, dtype=np.int32))
+                targets.append(known[slot][first + 1 : first + 1 + scored].astype(np.int64))
                 owners.append(np.full(scored, slot, np.int32))
-            begin += count
         if not tokens:
             return None
-        wanted = np.concatenate(tokens)
-        states = np.union1d(last_tokens, wanted)
-        arrays: Arrays = {
-            "states": states,
-            "sampling": np.searchsorted(states, last_tokens),
-            "rows": np.searchsorted(states, wanted),
-            "targets": np.concatenate(targets),
-        }
-        slot_of = np.concatenate(owners)
-        return ScoredPlaces(arrays, slot_of, np.concatenate(positions), self._num_top[slot_of])
+        slots = np.concatenate(owners)
+        return ScoredPlaces(
+            np.concatenate(tokens), np.concatenate(targets), slots, np.concatenate(positions), self._num_top[slots]
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -139,18 +117,18 @@ class PromptScores:
 
     def packed(self) -> PackedPromptLogprobs:
         """For each token what it wants; on the host."""
-        scored = self.scored
-        is_wanted = np.arange(self.values.shape[1]) <= scored.num_top[:, None]
+        places = self.scored.places
+        is_wanted = np.arange(self.values.shape[1]) <= places.num_top[:, None]
         values, top_ids = self.values.numpy()[is_wanted], self.top_ids.numpy()[is_wanted[:, 1:]]
-        entries = PackedLogprobs(scored.slots, scored.num_top, values, top_ids)
-        return PackedPromptLogprobs(entries, scored.positions, self.ranks.numpy())
+        entries = PackedLogprobs(places.slots, places.num_top, values, top_ids)
+        return PackedPromptLogprobs(entries, places.positions, self.ranks.numpy())
 
 
 def score(
     hidden: Tensor, scored: ScoredTokens, to_logits: Callable[[Tensor], Tensor], kernels: KernelSuite
 ) -> PromptScores:
     """Scores tokens by the hidden states [num_states, hidden_size] of their step; on its device."""
-    num_top = int(scored.num_top.max())
+    num_top = int(scored.places.num_top.max())
     values, top_ids, ranks = zip(*_parts(hidden, scored, to_logits, kernels, num_top), strict=True)
     return PromptScores(scored, torch.cat(values), torch.cat(top_ids), torch.cat(ranks))
 

@@ -15,6 +15,7 @@ from quire.services.common.intake import Intake
 from quire.services.frontend.http.chat_completions import ChatCompletions
 from quire.services.frontend.http.completions import Completions
 from quire.services.frontend.http.disconnect import leave
+from quire.services.frontend.http.embeddings import Embeddings
 from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_route
 from quire.services.frontend.http.kserve import KServe
 from quire.services.frontend.http.models import Models
@@ -34,11 +35,13 @@ def make_app(inference: Inference, chat: ChatFormat, intake: Intake, cors_origin
     """
     chats = ChatCompletions(inference, chat)
     completions, models, tokens = Completions(inference), Models(inference), Tokens(inference, chat)
-    kserve = KServe(inference)
+    kserve, embeddings = KServe(inference), Embeddings(inference)
     app = Starlette(
         routes=[
             Route("/v1/completions", completions.create, methods=["POST"]),
             Route("/v1/chat/completions", chats.create, methods=["POST"]),
+            Route("/v1/embeddings", embeddings.create, methods=["POST"]),
+            Route("/score", embeddings.score, methods=["POST"]),
             Route("/v1/models", models.list),
             # Names of hub models have a slash.
             Route("/v1/models/{model:path}", models.get),

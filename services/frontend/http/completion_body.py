@@ -5,11 +5,10 @@ from typing import Any, Literal
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
+from quire.services.frontend.http.prompts import named_prompts
 from quire.services.frontend.http.sampling_fields import SamplingFields
 from quire.services.frontend.http.stream_fields import StreamFields
 
-# More are better sent as requests of their own.
-MAX_PROMPTS = 128
 # OpenAI's default.
 DEFAULT_MAX_TOKENS = 16
 
@@ -93,16 +92,4 @@ class CompletionBody(SamplingFields, StreamFields):
         Raises:
             InvalidRequest: it is neither a text, nor token ids, nor a list of either.
         """
-        prompt = self.prompt
-        if isinstance(prompt, str) or _is_ids(prompt):
-            return [("prompt", prompt)]
-        if isinstance(prompt, list) and all(isinstance(one, str) or _is_ids(one) for one in prompt):
-            if len(prompt) > MAX_PROMPTS:
-                raise InvalidRequest("prompt", len(prompt), f"must be at most {MAX_PROMPTS} prompts")
-            return [(f"prompt[{index}]", one) for index, one in enumerate(prompt)]
-        raise InvalidRequest("prompt", prompt, "must be a text, a list of token ids, or a list of either")
-
-
-def _is_ids(prompt: object) -> bool:
-    """Whether to take it as token ids. One look suffices: the rest is checked with the vocabulary at hand."""
-    return isinstance(prompt, list) and (not prompt or (isinstance(prompt[0], int) and prompt[0] is not True))
+        return named_prompts("prompt", self.prompt)
