@@ -89,5 +89,5 @@ released-protos: $(STAMP) ## with a release: record its public protos; `make lin
 	$(BIN)/buf build --path protos/quire/v1 --exclude-source-info -o protos/released.txtpb
 
 clean: ## remove .venv, stubs, builds and caches
-	rm -rf .venv .editable build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .editable build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache clients/go/v1 clients/node/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

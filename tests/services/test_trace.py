@@ -13,35 +13,56 @@ from quire.engine.api.options import RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.trace_context import TraceContext
 from quire.engine.demo_model import DEMO_MODEL
+from quire.kserve import open_inference_pb2 as kserve_pb
+from quire.kserve import open_inference_pb2_grpc
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
+from support.kserve import input_tensor
 from support.stacks import launch
 
 PARAMS = SamplingParams(temperature=0, max_tokens=120, ignore_eos=True)
+
+
+# Numbers of the traces that requests bring, each by another way.
+TRACES = range(1, 7)
 
 
 def trace(number: int) -> TraceContext:
     return TraceContext(f"00-{number:032x}-{number:016x}-01", f"n={number}")
 
 
+def metadata(number: int) -> tuple[tuple[str, str], ...]:
+    return (("traceparent", trace(number).traceparent), ("tracestate", trace(number).tracestate))
+
+
 async def call_by_hand(address: str) -> None:
     """A trace in a call's metadata is that of all its requests, unless they bring one."""
-    metadata = (("traceparent", trace(2).traceparent), ("tracestate", trace(2).tracestate))
     own = pb.TraceContext(traceparent=trace(3).traceparent, tracestate=trace(3).tracestate)
     sampling = pb.SamplingParams(max_tokens=3, temperature=0)
     first = pb.GenerateRequest(request_id="metadata", text="a", sampling=sampling)
     second = pb.GenerateRequest(request_id="of many", text="a", sampling=sampling, trace=own)
     async with grpc.aio.insecure_channel(address) as channel:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
-        await stub.Generate(first, metadata=metadata)
+        await stub.Generate(first, metadata=metadata(2))
         many = [pb.GenerateManyRequest(number=1, generate=second)]
-        async for _ in stub.GenerateMany(iter(many), metadata=metadata):
+        async for _ in stub.GenerateMany(iter(many), metadata=metadata(2)):
             pass
+
+
+async def infer(address: str) -> None:
+    """The Open Inference Protocol, whole and streamed."""
+    inputs = [input_tensor("text_input", ["a"]), input_tensor("max_tokens", [3])]
+    request = kserve_pb.ModelInferRequest(model_name="demo_model", inputs=inputs)
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
+        await stub.ModelInfer(request, metadata=metadata(5))
+        async for response in stub.ModelStreamInfer(iter([request]), metadata=metadata(6)):
+            assert response.error_message == ""
 
 
 def post(http: str) -> None:
     body = json.dumps({"prompt": "a", "max_tokens": 4}).encode()
-    headers = {"traceparent": trace(4).traceparent, "tracestate": trace(4).tracestate}
+    headers = dict(metadata(4))
     with urlopen(Request(f"http://{http}/v1/completions", body, headers), timeout=60) as response:
         assert response.status == 200
 
@@ -57,6 +78,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
             await anext(stream)
             await stream.aclose()
         await call_by_hand(address)
+        await infer(address)
         await asyncio.to_thread(post, http)
 
     with launch(DEMO_MODEL, executor={"num_blocks": 96}, trace_dir=folder) as running:
@@ -96,16 +118,11 @@ def test_the_next_plan_leaves_before_a_result_is_taken_in(events: list[dict[str,
 def test_a_request_is_shown_with_its_callers_trace(events: list[dict[str, Any]]) -> None:
     requests = {event["id"]: event["args"] for event in events if event["ph"] == "b"}
     by_trace = {args["traceparent"]: args for args in requests.values() if "traceparent" in args}
-    assert len(requests) == 6 + 4
-    assert by_trace.keys() == {trace(number).traceparent for number in (1, 2, 3, 4)}
+    assert len(requests) == 6 + len(TRACES)
+    assert by_trace.keys() == {trace(number).traceparent for number in TRACES}
     for number, name in ((1, "field"), (2, "metadata"), (3, "of many")):
         assert by_trace[trace(number).traceparent]["request_id"] == name
-    assert [by_trace[trace(number).traceparent]["tracestate"] for number in (1, 2, 3, 4)] == [
-        "n=1",
-        "n=2",
-        "n=3",
-        "n=4",
-    ]
+    assert {args["tracestate"] for args in by_trace.values()} == {f"n={number}" for number in TRACES}
 
 
 def test_a_request_begins_starts_and_ends_once(events: list[dict[str, Any]]) -> None:
