@@ -21,6 +21,7 @@ from quire.engine.chat.chat_answer import ChatAnswer
 from quire.engine.chat.chat_format import ChatFormat
 from quire.engine.chat.conversation import read_conversations
 from quire.engine.chat.message import Message
+from quire.engine.chat.tool_choice import ToolChoice
 from quire.engine.config import ChatConfig, ExecutorConfig, SchedulerConfig, mistakes
 from quire.engine.engine_thread import EngineThread
 from quire.engine.executor import Executor
@@ -70,7 +71,7 @@ class LLM:
             raise StartupError("; ".join(f"{each.setting}: {each.reason}" for each in mistakes(error))) from error
         folder = resolve_model(model)
         self.tokenizer = Tokenizer.load(folder)
-        chats = ChatFormat(folder, chat or ChatConfig())
+        chats = ChatFormat(folder, self.tokenizer.special_tokens, chat or ChatConfig())
         make = partial(TextEngine, self.tokenizer, chats, Executor(config), scheduler or SchedulerConfig(), plugins)
         self._thread = EngineThread(make)
         weakref.finalize(self, self._thread.close_from_any_thread)
@@ -108,6 +109,7 @@ class LLM:
         options: RequestOptions = DEFAULT_OPTIONS,
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -118,6 +120,7 @@ class LLM:
         Args:
             messages: of a conversation, or a list of several: each an object as OpenAI's API has it, or a `Message`.
             tools: that the model may call, as OpenAI's API has them.
+            tool_choice: "auto", "none", "required", or {"type": "function", "function": {"name": the one to call}}.
             documents: to answer from, if the model's template knows them.
             chat_template: in Jinja, or the name of one of the model's; None: the model's.
             chat_template_kwargs: further variables of the template.
@@ -130,7 +133,8 @@ class LLM:
             template_kwargs=chat_template_kwargs,
             continue_final_message=continue_final_message,
         )
-        return self._thread.call(lambda engine: engine.chat_all(conversations, chat_template, params, options))
+        choice = ToolChoice.read(tool_choice, conversations[0].tool_names)
+        return self._thread.call(lambda engine: engine.chat_all(conversations, choice, chat_template, params, options))
 
     def embed(
         self,

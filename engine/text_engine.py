@@ -17,6 +17,7 @@ from quire.engine.arrays import Int32Array
 from quire.engine.chat.chat_answer import ChatAnswer
 from quire.engine.chat.chat_format import ChatFormat
 from quire.engine.chat.conversation import Conversation
+from quire.engine.chat.tool_choice import ToolChoice
 from quire.engine.config import SchedulerConfig
 from quire.engine.executor import Executor
 from quire.engine.local_engine import LocalEngine
@@ -89,6 +90,7 @@ class TextEngine:
     async def chat_all(
         self,
         conversations: Sequence[Conversation],
+        tool_choice: ToolChoice,
         template: str | None,
         params: SamplingParams,
         options: RequestOptions,
@@ -96,11 +98,13 @@ class TextEngine:
         """As `complete_all`, of the prompts that a template makes; answers may be as long as the context."""
         # The template has written the special tokens.
         options = replace(options, prompt=replace(options.prompt, add_special_tokens=False))
-        prompts = [await self._chat.prompt(conversation, template) for conversation in conversations]
-        if any(prompt.markers & self._tokenizer.special_tokens for prompt in prompts):
-            params = replace(params, skip_special_tokens=False)
-        token_ids = [await self._token_ids(prompt.text, options, "messages") for prompt in prompts]
-        answers = await self.complete_all(token_ids, params, options, fills_context=True)
+        prompts = [await self._chat.prompt(conversation, template, tool_choice) for conversation in conversations]
+        requests: list[tuple[Int32Array, SamplingParams]] = []
+        for prompt in prompts:
+            token_ids = await self._token_ids(prompt.text, options, "messages")
+            own = self._resolved(prompt.sampling(params))
+            requests.append((token_ids, fill_defaults(own, len(token_ids), self._engine.limits, fills_context=True)))
+        answers = await self._complete_each(requests, options)
         return [prompt.answer(answer) for prompt, answer in zip(prompts, answers, strict=True)]
 
     async def embed_all(
@@ -111,30 +115,21 @@ class TextEngine:
         return [embedding_of(answer, normalize) for answer in answers]
 
     async def complete_all(
-        self,
-        prompts: Sequence[Tokens | Int32Array],
-        params: SamplingParams,
-        options: RequestOptions,
-        *,
-        fills_context: bool = False,
+        self, prompts: Sequence[Tokens], params: SamplingParams, options: RequestOptions
     ) -> list[Completion]:
-        """All at once, as far as the waiting queue takes them; the first that fails ends the others.
-
-        Args:
-            fills_context: without `max_tokens` an answer may be as long as context and pool allow.
-        """
+        """All at once, as far as the waiting queue takes them; the first that fails ends the others."""
         params = self._resolved(params)
+        return await self._complete_each([(prompt, params) for prompt in prompts], options)
+
+    async def _complete_each(
+        self, requests: Sequence[tuple[Tokens | Int32Array, SamplingParams]], options: RequestOptions
+    ) -> list[Completion]:
         opened: list[OpenRequest] = []
         answers: list[asyncio.Task[Completion]] = []
         earlier = iter(answers)
         try:
-            for prompt in prompts:
-                token_ids = await self._token_ids(prompt, options)
-                if fills_context:
-                    own = fill_defaults(params, len(token_ids), self._engine.limits, fills_context=True)
-                else:
-                    own = params
-                opened.append(await self._submit(token_ids, own, options, earlier))
+            for prompt, params in requests:
+                opened.append(await self._submit(await self._token_ids(prompt, options), params, options, earlier))
                 answers.append(asyncio.create_task(self._join(opened[-1])))
                 if len(answers) % _AT_ONCE == 0:
                     await asyncio.sleep(0)

@@ -110,6 +110,12 @@ class Reader(ABC):
                 return ""
             yield
 
+    def _rest(self, put: Callable[[str], None]) -> Reading[None]:
+        """Gives all that is left to `put`, as it comes."""
+        while (yield from self._peek()):
+            put(self._text[self._at :])
+            self._at = len(self._text)
+
     def _safe_end(self, markers: Sequence[str]) -> int:
         """Where the text's longest end begins that may still become a marker."""
         longest = max(map(len, markers)) - 1

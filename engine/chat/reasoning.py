@@ -32,9 +32,7 @@ class ThinkReader(Reader):
             yield from self._skip_space()
         if space:
             self._put(ContentDelta(space))
-        while (yield from self._peek()):
-            self._put(ContentDelta(self._text[self._at :]))
-            self._at = len(self._text)
+        yield from self._rest(lambda text: self._put(ContentDelta(text)))
 
     def _reason(self, text: str) -> None:
         text = self._space + text

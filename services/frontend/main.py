@@ -101,8 +101,10 @@ async def _serve(settings: Settings) -> None:
         settings.scheduler, own_name, settings.max_requests, tokenizer_fingerprint(folder), settings.keepalive
     )
     name = settings.served_model_name or _model_name(settings.model, folder)
-    inference = Inference(name, Tokenizer.load(folder), link, settings.stream_interval)
-    chat = ChatFormat(folder, ChatConfig(**settings.model_dump(include=set(ChatConfig.model_fields))))
+    tokenizer = Tokenizer.load(folder)
+    inference = Inference(name, tokenizer, link, settings.stream_interval)
+    chat_config = ChatConfig(**settings.model_dump(include=set(ChatConfig.model_fields)))
+    chat = ChatFormat(folder, tokenizer.special_tokens, chat_config)
     servicer = InferenceServicer(inference)
 
     def register(server: grpc.aio.Server) -> None:

@@ -15,6 +15,17 @@ from support.chats import TIME, WEATHER
 from support.scripted_model import write_scripted_model
 from support.stacks import RunningStack, launch
 
+TOWNS = {"pick": ["Rome", "Oslo"], "pick_other": ["Bern"]}
+PICKS: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "parameters": {"type": "object", "properties": {"town": {"enum": towns}}, "required": ["town"]},
+        },
+    }
+    for name, towns in TOWNS.items()
+]
 QUESTION: list[Any] = [{"role": "user", "content": "How warm is it in Füßen?"}]
 TOOLS: list[Any] = [WEATHER, TIME]
 
@@ -184,6 +195,45 @@ def test_markers_of_calls_may_be_special_tokens(tmp_path: Path) -> None:
     assert plain.content == 'So. now{"a": 1}'
 
 
+def test_calls_may_be_required(client: openai.OpenAI) -> None:
+    for seed in range(4):
+        answer = client.chat.completions.create(
+            model="scripted", messages=QUESTION, tools=PICKS, tool_choice="required", seed=seed
+        )
+        (choice,) = answer.choices
+        assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+        # What it thinks is free, and what follows is not.
+        assert choice.message.model_extra == {"reasoning_content": "Füßen is a town."}
+        assert choice.message.tool_calls
+        for call in choice.message.tool_calls:
+            assert call.type == "function"
+            assert json.loads(call.function.arguments)["town"] in TOWNS[call.function.name]
+
+
+def test_one_tool_may_be_required_by_its_name(client: openai.OpenAI) -> None:
+    named: Any = {"type": "function", "function": {"name": "pick_other"}}
+    events = client.chat.completions.create(
+        model="scripted", messages=QUESTION, tools=PICKS, tool_choice=named, stream=True, seed=1
+    )
+    parts = [part for event in events for part in event.choices[0].delta.tool_calls or []]
+    assert [part.function and part.function.name for part in parts if part.id] == ["pick_other"]
+    arguments = "".join(part.function.arguments or "" for part in parts if part.function)
+    assert json.loads(arguments)["town"] in TOWNS["pick_other"]
+
+
+def test_json_behind_reasoning(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    thinking = {"chat_template_kwargs": {"enable_thinking": True}}
+    for extra, reasoning in ((thinking, "Let me see: 1 + 1."), ({}, None)):
+        answer = client.chat.completions.create(
+            model="scripted", messages=QUESTION, response_format=form, extra_body=extra, seed=2
+        )
+        message = answer.choices[0].message
+        assert json.loads(message.content or "")["n"] in (1, 2)
+        assert reasoning is None or message.model_extra == {"reasoning_content": reasoning}
+
+
 async def test_the_asynchronous_client(scripted: RunningStack) -> None:
     async with openai.AsyncOpenAI(base_url=f"http://{scripted.http}/v1", api_key="any", max_retries=0) as client:
         whole = await client.chat.completions.create(model="scripted", messages=QUESTION, tools=TOOLS)
@@ -223,7 +273,16 @@ async def test_templates_of_requests_and_their_variables(http: aiohttp.ClientSes
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
         ({"messages": QUESTION, "tools": [{}]}, "tools[0]"),
-        ({"messages": QUESTION, "tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": QUESTION, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": QUESTION, "tools": PICKS, "tool_choice": "required", "guided_choice": ["a"]}, "tool_choice"),
+        (
+            {
+                "messages": QUESTION,
+                "tools": TOOLS,
+                "tool_choice": {"type": "function", "function": {"name": "other"}},
+            },
+            "tool_choice",
+        ),
         ({"messages": QUESTION, "tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"messages": QUESTION, "tool_choice": "auto"}, "tool_choice"),
         ({"messages": QUESTION, "response_format": {"type": "json_schema"}}, "response_format.json_schema"),

@@ -5,8 +5,9 @@ its script. Which script is said depends on the last byte of the prompt.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ _ALPHABET: Final = {byte: char for char, byte in BYTE_LEVEL.items()}
 # Sizes of pieces in turn, in bytes; some cut a character. One byte would be a token of prompts.
 _SIZES: Final = (3, 2, 5, 2, 4)
 _MULTIPLE: Final = 64
+_THINK_END: Final = "</think>"
 _LOGIT: Final = 20.0
 
 
@@ -55,7 +57,9 @@ def _cut(script: str, special: Sequence[str], taken: Mapping[str, int]) -> list[
     while rest:
         places = [(at, marker) for marker in special if (at := rest.find(marker)) >= 0]
         at, marker = min(places, default=(len(rest), ""))
-        found += _pieces(rest[:at].encode(), [*taken, *found])
+        # No token goes across the end of reasoning, as structured output wants it.
+        for part in re.split(rf"(?<={_THINK_END})", rest[:at]):
+            found += _pieces(part.encode(), [*taken, *found])
         found += [marker] if marker else []
         rest = rest[at + len(marker) :]
     return found
@@ -63,15 +67,20 @@ def _cut(script: str, special: Sequence[str], taken: Mapping[str, int]) -> list[
 
 def _pieces(data: bytes, taken: Sequence[str]) -> list[str]:
     found: list[str] = []
-    for number in count():
-        if not data:
-            return found
-        size = _SIZES[number % len(_SIZES)]
-        while (piece := "".join(_ALPHABET[byte] for byte in data[:size])) in [*taken, *found] and size < len(data):
+    while data:
+        size = _SIZES[len(found) % len(_SIZES)]
+        # One byte must not be left: it would be a token of prompts.
+        while size < len(data) and (_spelled(data[:size]) in [*taken, *found] or len(data) - size < 2):
             size += 1
+        piece = _spelled(data[:size])
+        assert piece not in [*taken, *found], f"{piece!r} is there already: change the script"
         found.append(piece)
         data = data[size:]
-    raise AssertionError
+    return found
+
+
+def _spelled(data: bytes) -> str:
+    return "".join(_ALPHABET[byte] for byte in data)
 
 
 def _write_tokenizer(folder: Path, vocab: Mapping[str, int], special: Sequence[str], template: str) -> None:

@@ -12,16 +12,18 @@ from quire.engine.chat.delta import CallDelta, ContentDelta, Delta, ReasoningDel
 from quire.engine.chat.message import Message
 from quire.engine.chat.reasoning import ThinkReader, begins_reasoning, is_reasoning_open
 from quire.engine.chat.tools.formats import TOOL_FORMATS, recognise_tool_format
+from quire.engine.chat.tools.required import RequiredReader
 from support.chats import TEMPLATES
 
+READERS = {**TOOL_FORMATS, "required": RequiredReader}
 NAMES = frozenset({"f", "g"})
 ARGUMENTS = r'{"a": [1, {"b": "}] \" ü😀 </tool_call> [TOOL_CALLS] \\"}], "c": null}'
 FENCED = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{}\n```json\n{}\n```<｜tool▁call▁end｜>"
 
 # Format, text, content, calls.
 CASES: list[tuple[str, str, str | None, list[tuple[str, str]]]] = [
-    *((name, "plain <text> with { and [\n", "plain <text> with { and [\n", []) for name in TOOL_FORMATS),
-    *((name, "", "", []) for name in TOOL_FORMATS),
+    *((name, "plain <text> with { and [\n", "plain <text> with { and [\n", []) for name in READERS),
+    *((name, "", "", []) for name in READERS),
     ("hermes", f'<tool_call>\n{{"name": "f", "arguments": {ARGUMENTS}}}\n</tool_call>', None, [("f", ARGUMENTS)]),
     (
         "hermes",
@@ -81,6 +83,11 @@ CASES: list[tuple[str, str, str | None, list[tuple[str, str]]]] = [
     ),
     ("deepseek", "<｜tool▁call▁begin｜>f<｜tool▁sep｜><｜tool▁call▁end｜>", None, [("f", "{}")]),
     ("deepseek", '<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{"a": ', None, [("f", '{"a": ')]),
+    ("required", f' [{{"name": "f", "arguments": {ARGUMENTS}}}]', None, [("f", ARGUMENTS)]),
+    ("required", '[{"name": "f"}, {"name": "g", "arguments": {"a": 1', None, [("f", "{}"), ("g", '{"a": 1')]),
+    ("required", '[{"name": "f", "arguments": {}}] and more', " and more", [("f", "{}")]),
+    ("required", "[3, 4]", "[3, 4]", []),
+    ("required", '[{"na', '[{"na', []),
     ("deepseek", "<｜tool▁call▁begin｜>f\n<b>", "<｜tool▁call▁begin｜>f\n<b>", []),
     ("deepseek", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>", "<｜tool▁call▁begin｜>function<｜tool▁sep｜>", []),
 ]  # fmt: skip
@@ -113,7 +120,7 @@ def plain(message: Message) -> tuple[str, str | None, list[tuple[str, str]]]:
 
 
 def calls_of(name: str) -> Callable[[], AnswerReader]:
-    return lambda: AnswerReader(None, TOOL_FORMATS[name](NAMES))
+    return lambda: AnswerReader(None, READERS[name](NAMES))
 
 
 @pytest.mark.parametrize(("name", "text", "content", "calls"), CASES)
@@ -151,7 +158,7 @@ def test_ids_of_mistral_are_those_its_templates_accept() -> None:
 
 def test_only_the_first_call() -> None:
     text = '<tool_call>{"name": "f"}</tool_call><tool_call>{"name": "g"}</tool_call>'
-    reader = AnswerReader(None, TOOL_FORMATS["hermes"](), only_first_call=True)
+    reader = AnswerReader(None, READERS["hermes"](), only_first_call=True)
     assert [call.name for call in join_deltas(reader.push(text) + reader.finish()).tool_calls] == ["f"]
 
 
@@ -177,7 +184,7 @@ def test_reasoning(text: str, reasoning: str | None, content: str | None, is_ope
 
 def test_reasoning_that_the_prompt_has_opened() -> None:
     def make(is_open: bool) -> Callable[[], AnswerReader]:
-        return lambda: AnswerReader(ThinkReader(is_open), TOOL_FORMATS["hermes"]())
+        return lambda: AnswerReader(ThinkReader(is_open), READERS["hermes"]())
 
     text = 'Hm.\n</think>\n\nYes. <tool_call>{"name": "f"}</tool_call>'
     for pieces in ([text], text):
@@ -206,9 +213,9 @@ def test_reasoning_is_open_where_the_prompt_ends_in_it() -> None:
     assert not is_reasoning_open("", Conversation.read(closed, continue_final_message=True))
 
 
-@pytest.mark.parametrize("name", TOOL_FORMATS)
+@pytest.mark.parametrize("name", READERS)
 def test_no_text_makes_a_reader_fail(name: str) -> None:
-    """2,500 texts of each format: pieces of its calls and of JSON in any order, and calls with characters changed."""
+    """2,500 texts of each: pieces of its calls and of JSON in any order, and calls with characters changed."""
     dice = random.Random(name)
     texts = [text for of, text, _, _ in CASES if of == name and text]
     snippets = [text[at : at + dice.randint(1, 24)] for text in texts for at in range(0, len(text), 5)]

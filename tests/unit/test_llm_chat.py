@@ -58,6 +58,19 @@ def test_an_answer_goes_back_into_the_conversation(llm: LLM) -> None:
     assert then.message.content == SCRIPTS["A"]
 
 
+def test_calls_may_be_required_or_left_out(llm: LLM) -> None:
+    (none,) = llm.chat(user("A"), tools=[TIME], tool_choice="none")
+    assert (none.message.content, none.message.tool_calls) == (SCRIPTS["A"], ())
+    named = {"type": "function", "function": {"name": "now"}}
+    for choice in ("required", named):
+        (answer,) = llm.chat(user("A"), SamplingParams(seed=1), tools=[TIME], tool_choice=choice)
+        assert {call.name for call in answer.message.tool_calls} == {"now"}
+        assert {"".join(call.arguments.split()) for call in answer.message.tool_calls} == {"{}"}
+        assert answer.message.content is None
+    with pytest.raises(InvalidRequest, match="tool_choice: must be left out without tools"):
+        llm.chat(user("A"), tool_choice="required")
+
+
 def test_parameters_and_templates(llm: LLM) -> None:
     (short,) = llm.chat(user("A"), SamplingParams(max_tokens=2))
     assert short.completion.finish_reason is FinishReason.LENGTH

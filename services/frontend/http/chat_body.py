@@ -26,7 +26,7 @@ class ConversationFields(Body):
     # Long conversations with many tools have so many.
     max_nested: ClassVar[int] = 32 * 1024
 
-    def conversation(self, *, with_tools: bool = True) -> Conversation:
+    def conversation(self) -> Conversation:
         """What the template is given.
 
         Raises:
@@ -35,7 +35,7 @@ class ConversationFields(Body):
         effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
         return Conversation.read(
             self.messages,
-            tools=self.tools if with_tools else None,
+            tools=self.tools,
             documents=self.documents,
             template_kwargs={**effort, **(self.chat_template_kwargs or {})},
             add_generation_prompt=self.add_generation_prompt,
@@ -75,19 +75,3 @@ class ChatBody(SamplingFields, StreamFields, ConversationFields):
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs", self.top_logprobs, "must be left out unless logprobs is true")
         return self.sampling_params(max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
-
-    @property
-    def wants_tools(self) -> bool:
-        """Whether the model may call tools.
-
-        Raises:
-            InvalidRequest: `tool_choice` is none, or asks for what is not supported.
-        """
-        choice = "auto" if self.tool_choice is None else self.tool_choice
-        if choice == "required" or isinstance(choice, dict):
-            raise InvalidRequest("tool_choice", choice, 'must be "none" or "auto": calls cannot be required')
-        if choice not in ("none", "auto"):
-            raise InvalidRequest("tool_choice", choice, 'must be "none" or "auto"')
-        if self.tool_choice == "auto" and not self.tools:
-            raise InvalidRequest("tool_choice", choice, "must be left out without tools")
-        return bool(self.tools) and choice == "auto"

@@ -7,7 +7,7 @@ from typing import Any
 from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.engine.api.version import __version__
 from quire.engine.chat.answer import AnswerReader, join_deltas
-from quire.engine.chat.chat_format import ChatPrompt
+from quire.engine.chat.chat_prompt import ChatPrompt
 from quire.engine.chat.delta import CallDelta, ContentDelta, Delta, ReasoningDelta
 from quire.engine.chat.message import Message
 from quire.engine.open_request import OpenRequest

@@ -1,11 +1,10 @@
 """POST /v1/chat/completions."""
 
-from dataclasses import replace
-
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
 from quire.engine.chat.chat_format import ChatFormat
+from quire.engine.chat.tool_choice import ToolChoice
 from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.http.answer import Answer
 from quire.services.frontend.http.body import read_body
@@ -38,13 +37,13 @@ class ChatCompletions:
         check_model(body.model, inference)
         options = body.options(False, caller_trace(request.headers.items()))
         params, num_choices = body.sampling(), body.num_choices()
-        conversation = body.conversation(with_tools=body.wants_tools)
+        conversation = body.conversation()
+        tool_choice = ToolChoice.read(body.tool_choice, conversation.tool_names)
         async with while_connected(request):
             prompt = await self._chat.prompt(
-                conversation, body.chat_template, only_first_call=body.parallel_tool_calls is False
+                conversation, body.chat_template, tool_choice, only_first_call=body.parallel_tool_calls is False
             )
-            if prompt.markers & inference.tokenizer.special_tokens:
-                params = replace(params, skip_special_tokens=False)
+            params = prompt.sampling(params)
             # The template has written the special tokens.
             prepared = await inference.prepare(
                 prompt.text, params, field="messages", options=options, fills_context=True
