@@ -29,6 +29,8 @@ _BITS: Final = 32
 _RING: Final = 3
 # Threads that fill masks while a GPU computes; on a CPU the forward pass has the cores.
 _GPU_THREADS: Final = 4
+# The kernel for GPUs is compiled anew for one row, and for numbers that are no multiples of this: warm-up does it once.
+_ROWS_AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +39,7 @@ class GrammarRows:
 
     Attributes:
         rows: int64 [n], on the device: which of the rows.
+        masked: the same; on a GPU the last one comes again, until the number is a multiple of 16.
         places: the same, on the host.
         slots: theirs.
         matchers: theirs.
@@ -44,6 +47,7 @@ class GrammarRows:
     """
 
     rows: Tensor
+    masked: Tensor
     places: list[int]
     slots: list[int]
     matchers: list[TextMatcher]
@@ -111,13 +115,17 @@ class SlotGrammars(LogitsProcessor[GrammarRows]):
             self._matchers[slot] = matcher
 
     def arrays(self, step: FeatureStep) -> Arrays:
-        return {"rows": step.rows[self._are_followed(step)]}
+        rows = step.rows[self._are_followed(step)]
+        if self._device.type != "cuda" or not len(rows):
+            return {"rows": rows, "masked": rows}
+        return {"rows": rows, "masked": np.pad(rows, (0, -len(rows) % _ROWS_AT_ONCE), mode="edge")}
 
     def rows(self, step: FeatureStep, there: Mapping[str, Tensor]) -> GrammarRows:
         followed = self._are_followed(step)
         slots = step.slots[followed].tolist()
         return GrammarRows(
             rows=there["rows"],
+            masked=there["masked"],
             places=step.rows[followed].tolist(),
             slots=slots,
             matchers=[self._matchers[slot] for slot in slots],
@@ -135,7 +143,7 @@ class SlotGrammars(LogitsProcessor[GrammarRows]):
             self._batch.accept(sampled.matchers, sampled.read())
         mask = self._next_mask()
         only_end = self._batch.fill(rows.matchers, mask, rows.places)
-        library.apply(logits, mask[: rows.places[-1] + 1].to(self._device, non_blocking=True), rows.rows)
+        library.apply(logits, mask[: rows.places[-1] + 1].to(self._device, non_blocking=True), rows.masked)
         if only_end.any():
             # An end that another parameter forbids comes all the same: nothing else is left.
             ended = torch.from_numpy(np.array(rows.places)[only_end]).to(self._device)
@@ -148,8 +156,9 @@ class SlotGrammars(LogitsProcessor[GrammarRows]):
         token_ids = token_ids[rows.rows]
         event = None
         if self._device.type == "cuda":
-            token_ids = torch.empty_like(token_ids, device="cpu", pin_memory=True).copy_(token_ids, non_blocking=True)
-            event = torch.cuda.current_stream().record_event()
+            host = torch.empty(token_ids.shape, dtype=token_ids.dtype, pin_memory=True)
+            token_ids = host.copy_(token_ids, non_blocking=True)
+            event = torch.cuda.current_stream(self._device).record_event()
         self._sampled.append(_Sampled(token_ids, event, rows.matchers))
 
     def failures(self, rows: GrammarRows) -> list[SlotFailure]:
