@@ -12,6 +12,7 @@ import json
 import statistics
 import time
 from dataclasses import replace
+from typing import NamedTuple
 
 from quire import LLM, SamplingParams, StructuredOutput
 from quire.engine.demo_model import DEMO_MODEL
@@ -34,6 +35,13 @@ _PERSON = {
 _SCHEMA = {"type": "array", "items": _PERSON, "minItems": 10_000}
 
 
+class Cost(NamedTuple):
+    """Milliseconds per token: of the clock, and of all cores together."""
+
+    wall: float
+    cpu: float
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(DEMO_MODEL))
@@ -47,25 +55,32 @@ def main() -> None:
     prompts = [f"# {index}\npeople = " for index in range(args.streams)]
     with LLM(model=args.model, device=args.device, max_batch_size=args.streams) as llm:
 
-        def per_token(params: SamplingParams) -> float:
-            started = time.perf_counter()
+        def per_token(params: SamplingParams) -> Cost:
+            wall, cpu = time.perf_counter(), time.process_time()
             answers = llm.generate(prompts, params)
             assert all(len(answer.token_ids) == args.tokens for answer in answers)
-            return 1e3 * (time.perf_counter() - started) / args.tokens
+            spent = time.perf_counter() - wall, time.process_time() - cpu
+            return Cost(*(1e3 * seconds / args.tokens for seconds in spent))
 
         per_token(free)
         started = time.perf_counter()
         llm.generate(prompts[:1], replace(held, max_tokens=1))
-        print(f"{args.streams} streams of {args.tokens} tokens; the first answer with the schema came after "
-              f"{time.perf_counter() - started:.2f} s")  # fmt: skip
+        first = time.perf_counter() - started
         per_token(held)
         rounds = [(per_token(free), per_token(held)) for _ in range(args.rounds)]
-    print("| | ms per token |")
-    print("|---|---|")
-    for name, times in zip(("without", "with the schema"), zip(*rounds, strict=True), strict=True):
-        print(f"| {name} | {statistics.median(times):.2f} ({min(times):.2f}–{max(times):.2f}) |")
-    ratios = [with_it / without for without, with_it in rounds]
-    print(f"| with / without | {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}) |")
+    print(f"{args.streams} streams of {args.tokens} tokens; the first answer with the schema came after {first:.2f} s")
+    print("| | ms per token | CPU, ms per token |")
+    print("|---|---|---|")
+    without, with_it = zip(*rounds, strict=True)
+    for name, costs in (("without", without), ("with the schema", with_it)):
+        print(f"| {name} | {spread([cost.wall for cost in costs], 2)} | {spread([cost.cpu for cost in costs], 2)} |")
+    times = [held.wall / free.wall for free, held in rounds], [held.cpu / free.cpu for free, held in rounds]
+    print(f"| with / without | {spread(times[0], 3)} | {spread(times[1], 3)} |")
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Median, smallest and largest."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
 
 
 if __name__ == "__main__":

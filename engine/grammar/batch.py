@@ -66,14 +66,17 @@ class MatcherBatch:
             handles = [matcher.matcher for matcher, _ in both]
             self._filler.batch_fill_next_token_bitmask(handles, mask, [row for _, row in both])
             self._notice(started)
-        bits = mask.numpy().view(np.uint32)
-        for matcher, row in both:
-            if not bits[row].any():
-                matcher.fail("must be such that the model has tokens for it", "a text that no token goes on with")
         self._num_watched -= self._num_watched > 0
-        over = [row for matcher, row in zip(matchers, rows, strict=True) if matcher.is_over]
-        bits[over] = self._end_mask
-        only_end: NDArray[np.bool_] = ~np.any(bits[rows] & ~self._end_mask, axis=1)
+        bits = mask.numpy().view(np.uint32)
+        goes_on = np.any(bits[rows] & ~self._end_mask, axis=1)
+        for index in np.flatnonzero(~goes_on).tolist():
+            matcher, row = matchers[index], rows[index]
+            if not matcher.is_over and not bits[row].any():
+                matcher.fail("must be such that the model has tokens for it", "a text that no token goes on with")
+        for index, matcher in enumerate(matchers):
+            if matcher.is_over:
+                bits[rows[index]], goes_on[index] = self._end_mask, False
+        only_end: NDArray[np.bool_] = ~goes_on
         return only_end
 
     def _notice(self, started: float) -> None:

@@ -25,6 +25,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
         ("long_text.py", ["--at-once=1", "--probes=4", "--kinds=1 MiB of words"], "| 1 MiB of words | Tokenize |"),
         ("noisy_neighbour.py", [str(DEMO_MODEL), "--batches=2", "--turns=1"], "| context 512 |"),
         ("overload.py", ["--seconds=0.5", "--output-tokens=4", "--max-waiting=8"], "| HTTP | 10x |"),
+        ("structured_output.py", ["--streams=2", "--tokens=4", "--rounds=1"], "| with / without |"),
         ("startup.py", ["--rounds=1"], "| executor | this |"),
         ("scheduler_cost.py", ["--sequences=64,256", "--steps=20"], "|   256 |"),
     ],

@@ -7,6 +7,7 @@ import signal
 from typing import Any
 
 import pytest
+import torch
 import xgrammar
 
 from quire.engine.api.errors import InvalidRequest
@@ -142,6 +143,18 @@ def test_the_least_recently_used_grammar_is_dropped() -> None:
     store.get(StructuredOutput(choice=tuple(f"choice {index}" for index in range(1000))))
     assert store.get(structures[0]) is not first
     assert store._num_bytes <= 60_000
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [1, 3], []])
+def test_masks_are_applied_as_the_library_does(store: GrammarStore, rows: list[int]) -> None:
+    vocab_size = 1000
+    mask = torch.randint(-(2**31), 2**31, (4, 32), dtype=torch.int32)
+    logits = torch.randn(4, vocab_size)
+    expected = logits.clone()
+    store.library.apply(logits, mask, torch.tensor(rows, dtype=torch.int64))
+    if rows:
+        xgrammar.apply_token_bitmask_inplace(expected, mask, vocab_size=vocab_size, indices=rows)
+    assert torch.equal(logits, expected)
 
 
 def test_the_state_depends_on_the_tokens_alone(store: GrammarStore) -> None:
