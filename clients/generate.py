@@ -14,8 +14,10 @@ from quire.clients.settings import ClientSettings
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import QuireError
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.structured_output import StructuredOutput
 from quire.protos.address import Address
 
+_STRUCTURES = ("json_schema", "json_object", "regex", "grammar", "choice")
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
@@ -107,6 +109,21 @@ class Settings(ClientSettings):
     logprobs: int | None = None
     """With --json: number of most likely tokens to print beside each token, with log-probabilities; at most 20."""
 
+    json_schema: str | None = None
+    """The answer is JSON that this JSON Schema allows. Of this and the four that follow, one may be given."""
+
+    json_object: bool = False
+    """The answer is a JSON object."""
+
+    regex: str | None = None
+    """The answer matches this regular expression as a whole."""
+
+    grammar: str | None = None
+    """The answer matches this grammar in EBNF, from its rule root on."""
+
+    choice: tuple[Annotated[str, AfterValidator(_unescaped)], ...] = ()
+    """The answer is one of these texts; repeatable. Escapes are understood as in --stop."""
+
     timeout: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Seconds that the whole answer may take; default: no limit."""
 
@@ -148,7 +165,9 @@ def _stream(client: Client, prompt: str, settings: Settings) -> None:
 
 def _sampling(settings: Settings) -> SamplingParams:
     names = {field.name for field in dataclasses.fields(SamplingParams)} & set(Settings.model_fields)
-    return SamplingParams(**{name: getattr(settings, name) for name in names})
+    structure = StructuredOutput(**{name: getattr(settings, name) for name in _STRUCTURES})
+    given = {name: getattr(settings, name) for name in names}
+    return SamplingParams(**given, structured_output=structure if structure.given else None)
 
 
 def _as_json(completion: Completion) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -161,6 +162,37 @@ async def test_what_other_parameters_leave_nothing_of_ends_with_a_reason(client:
     params = replace(DRAWN, structured_output=StructuredOutput(regex="[0-9]+"), allowed_token_ids=(70, 71, EOS))
     with pytest.raises(InvalidRequest, match="must allow a token that the other parameters allow too"):
         await client.generate(PROMPT, params)
+
+
+async def test_several_answers_hold_each(http: aiohttp.ClientSession) -> None:
+    status, body = await post(http, guided_regex="[a-z]{4,8}", n=3)
+    assert status == 200, body
+    texts = [choice["text"] for choice in body["choices"]]
+    assert all(re.fullmatch("[a-z]{4,8}", text) for text in texts)
+    assert len(set(texts)) == 3
+
+
+async def test_a_schema_that_takes_too_long_holds_up_nobody_else(client: AsyncClient) -> None:
+    deep = '{"type": "array", "items": ' * 600 + "{}" + "}" * 600
+    costly = replace(DRAWN, structured_output=StructuredOutput(json_schema=deep))
+    refused = asyncio.create_task(client.generate(PROMPT, costly))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        await client.generate(PROMPT, replace(DRAWN, max_tokens=20))
+    # Others have their whole answers before its five seconds of computing are over.
+    assert not refused.done()
+    with pytest.raises(InvalidRequest, match=r"json_schema: must compile: it takes more than 5 s to compile"):
+        await refused
+    assert (await client.generate(PROMPT, replace(DRAWN, structured_output=STRUCTURES["choice"]))).text
+
+
+@pytest.mark.parametrize("flag", ["--regex=[0-9]{3}", "--choice=123,456", '--json-schema={"enum": [123, 456]}'])
+async def test_on_the_command_line(stack: RunningStack, flag: str) -> None:
+    command = (sys.executable, "-m", "quire.services.cli", "generate", PROMPT, f"--address={stack.frontend}", flag)
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert process.returncode == 0
+    assert re.fullmatch(r"[0-9]{3}\n", output.decode())
 
 
 @pytest.mark.parametrize(
