@@ -1,6 +1,5 @@
 """Whether the model may call tools, must, or must call a certain one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Self
 
@@ -35,8 +34,8 @@ class ToolChoice:
         match given:
             case "auto" | "required":
                 return cls("auto" if given == "auto" else "required")
-            case {"type": "function", "function": Mapping() as function} if function.get("name") in tool_names:
-                return cls("required", str(function["name"]))
+            case {"type": "function", "function": {"name": str(name)}} if name in tool_names:
+                return cls("required", name)
         raise InvalidRequest("tool_choice", given, _LIMIT)
 
 

@@ -274,6 +274,7 @@ async def test_templates_of_requests_and_their_variables(http: aiohttp.ClientSes
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0].type"),
         ({"messages": QUESTION, "tools": [{}]}, "tools[0]"),
         ({"messages": QUESTION, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": QUESTION, "tools": TOOLS, "tool_choice": {"type": "function", "function": []}}, "tool_choice"),
         ({"messages": QUESTION, "tools": PICKS, "tool_choice": "required", "guided_choice": ["a"]}, "tool_choice"),
         (
             {

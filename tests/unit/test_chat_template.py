@@ -1,7 +1,9 @@
 """`ChatTemplate`: the text is that of `apply_chat_template`, and each refusal names its field."""
 
 import json
+import random
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from quire.engine.chat.conversation import Conversation
 from quire.engine.chat.folder_templates import FolderTemplates
 from quire.engine.chat.message import Message, ToolCall, read_messages
 from quire.engine.chat.template import ChatTemplate
+from quire.engine.chat.tool_choice import ToolChoice
 from support.chats import CHATS, SPECIAL_TOKENS, TEMPLATES, Reference, chat, with_text_arguments
 
 NAMES = ("chatml", "hermes", "llama3", "mistral", "deepseek", "parts")
@@ -127,6 +130,42 @@ def test_refusals_name_the_field(given: dict[str, Any], field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         Conversation.read(**{"messages": [{"role": "user", "content": "a"}], **given})
     assert refused.value.field == field
+
+
+def test_whatever_is_given_is_read_or_refused() -> None:
+    """6,000 conversations of JSON of any kind where fields are expected; and what is read is rendered or refused."""
+    dice = random.Random(0)
+    keys = ("role", "content", "name", "type", "text", "function", "arguments", "id", "tool_calls", "parameters", "b")
+
+    def anything(depth: int) -> Any:
+        kind = dice.randrange(9 if depth else 6)
+        if kind < 6:
+            return (None, True, 3, "user", "function", '{"a": 1}')[kind]
+        if kind < 8:
+            return {dice.choice(keys): anything(depth - 1) for _ in range(dice.randrange(4))}
+        return [anything(depth - 1) for _ in range(dice.randrange(3))]
+
+    templates = [ChatTemplate((TEMPLATES / f"{name}.jinja").read_text(), SPECIAL_TOKENS) for name in NAMES]
+    num_read = 0
+    for _ in range(6_000):
+        messages = [{**as_object(anything(3)), "role": "user"} for _ in range(dice.randrange(1, 3))]
+        tools = dice.choice((None, None, [], [{"type": "function", "function": anything(3)}], anything(3)))
+        with suppress(InvalidRequest):
+            read = Conversation.read(messages, tools=tools, documents=dice.choice((None, None, anything(2))))
+            num_read += 1
+            assert Conversation.read(**json.loads(json.dumps(read.as_json()))) == read
+            for template in templates:
+                with suppress(InvalidRequest):
+                    template.render(read)
+        choice = {"type": "function", "function": anything(2)}
+        for given in (choice, anything(2)):
+            with suppress(InvalidRequest):
+                ToolChoice.read(given, frozenset({"user"}))
+    assert num_read > 600
+
+
+def as_object(given: Any) -> dict[str, Any]:
+    return given if isinstance(given, dict) else {"content": given}
 
 
 @pytest.mark.parametrize("source", ["{% if %}", "{{ a", "{% continue %}", "{{ 'a' | nope }}"])

@@ -1,6 +1,7 @@
 """The body of POST /v1/chat/completions: OpenAI's fields, and those that other servers have added to them."""
 
-from typing import Any, ClassVar, Literal
+import asyncio
+from typing import Any, ClassVar, Final, Literal
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
@@ -8,6 +9,9 @@ from quire.engine.chat.conversation import Conversation
 from quire.services.frontend.http.body import Body
 from quire.services.frontend.http.sampling_fields import SamplingFields
 from quire.services.frontend.http.stream_fields import StreamFields
+
+# That are read at once: that is faster than to wake a thread.
+_FEW_MESSAGES: Final = 64
 
 
 class ConversationFields(Body):
@@ -24,14 +28,18 @@ class ConversationFields(Body):
     """A variable of the template."""
 
     # Long conversations with many tools have so many.
-    max_nested: ClassVar[int] = 32 * 1024
+    max_nested: ClassVar[int] = 16 * 1024
 
-    def conversation(self) -> Conversation:
-        """What the template is given.
+    async def conversation(self) -> Conversation:
+        """What the template is given. That of many messages is read beside the event loop.
 
         Raises:
             InvalidRequest: names the part at fault, such as "messages[2].content".
         """
+        is_long = isinstance(self.messages, list) and len(self.messages) > _FEW_MESSAGES
+        return await asyncio.to_thread(self._read) if is_long else self._read()
+
+    def _read(self) -> Conversation:
         effort = {} if self.reasoning_effort is None else {"reasoning_effort": self.reasoning_effort}
         return Conversation.read(
             self.messages,

@@ -37,7 +37,7 @@ class ChatCompletions:
         check_model(body.model, inference)
         options = body.options(False, caller_trace(request.headers.items()))
         params, num_choices = body.sampling(), body.num_choices()
-        conversation = body.conversation()
+        conversation = await body.conversation()
         tool_choice = ToolChoice.read(body.tool_choice, conversation.tool_names)
         async with while_connected(request):
             prompt = await self._chat.prompt(

@@ -57,7 +57,7 @@ class Tokens:
             raise InvalidRequest("prompt", body.prompt, "must be given unless there are messages")
         async with while_connected(request):
             if body.prompt is None:
-                field, text = "messages", (await self._chat.prompt(body.conversation(), body.chat_template)).text
+                field, text = "messages", await self._prompt(body)
             else:
                 field, text = "prompt", body.prompt
             adds = body.prompt is not None if body.add_special_tokens is None else body.add_special_tokens
@@ -83,6 +83,9 @@ class Tokens:
         """GET /tokenizer_info: `tokenizer_config.json`, with the chat template that is used."""
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **self._chat.tokenizer_config}
         return JSONResponse({**config, "chat_template": self._chat.template})
+
+    async def _prompt(self, body: TokenizeBody) -> str:
+        return (await self._chat.prompt(await body.conversation(), body.chat_template)).text
 
     async def _spelled(self, tokens: Sequence[int]) -> str:
         """The vocabulary's spellings, as JSON."""
