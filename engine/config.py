@@ -30,6 +30,9 @@ class ExecutorConfig(EngineConfig):
     quantization: Literal["none", "int8"] = "none"
     """Weights of linear layers; int8: 8-bit integers with a scale for each output, half the memory of bfloat16."""
 
+    logits_processors: tuple[str, ...] = ()
+    """Logits processors of installed packages that requests may name; repeatable."""
+
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
 

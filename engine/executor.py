@@ -3,8 +3,10 @@
 import hashlib
 import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -23,6 +25,7 @@ from quire.engine.model.features.logprobs import RowLogprobs
 from quire.engine.model.features.pooling import PooledVectors
 from quire.engine.model.features.processors import SlotShape, logits_processors
 from quire.engine.model.features.prompt_logprobs import PromptScores, score
+from quire.engine.model.features.user_processor import UserProcessor, load_processors
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import Placement, place
 from quire.engine.model.slots import Slots
@@ -36,6 +39,7 @@ from quire.engine.warmup import warmup_plans
 
 logger = logging.getLogger(__name__)
 
+_NONE: Final[Mapping[str, UserProcessor]] = MappingProxyType({})
 _NOTHING: Final = torch.empty(0, dtype=torch.int32)
 
 
@@ -81,8 +85,11 @@ class Executor:
         info: who it is and what it can hold.
     """
 
-    def __init__(self, config: ExecutorConfig) -> None:
+    def __init__(self, config: ExecutorConfig, processors: Mapping[str, UserProcessor] = _NONE) -> None:
         """
+        Args:
+            processors: further logits processors, beside those that the settings name.
+
         Raises:
             StartupError: the model or the settings will not do; the message says why.
         """
@@ -92,6 +99,7 @@ class Executor:
         self._engine = _engine(config, checkpoint, placement)
         self._kernels = placement.kernels
         self._decoder = Decoder(placement.kernels)
+        users = {**load_processors(config.logits_processors), **processors}
         self._grammars = GrammarStore(partial(_vocabulary, checkpoint))
         shape = SlotShape(
             num_slots=config.max_batch_size,
@@ -107,7 +115,7 @@ class Executor:
             num_blocks=self._engine.num_blocks,
             vocab_size=shape.vocab_size,
             device=shape.device,
-            processors=logits_processors(shape, placement.kernels, self._grammars),
+            processors=logits_processors(shape, placement.kernels, self._grammars, users),
         )
         self.info = ExecutorInfo(
             incarnation=uuid.uuid4().hex,
@@ -120,6 +128,7 @@ class Executor:
             eos_token_ids=checkpoint.eos_token_ids,
             device=DeviceKind.GPU if self._engine.device.type == "cuda" else DeviceKind.CPU,
             tokenizer_fingerprint=tokenizer_fingerprint(checkpoint.folder),
+            logits_processors=tuple(sorted(users)),
         )
         if self._engine.device.type == "cuda":
             # What the first request that wants it would have compiled, all others would wait for. In the last slot, so

@@ -25,6 +25,7 @@ from quire.engine.chat.tool_choice import ToolChoice
 from quire.engine.config import ChatConfig, ExecutorConfig, SchedulerConfig, mistakes
 from quire.engine.engine_thread import EngineThread
 from quire.engine.executor import Executor
+from quire.engine.model.features.user_processor import UserProcessor
 from quire.engine.model.source import resolve_model
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.statistics import SchedulerStatistics
@@ -50,6 +51,7 @@ class LLM:
         scheduler: how steps are filled.
         plugins: classes that schedule or manage resources in place of Quire's own.
         chat: how the model chats, where its folder does not say so.
+        logits_processors: functions by the names that requests give them, or names of installed plug-ins.
         settings: further fields of `ExecutorConfig`, such as dtype="float32" or num_blocks=512.
 
     Raises:
@@ -63,16 +65,20 @@ class LLM:
         scheduler: SchedulerConfig | None = None,
         plugins: Plugins = NO_PLUGINS,
         chat: ChatConfig | None = None,
+        logits_processors: Mapping[str, UserProcessor] | Sequence[str] = (),
         **settings: Any,
     ) -> None:
         try:
-            config = ExecutorConfig(model=model, **settings)
+            given = logits_processors if isinstance(logits_processors, Mapping) else {}
+            names = () if given else tuple(logits_processors)
+            config = ExecutorConfig(model=model, logits_processors=names, **settings)
         except ValidationError as error:
             raise StartupError("; ".join(f"{each.setting}: {each.reason}" for each in mistakes(error))) from error
         folder = resolve_model(model)
         self.tokenizer = Tokenizer.load(folder)
         chats = ChatFormat(folder, self.tokenizer.special_tokens, chat or ChatConfig())
-        make = partial(TextEngine, self.tokenizer, chats, Executor(config), scheduler or SchedulerConfig(), plugins)
+        executor = Executor(config, given)
+        make = partial(TextEngine, self.tokenizer, chats, executor, scheduler or SchedulerConfig(), plugins)
         self._thread = EngineThread(make)
         weakref.finalize(self, self._thread.close_from_any_thread)
 

@@ -4,7 +4,6 @@ import asyncio
 from contextlib import suppress
 
 from quire.engine.api.errors import RequestError
-from quire.engine.api.limits import ServingLimits
 from quire.engine.api.options import RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
@@ -20,6 +19,7 @@ from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.scheduler import Scheduler, StepOutput
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.sequence import Sequence
+from quire.engine.step import limits_of
 from quire.engine.validation import fill_defaults, validate, validate_options
 
 _EPOCH = 1
@@ -34,7 +34,7 @@ class LocalEngine:
 
     def __init__(self, executor: Executor, config: SchedulerConfig, plugins: Plugins = NO_PLUGINS) -> None:
         info = executor.info
-        self.limits = ServingLimits(info.vocab_size, info.max_model_len, info.num_blocks, info.block_size)
+        self.limits = limits_of(info)
         pool = PoolIdentity("local", info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
         self._eos_token_ids = info.eos_token_ids
         self._ledger = MemoryLedger()

@@ -1,5 +1,6 @@
 """What `SamplingParams` must be: one table for numbers, one for lists of token ids and of texts."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -17,6 +18,8 @@ from quire.engine.api.limits import (
     MAX_LOGPROBS,
     MAX_NGRAM_SIZE,
     MAX_PENALTY,
+    MAX_PROCESSOR_BYTES,
+    MAX_PROCESSORS,
     MAX_REPETITION_PENALTY,
     MAX_SEED,
     MAX_STOP_BYTES,
@@ -107,6 +110,8 @@ def validate_sampling(params: SamplingParams, vocab_size: int, message: str = ""
             _check_tokens(prefix + each.name, token_ids, each.most, vocab_size)
     if params.logit_bias != ():
         _check_bias(prefix + "logit_bias", params.logit_bias, vocab_size)
+    if params.logits_processors != ():
+        _check_processors(prefix + "logits_processors", params.logits_processors)
     if params.bad_words_ids != ():
         _check_words(prefix + "bad_words_ids", params.bad_words_ids, vocab_size)
     if params.structured_output is not None:
@@ -162,3 +167,22 @@ def _check_words(field: str, words: Any, vocab_size: int) -> None:
         _check_tokens(f"{field}[{index}]", word, MAX_BAD_WORD_TOKENS, vocab_size)
         if not len(word):
             raise InvalidRequest(f"{field}[{index}]", 0, "must be at least 1 token")
+
+
+def _check_processors(field: str, pairs: Any) -> None:
+    if not isinstance(pairs, tuple) or not all(map(_is_pair_of_texts, pairs)):
+        raise InvalidRequest(field, pairs, "must be a mapping from names to values of JSON")
+    if len(pairs) > MAX_PROCESSORS:
+        raise InvalidRequest(field, len(pairs), f"must be at most {MAX_PROCESSORS} processors")
+    size = sum(len(argument.encode(errors="replace")) for _, argument in pairs)
+    if size > MAX_PROCESSOR_BYTES:
+        raise InvalidRequest(field, size, f"must be at most {MAX_PROCESSOR_BYTES} bytes of JSON")
+    for name, argument in pairs:
+        try:
+            json.loads(argument)
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(f"{field}[{name}]", argument, f"must be valid JSON ({error})") from error
+
+
+def _is_pair_of_texts(pair: Any) -> bool:
+    return isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(each, str) for each in pair)

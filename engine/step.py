@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from quire.engine.api.errors import RequestError
+from quire.engine.api.limits import ServingLimits
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.embeddings import PackedEmbeddings
@@ -127,6 +128,7 @@ class ExecutorInfo:
         max_batch_size: sequences that can run at once.
         eos_token_ids: tokens that end a sequence unless it ignores them.
         device: where it computes.
+        logits_processors: names of those that requests may name.
         tokenizer_fingerprint: as of `engine.text.fingerprint`; "": its folder has no tokenizer.
         committed: the highest `committed` of the plans that it has run: a ledger of before is not to be believed.
     """
@@ -141,4 +143,12 @@ class ExecutorInfo:
     eos_token_ids: tuple[int, ...]
     device: DeviceKind
     tokenizer_fingerprint: str = ""
+    logits_processors: tuple[str, ...] = ()
     committed: int = 0
+
+
+def limits_of(info: ExecutorInfo) -> ServingLimits:
+    """Limits of a request for an executor."""
+    return ServingLimits(
+        info.vocab_size, info.max_model_len, info.num_blocks, info.block_size, frozenset(info.logits_processors)
+    )

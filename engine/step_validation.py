@@ -25,6 +25,7 @@ _MAX_BLOCK_SIZE = 2**16
 _MAX_BATCH_SIZE = 2**16
 _MAX_END_TOKENS = 2**10
 _MAX_NAME = 256
+_MAX_PROCESSORS = 256
 
 
 def validate_info(info: ExecutorInfo) -> None:
@@ -45,6 +46,9 @@ def validate_info(info: ExecutorInfo) -> None:
     ):
         check_range(field, value, 1, largest)
     check_range("committed", info.committed, 0, MAX_COUNTER)
+    check_range("logits_processors", len(info.logits_processors), 0, _MAX_PROCESSORS, "names")
+    for name in info.logits_processors:
+        check_range("logits_processors", len(name), 1, _MAX_NAME, "characters")
     check_range("eos_token_ids", len(info.eos_token_ids), 0, _MAX_END_TOKENS, "tokens")
     for index, token_id in enumerate(info.eos_token_ids):
         check_range(f"eos_token_ids[{index}]", token_id, 0, info.vocab_size - 1)

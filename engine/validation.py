@@ -76,6 +76,10 @@ def validate(prompt: Int32Array, params: SamplingParams, limits: ServingLimits, 
     """
     _check_prompt(prompt, limits, field)
     validate_sampling(params, limits.vocab_size)
+    for name, _ in params.logits_processors:
+        if name not in limits.logits_processors:
+            known = ", ".join(sorted(limits.logits_processors)) or "left out: the executors have none"
+            raise InvalidRequest("sampling.logits_processors", name, f"must be {known}")
     _check_room(len(prompt), params, limits)
 
 

@@ -25,6 +25,9 @@ MAX_BAD_WORDS = 64
 MAX_BAD_WORDS_IDS = 256
 MAX_BAD_WORD_TOKENS = 64
 MAX_NGRAM_SIZE = 64
+MAX_PROCESSORS = 8
+# Of UTF-8, of the arguments of all logits processors of a request.
+MAX_PROCESSOR_BYTES = 64 * 1024
 MAX_PRIORITY = 100
 MAX_REQUEST_ID_BYTES = 128
 # Steps that tokens may wait to be sent together.
@@ -42,9 +45,11 @@ class ServingLimits:
         vocab_size: token ids are below this.
         max_model_len: tokens of prompt and generation together.
         num_blocks, block_size: the pool, in blocks and in tokens per block.
+        logits_processors: that requests may name.
     """
 
     vocab_size: int
     max_model_len: int
     num_blocks: int
     block_size: int
+    logits_processors: frozenset[str] = frozenset()

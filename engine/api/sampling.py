@@ -1,9 +1,11 @@
 """How tokens are chosen and when to stop."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.structured_output import StructuredOutput
 
@@ -43,6 +45,8 @@ class SamplingParams:
         typical_p: keep the locally typical tokens with this probability mass (Meister et al., 2022); in (0, 1].
         include_stop_str_in_output: the text ends behind the match of a stop string, not before it.
         skip_special_tokens: special tokens make no text.
+        logits_processors: names of processors that the executor or `LLM` was given, each with its argument as JSON. A
+            mapping from names to values is taken, too. At most 8, of 64 KiB together.
         logprobs: number of most likely tokens to return beside each token, with log-probabilities, 0 to 20, by the
             model's own logits; None: without.
         prompt_logprobs: the same for each token of the prompt but the first, 0 to 20; the prompt is computed whole, and
@@ -76,6 +80,7 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     structured_output: StructuredOutput | None = None
     pooling: Pooling = Pooling.NONE
+    logits_processors: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         """What is given in another form takes that of the field; what has no such form is refused with the request."""
@@ -96,8 +101,16 @@ def _normal(name: str, value: Any) -> Any:
     if isinstance(value, list):
         value = tuple(tuple(each) if isinstance(each, list) else each for each in value)
     elif isinstance(value, Mapping):
-        value = tuple(value.items())
+        value = tuple(value.items()) if name != "logits_processors" else _as_json(value)
     if name == "stop":
         value = (value,) if isinstance(value, str) else value
         return () if isinstance(value, tuple) and not any(value) else value
     return 0 if name == "top_k" and value == -1 else value
+
+
+def _as_json(arguments: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    try:
+        return tuple(sorted((name, json.dumps(value, allow_nan=False)) for name, value in arguments.items()))
+    except (TypeError, ValueError, RecursionError) as error:
+        limit = f"must be a mapping from names to values of JSON ({error})"
+        raise InvalidRequest("sampling.logits_processors", dict(arguments), limit) from error

@@ -259,7 +259,9 @@ def finished_to_proto(handle: int, finish: Finish) -> scheduler_pb2.SequenceFini
 
 
 def limits_from_proto(state: scheduler_pb2.ServingState) -> ServingLimits:
-    return ServingLimits(state.vocab_size, state.max_model_len, state.num_blocks, state.block_size)
+    return ServingLimits(
+        state.vocab_size, state.max_model_len, state.num_blocks, state.block_size, frozenset(state.logits_processors)
+    )
 
 
 def check_state(state: scheduler_pb2.ServingState) -> None:

@@ -6,7 +6,7 @@ from quire.engine.api.limits import ServingLimits
 from quire.engine.loop import StepLoop
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.sequence import Sequence
-from quire.engine.step import ExecutorInfo
+from quire.engine.step import ExecutorInfo, limits_of
 
 # What a running sequence weighs against context tokens: its share of every step to come.
 TOKENS_PER_RUNNING = 16
@@ -30,7 +30,7 @@ class AttachedExecutor:
     @property
     def limits(self) -> ServingLimits:
         info = self.info
-        return ServingLimits(info.vocab_size, info.max_model_len, info.num_blocks, info.block_size)
+        return limits_of(info)
 
     def cost(self, sequence: Sequence) -> int:
         """Cost of the sequence on this executor, in context tokens: its own that are not cached, and the load."""

@@ -296,4 +296,7 @@ class Dispatcher:
             block_size=info.block_size,
             eos_token_ids=info.eos_token_ids,
             tokenizer_fingerprint=max(executor.info.tokenizer_fingerprint for executor in self._open_executors()),
+            logits_processors=sorted(
+                set.intersection(*(set(executor.info.logits_processors) for executor in self._open_executors()))
+            ),
         )

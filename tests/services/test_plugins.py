@@ -1,8 +1,11 @@
 """The example plug-ins, installed as the package that they are, in `LLM` and in the services."""
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,31 @@ def test_in_llm_and_in_the_services_the_answers_are_the_same(installed: None) ->
         options = RequestOptions(cache=CacheParams(salt="a tenant"))
         with pytest.raises(InvalidRequest, match=r"max_tokens: with the prompt must be at most 300 tokens, .* got 400"):
             client.generate("x", SamplingParams(max_tokens=400), options=options)
+
+
+def test_a_logits_processor_of_a_package(installed: None) -> None:
+    wishes = {"NO_IMMEDIATE_REPEAT": True}
+    greedy = replace(GREEDY, max_tokens=40, ignore_eos=True, logit_bias={5: 100.0})
+    settings = "temperature=0, max_tokens=40, ignore_eos=True, logit_bias={5: 100.0}"
+    script = f"""
+import json
+from quire import LLM, SamplingParams
+with LLM(dtype="float32", device="cpu", logits_processors=["NO_IMMEDIATE_REPEAT"]) as llm:
+    params = SamplingParams({settings}, logits_processors={wishes!r})
+    print(json.dumps(llm.generate("x", params)[0].token_ids))
+"""
+    made = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    executor = {"logits_processors": ["NO_IMMEDIATE_REPEAT"]}
+    with launch(DEMO_MODEL, executor=executor) as stack, Client(stack.frontend) as client:
+        plain = client.generate("x", greedy).token_ids
+        served = client.generate("x", replace(greedy, logits_processors=wishes)).token_ids
+        little = client.generate("x", replace(greedy, logits_processors={"NO_IMMEDIATE_REPEAT": 1.0})).token_ids
+        with pytest.raises(InvalidRequest, match="logits_processors: must be NO_IMMEDIATE_REPEAT, got 'OTHER'"):
+            client.generate("x", replace(greedy, logits_processors={"OTHER": None}))
+    assert set(plain) == set(little) == {5}
+    assert list(served) == json.loads(made)
+    assert served[::2] == (5,) * 20
+    assert all(left != right for left, right in pairwise(served))
 
 
 BROKEN = """

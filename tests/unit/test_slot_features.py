@@ -41,7 +41,7 @@ def new_slots() -> Slots:
     shape = SlotShape(NUM_SLOTS, 64, VOCAB, (EOS,), torch.device("cpu"))
     return Slots(
         num_slots=NUM_SLOTS, max_model_len=64, block_size=8, num_blocks=NUM_SLOTS * BLOCKS_PER_SLOT, vocab_size=VOCAB,
-        device=shape.device, processors=logits_processors(shape, TORCH_SUITE, GrammarStore(demo_vocabulary)),
+        device=shape.device, processors=logits_processors(shape, TORCH_SUITE, GrammarStore(demo_vocabulary), {}),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """All of Quire's logits processors, in their order."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from quire.engine.model.features.penalties import SlotPenalties, counts_bytes
 from quire.engine.model.features.slot_feature import LogitsProcessor
 from quire.engine.model.features.token_history import history_bytes
 from quire.engine.model.features.typical import SlotTypical
+from quire.engine.model.features.user_processor import SlotUserProcessor, UserProcessor
 from quire.kernels.suite import KernelSuite
 
 
@@ -40,17 +41,18 @@ class SlotShape:
 
 
 def logits_processors(
-    shape: SlotShape, kernels: KernelSuite, grammars: GrammarStore
+    shape: SlotShape, kernels: KernelSuite, grammars: GrammarStore, users: Mapping[str, UserProcessor]
 ) -> tuple[LogitsProcessor[Any], ...]:
     """Processors in the order in which they change logits.
 
-    What changes a value comes first, then what forbids tokens, which nothing allows again. What keeps a share of the
-    distribution comes last: it sees what the others left.
+    What changes a value comes first, and of that what users bring last. Then come those that forbid tokens, which
+    nothing allows again. What keeps a share of the distribution comes last: it sees what the others left.
     """
     num_slots, length, device = shape.num_slots, shape.max_model_len, shape.device
     return (
         SlotPenalties(num_slots, shape.vocab_size, device, kernels.penalize),
         SlotLogitBias(),
+        *(SlotUserProcessor(name, each, num_slots, length, device) for name, each in users.items()),
         SlotNoRepeatNgram(num_slots, length, device),
         SlotBadWords(num_slots, length, device),
         SlotMinTokens(num_slots, shape.eos_token_ids),

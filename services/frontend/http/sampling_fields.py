@@ -14,7 +14,7 @@ from quire.services.frontend.http.structure_fields import StructureFields
 _AS_GIVEN: Final = (
     "temperature", "top_p", "top_k", "min_p", "typical_p", "seed", "stop", "stop_token_ids", "ignore_eos", "min_tokens",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "no_repeat_ngram_size", "bad_words",
-    "allowed_token_ids", "include_stop_str_in_output", "skip_special_tokens",
+    "allowed_token_ids", "logits_processors", "include_stop_str_in_output", "skip_special_tokens",
 )  # fmt: skip
 
 
@@ -38,6 +38,7 @@ class SamplingFields(StructureFields):
     bad_words: list[str] | None = None
     allowed_token_ids: list[int] | None = None
     logit_bias: dict[str, float] | None = None
+    logits_processors: dict[str, Any] | None = None
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     n: int | None = None
