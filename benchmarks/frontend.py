@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """One frontend, or one of several workers, against a scheduler that makes tokens up as fast as they are read.
 
-  python benchmarks/frontend.py [--streams 1,64,1024] [--tokens 200000] [--ways many,stream,sse] [--workers 1]
-      [--steps-per-second 0] [--model DIR]
+  python benchmarks/frontend.py [--streams 1,64,1024] [--tokens 200000] [--ways many,stream,sse] [--model DIR]
+      [--workers 1] [--clients 1] [--calls 1] [--steps-per-second 0]
 
 Everything that makes tokens costs the frontend nothing here. The benchmark prints the frontend's CPU time per token, of
 all its processes and threads, and what that makes in tokens per second of one core. Clients do not parse what they
@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -171,21 +171,29 @@ def cpu_seconds(pid: int) -> float:
     return sum(found.user + found.system for found in times)
 
 
-async def measure(frontend: asyncio.subprocess.Process, load: Load) -> None:
+async def measure(frontend: asyncio.subprocess.Process, load: Load, num_clients: int) -> None:
+    """Prints a row; each of the client processes has the load's share of streams."""
     spawned = multiprocessing.get_context("spawn")
-    results, theirs = spawned.Pipe()
-    client = spawned.Process(target=run_client, args=(load, theirs), daemon=True)
-    client.start()
-    theirs.close()
-    await asyncio.to_thread(results.recv)
+    share = replace(load, num_streams=max(1, load.num_streams // num_clients))
+    pipes, clients = [], []
+    for _ in range(min(num_clients, load.num_streams)):
+        results, theirs = spawned.Pipe()
+        pipes.append(results)
+        clients.append(spawned.Process(target=run_client, args=(share, theirs), daemon=True))
+        clients[-1].start()
+        theirs.close()
+    # That each has had its first message.
+    await asyncio.gather(*(asyncio.to_thread(results.recv) for results in pipes))
     before = cpu_seconds(frontend.pid)
-    num_messages, seconds = await asyncio.to_thread(results.recv)
+    found = await asyncio.gather(*(asyncio.to_thread(results.recv) for results in pipes))
     used = max(cpu_seconds(frontend.pid) - before, CLOCK_SECONDS)
-    client.join()
-    num_tokens = load.num_streams * load.num_tokens
+    for client in clients:
+        client.join()
+    num_tokens = len(clients) * share.num_streams * load.num_tokens
+    num_messages, seconds = sum(number for number, _ in found), max(seconds for _, seconds in found)
     cells = (
         load.way, f"{load.num_streams}", f"{num_tokens / seconds:,.0f}", f"{used / num_tokens * 1e6:.1f}",
-        f"{num_tokens / used:,.0f}", f"{num_tokens / num_messages:.1f}",
+        f"{num_tokens / used:,.0f}", f"{used / seconds:.2f}", f"{num_tokens / num_messages:.1f}",
     )  # fmt: skip
     print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -196,6 +204,11 @@ async def main() -> None:
     parser.add_argument("--streams", default="1,64,1024")
     parser.add_argument("--ways", default="many,stream,sse")
     parser.add_argument("--tokens", type=int, default=200_000, help="of all streams of one measurement together")
+    parser.add_argument("--workers", type=int, default=1, help="of the frontend")
+    parser.add_argument(
+        "--calls", type=int, default=1, help="of GenerateMany in a client process, each on a connection"
+    )
+    parser.add_argument("--clients", type=int, default=1, help="processes that the streams are spread over")
     parser.add_argument("--steps-per-second", type=float, default=0.0)
     args = parser.parse_args()
     scheduler_port, grpc_port, http_port = free_port(), free_port(), free_port()
@@ -206,20 +219,20 @@ async def main() -> None:
     scheduler.start()
     flags = [
         f"--listen={LOOPBACK}:{grpc_port}", f"--http-listen={LOOPBACK}:{http_port}", f"--model={args.model}",
-        f"--scheduler={LOOPBACK}:{scheduler_port}", "--log-level=warning",
+        f"--scheduler={LOOPBACK}:{scheduler_port}", "--log-level=warning", f"--workers={args.workers}",
     ]  # fmt: skip
     frontend = await asyncio.create_subprocess_exec(sys.executable, "-m", "quire.services.cli", "frontend", *flags)
     try:
         await is_serving(f"{LOOPBACK}:{grpc_port}")
-        print("| way | streams | tokens/s | CPU, µs per token | tokens/s of a core | tokens per message |")
-        print("|---|---|---|---|---|---|")
+        print("| way | streams | tokens/s | CPU, µs per token | tokens/s of a core | cores | tokens per message |")
+        print("|---|---|---|---|---|---|---|")
         for way in args.ways.split(","):
             port = http_port if way == "sse" else grpc_port
             for num_streams in map(int, args.streams.split(",")):
                 num_tokens = max(1, args.tokens // num_streams)
-                num_channels = NUM_CHANNELS if way == "stream" else 1
+                num_channels = NUM_CHANNELS if way == "stream" else args.calls
                 load = Load(way, f"{LOOPBACK}:{port}", num_streams, num_tokens, num_channels)
-                await measure(frontend, load)
+                await measure(frontend, load, args.clients)
     finally:
         frontend.send_signal(signal.SIGTERM)
         await frontend.wait()

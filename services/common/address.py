@@ -9,8 +9,10 @@ def joined(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
-def bound_socket(address: str) -> socket.socket:
+def bound_socket(address: str, shares_port: bool = False) -> socket.socket:
     """A TCP socket that is bound there; port 0 chooses a free one.
+
+    Others of this user may listen there, too, if they all say so.
 
     Raises:
         OSError: it cannot be; `strerror` says why.
@@ -25,6 +27,8 @@ def bound_socket(address: str) -> socket.socket:
     found = socket.socket(family, kind, protocol)
     try:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shares_port:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         found.bind(place)
     except OSError:
         found.close()

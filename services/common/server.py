@@ -27,8 +27,6 @@ SERVER_OPTIONS = [
     # A peer has this long for its first bytes. An idle connection is closed; its client may connect again.
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 300_000),
-    # Two services on one port would share its connections at random; the second must fail instead.
-    ("grpc.so_reuseport", 0),
 ]
 
 
@@ -60,12 +58,14 @@ async def serving(
     write_seconds: float | None = None,
     keepalive: Keepalive = DEFAULT_KEEPALIVE,
     intake: Intake | None = None,
+    own_address: str = "",
 ) -> AsyncIterator[Health]:
     """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until `Health.set(True)`.
 
     A client that leaves a message unread for `write_seconds` loses its call, one that hangs is given up by `keepalive`.
     The intake, if there is one, bounds messages and parses large ones. gRPC itself receives twice the bound, so that
-    most of what is too large is refused with the numbers.
+    most of what is too large is refused with the numbers. A server with an address of its own listens there, too, and
+    shares `listen` with others like it: the kernel spreads connections over them.
     On leaving, calls have `grace` seconds to end before they are cancelled.
 
     Raises:
@@ -73,7 +73,9 @@ async def serving(
     """
     health = Health(names)
     max_bytes = MAX_MESSAGE_BYTES if intake is None else 2 * intake.max_bytes
-    options = [*SERVER_OPTIONS, *keepalive.options, ("grpc.max_receive_message_length", max_bytes)]
+    # Two services on one port would share its connections at random; the second must fail instead.
+    shares_port = ("grpc.so_reuseport", int(bool(own_address)))
+    options = [*SERVER_OPTIONS, shares_port, *keepalive.options, ("grpc.max_receive_message_length", max_bytes)]
     server = grpc.aio.server(options=options, interceptors=[RefusalInterceptor(write_seconds, intake)])
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
@@ -82,6 +84,8 @@ async def serving(
         port = server.add_insecure_port(listen)
     except RuntimeError as error:
         raise StartupError(f"--listen {listen}: cannot listen there: {_why_not(listen)}") from error
+    if own_address:
+        server.add_insecure_port(own_address)
     await health.set(False)
     await server.start()
     logger.info("listening on %s:%d", listen.rpartition(":")[0], port)

@@ -40,6 +40,8 @@ _WORDS: Final = MappingProxyType(
 )
 # Defaults that say nothing; the setting's own text says what is done without it.
 _NO_DEFAULT: Final = re.compile(r" *\(default(: (None|null|\(\)|\[\])?| factory: \w+)\)$")
+# Of a frontend.
+MAX_WORKERS: Final = 64
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 

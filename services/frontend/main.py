@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from quire.protos.address import Address, OptionalAddress
 from quire.protos.channel import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from quire.services.common.intake import Intake
 from quire.services.common.server import Health, serving
-from quire.services.common.settings import ServiceSettings
+from quire.services.common.settings import MAX_WORKERS, ServiceSettings
 from quire.services.common.signals import until_signal
 from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.limits import HttpLimits, raise_file_limit
@@ -30,6 +31,8 @@ from quire.services.frontend.inference import Inference
 from quire.services.frontend.kserve.servicer import KServeServicer
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
+from quire.services.frontend.siblings import Siblings
+from quire.services.frontend.workers import Workers
 from quire.v1 import inference_pb2_grpc
 
 
@@ -53,8 +56,12 @@ class Settings(ServiceSettings, ChatConfig):
     served_model_name: str | None = Field(None, min_length=1)
     """The name that clients know the model by; default: the hub id, or the folder's own name."""
 
+    workers: int = Field(1, ge=1, le=MAX_WORKERS)
+    """Processes that share the two ports, for more requests than one core can tokenize and stream. Connections are
+    spread over them, so a client with a single one uses a single process."""
+
     max_requests: int = Field(4096, ge=1)
-    """Requests open at once; more are refused with RESOURCE_EXHAUSTED."""
+    """Requests open at once in each worker; more are refused with RESOURCE_EXHAUSTED."""
 
     stream_interval: int = Field(1, ge=1, le=1024)
     """Steps that a stream's tokens may wait to be sent in one message; the first one is sent at once. More spare the
@@ -64,8 +71,8 @@ class Settings(ServiceSettings, ChatConfig):
     """Origins of web pages that may call the HTTP API, such as https://chat.example.org; *: any. Default: none."""
 
     http_max_connections: int = Field(8192, ge=1)
-    """HTTP connections open at once, at most as many as files may be open. One more closes the connection that has
-    waited longest for a request.
+    """HTTP connections open at once in each worker, at most as many as files may be open. One more closes the
+    connection that has waited longest for a request.
     """
 
     http_max_header_bytes: int = Field(64 * 1024, ge=1024)
@@ -90,11 +97,16 @@ class Settings(ServiceSettings, ChatConfig):
 
 def run(settings: Settings) -> int:
     """Runs until SIGINT or SIGTERM; returns the exit code."""
-    asyncio.run(_serve(settings))
+    if settings.workers == 1:
+        asyncio.run(serve(settings))
+    else:
+        workers = Workers(settings.model_dump(mode="json"), settings.workers, settings.drain_seconds)
+        asyncio.run(workers.run())
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def serve(settings: Settings, own_address: str = "", siblings: Sequence[str] = ()) -> None:
+    """One process; a worker has an address of its own, and siblings at theirs."""
     folder = resolve_model(settings.model, weights=False)
     own_name = f"{socket.gethostname()}/{os.getpid()}"
     link = SchedulerLink(
@@ -105,7 +117,8 @@ async def _serve(settings: Settings) -> None:
     inference = Inference(name, tokenizer, link, settings.stream_interval)
     chat_config = ChatConfig(**settings.model_dump(include=set(ChatConfig.model_fields)))
     chat = ChatFormat(folder, tokenizer.special_tokens, chat_config)
-    servicer = InferenceServicer(inference)
+    others = Siblings(siblings)
+    servicer = InferenceServicer(inference, others)
 
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
@@ -120,8 +133,10 @@ async def _serve(settings: Settings) -> None:
         write_seconds=settings.write_seconds,
     )
     app = make_app(inference, chat, intake, settings.http_cors_origins)
-    http = http_serving(settings.http_listen, app, limits, grace=1) if settings.http_listen else nullcontext()
+    place, shares_port = settings.http_listen, bool(own_address)
+    http = http_serving(place, app, limits, grace=1, shares_port=shares_port) if place else nullcontext()
     async with (
+        others,
         serving(
             settings.listen,
             ["quire.v1.InferenceService", "inference.GRPCInferenceService"],
@@ -130,6 +145,7 @@ async def _serve(settings: Settings) -> None:
             write_seconds=settings.write_seconds,
             keepalive=settings.keepalive,
             intake=intake,
+            own_address=own_address,
         ) as health,
         http,
         asyncio.TaskGroup() as tasks,

@@ -28,6 +28,7 @@ from quire.protos.convert import (
 from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.multiplex import Multiplex
+from quire.services.frontend.siblings import ASKED_BY_SIBLING, Siblings
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
@@ -37,10 +38,12 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
 
     Args:
         inference: does the work.
+        siblings: the other workers, who may have the request that a call is about; None: there are none.
     """
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, siblings: Siblings | None = None) -> None:
         self._inference = inference
+        self._siblings = siblings or Siblings()
 
     async def Generate(
         self,
@@ -113,7 +116,11 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     async def Abort(
         self, request: pb.AbortRequest, context: grpc.aio.ServicerContext[pb.AbortRequest, pb.AbortResponse]
     ) -> pb.AbortResponse:
-        return pb.AbortResponse(found=self._inference.abort(request.request_id))
+        found = self._inference.abort(request.request_id)
+        if not _is_asked_by_sibling(context):
+            # Clients know of no workers, so two of these may have requests of one id.
+            found |= await self._siblings.abort(request)
+        return pb.AbortResponse(found=found)
 
     async def GetModel(
         self,
@@ -135,12 +142,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         context: grpc.aio.ServicerContext[pb.GetServerRequest, pb.GetServerResponse],
     ) -> pb.GetServerResponse:
         state = self._inference.state
+        elsewhere = 0 if _is_asked_by_sibling(context) else await self._siblings.num_requests()
         return pb.GetServerResponse(
             version=__version__,
             num_executors=state.num_executors,
             num_blocks=state.num_blocks,
             block_size=state.block_size,
-            num_requests=self._inference.num_requests,
+            num_requests=self._inference.num_requests + elsewhere,
         )
 
     async def _submit(
@@ -171,3 +179,7 @@ def _input(request: pb.GenerateRequest | pb.EmbedRequest) -> tuple[str | Sequenc
 def _options(request: pb.GenerateRequest | pb.EmbedRequest) -> RequestOptions:
     cache, prompt = CACHE.from_proto(request.cache, "cache"), PROMPT.from_proto(request.prompt, "prompt")
     return RequestOptions(request.priority, cache, prompt)
+
+
+def _is_asked_by_sibling(context: grpc.aio.ServicerContext[Any, Any]) -> bool:
+    return any(key == ASKED_BY_SIBLING for key, _ in context.invocation_metadata() or ())

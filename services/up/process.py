@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from quire.services.up import bound
+from quire.services.common import bound
 
 # Longer lines are cut into several.
 LONGEST_LINE = 1 << 16

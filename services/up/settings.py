@@ -6,7 +6,7 @@ from pydantic_settings import SettingsConfigDict
 from quire.engine.config import ChatConfig, ExecutorConfig, SchedulerConfig
 from quire.engine.resources.ledger.connection import RedisUrl
 from quire.protos.address import MAX_PORT
-from quire.services.common.settings import ProcessSettings
+from quire.services.common.settings import MAX_WORKERS, ProcessSettings
 
 
 class UpSettings(ProcessSettings, ChatConfig):
@@ -29,6 +29,9 @@ class UpSettings(ProcessSettings, ChatConfig):
 
     served_model_name: str | None = Field(None, min_length=1)
     """The name that clients know the model by; default: the hub id, or the folder's own name."""
+
+    frontend_workers: int = Field(1, ge=1, le=MAX_WORKERS)
+    """Processes of the frontend, which share its two ports."""
 
     stream_interval: int = Field(1, ge=1, le=1024)
     """Steps that a stream's tokens may wait to be sent in one message; the first one is sent at once."""

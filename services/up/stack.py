@@ -17,6 +17,7 @@ from quire.engine.api.errors import StartupError
 from quire.engine.config import ChatConfig
 from quire.services.common.address import joined
 from quire.services.common.channel import open_channel
+from quire.services.common.restarts import Pauses
 from quire.services.common.settings import to_flags
 from quire.services.up.ports import LOOPBACK, check_ports, free_port, reachable
 from quire.services.up.process import Child, Program, say
@@ -27,11 +28,6 @@ from quire.v1 import inference_pb2, inference_pb2_grpc
 POLL_SECONDS = 0.05
 # What a service has to end by itself beside the time for its requests, before it is killed.
 STOP_SECONDS = 10.0
-# A child that dies is started again after this long, then twice that and so on, up to a limit.
-FIRST_PAUSE_SECONDS = 0.5
-LONGEST_PAUSE_SECONDS = 30.0
-# One that has run for so long begins again with the first.
-STEADY_SECONDS = 60.0
 
 
 class Stack:
@@ -118,6 +114,7 @@ class Stack:
             "model": self._settings.executor.model,
             "served_model_name": self._settings.served_model_name,
             "stream_interval": self._settings.stream_interval,
+            "workers": self._settings.frontend_workers,
             "drain_seconds": self._settings.drain_seconds,
             **self._settings.model_dump(include=set(ChatConfig.model_fields), exclude_unset=True),
         }
@@ -133,15 +130,13 @@ class Stack:
         )
 
     async def _supervise(self, place: int) -> NoReturn:
-        pause = FIRST_PAUSE_SECONDS
+        pauses = Pauses()
         while True:
             child, began = self.children[place], time.monotonic()
             code = await child.wait()
-            if time.monotonic() - began >= STEADY_SECONDS:
-                pause = FIRST_PAUSE_SECONDS
+            pause = pauses.after(time.monotonic() - began)
             say(f"quire: {child.name} {_described(code)}; starting it again in {pause:g} s")
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             # The machine may have no room for it yet.
             with suppress(OSError):
                 self.children[place] = await Child.start(child.program)

@@ -115,7 +115,7 @@ def infer_request(model: str, **inputs: object) -> pb.ModelInferRequest:
         ({"bad_words": ["x" * 10_000]}, "bad_words"),
         ({"min_tokens": [-1]}, "min_tokens: must be 0 to "),
         ({"beam_width": [2]}, "beam_width: is not supported here: must be 1, or left out, got 2"),
-        ({"max_tokens": [0]}, "max_tokens: must be at least 1, got 0"),
+        ({"max_tokens": [-5]}, "max_tokens: must be "),
         ({"top_k": [-2]}, "top_k: must be 0 (keep all) to 2147483647, got -2"),
         ({"stop_words": ["x" * 300]}, "stop_words[0]: must be 1 to 256 bytes of UTF-8, got '"),
         ({"end_id": [2**31 - 1]}, "end_id[0]: must be 0 to "),

@@ -20,16 +20,19 @@ POLL_SECONDS = 0.01
 
 
 @asynccontextmanager
-async def http_serving(listen: str, app: ASGIApp, limits: HttpLimits, grace: int) -> AsyncIterator[None]:
+async def http_serving(
+    listen: str, app: ASGIApp, limits: HttpLimits, grace: int, shares_port: bool = False
+) -> AsyncIterator[None]:
     """Serves `app` at `listen` ("host:port", port 0 chooses) within `limits` while the context is open.
 
-    On leaving, requests have `grace` seconds to end before they are cancelled.
+    Connections to a shared port are spread over all who listen there. On leaving, requests have `grace` seconds to end
+    before they are cancelled.
 
     Raises:
         StartupError: the address cannot be listened on.
     """
     try:
-        listener = bound_socket(listen)
+        listener = bound_socket(listen, shares_port)
     except OSError as error:
         raise StartupError(f"--http-listen {listen}: cannot listen there: {error.strerror}") from error
     config = uvicorn.Config(
