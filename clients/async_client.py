@@ -23,6 +23,7 @@ from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.convert import (
     abort_request,
     completion_from_proto,
+    completions_from_proto,
     detokenize_request,
     embed_request,
     embedding_from_proto,
@@ -81,6 +82,20 @@ class AsyncClient:
         request = generate_request(prompt, params, request_id, options)
         with translated():
             return completion_from_proto(await self._stub.Generate(request, timeout=self._timeout))
+
+    async def generate_choices(
+        self,
+        prompt: Prompt,
+        n: int,
+        params: SamplingParams = DEFAULTS,
+        *,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> list[Completion]:
+        """Several whole answers to one prompt, which is computed once; answer i has the seed plus i."""
+        request = generate_request(prompt, params, request_id, options, n)
+        with translated():
+            return completions_from_proto(await self._stub.Generate(request, timeout=self._timeout))
 
     async def generate_stream(
         self,

@@ -20,6 +20,7 @@ from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.convert import (
     abort_request,
     completion_from_proto,
+    completions_from_proto,
     detokenize_request,
     embed_request,
     embedding_from_proto,
@@ -74,6 +75,21 @@ class Client:
         call = self._stub.Generate.future(request, timeout=self._timeout)
         with translated(call.cancel):
             return completion_from_proto(call.result())
+
+    def generate_choices(
+        self,
+        prompt: Prompt,
+        n: int,
+        params: SamplingParams = DEFAULTS,
+        *,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> list[Completion]:
+        """Several whole answers to one prompt, which is computed once; answer i has the seed plus i."""
+        request = generate_request(prompt, params, request_id, options, n)
+        call = self._stub.Generate.future(request, timeout=self._timeout)
+        with translated(call.cancel):
+            return completions_from_proto(call.result())
 
     def generate_stream(
         self,

@@ -174,6 +174,8 @@ def _as_json(completion: Completion) -> str:
     fields = dataclasses.asdict(completion)
     reason = completion.finish_reason
     fields["finish_reason"] = reason.name.lower() if reason is not None else None
+    # One prompt has one answer here.
+    del fields["index"]
     for name in ("logprobs", "prompt_logprobs", "embedding"):
         if not fields[name]:
             del fields[name]

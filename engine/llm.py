@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from quire.engine.api.completion import Completion
 from quire.engine.api.embedding import Embedding
-from quire.engine.api.errors import StartupError
+from quire.engine.api.errors import InvalidRequest, StartupError
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt, Prompts, prompt_content, prompt_contents
@@ -99,14 +99,19 @@ class LLM:
         prompts: Prompts,
         params: SamplingParams = DEFAULTS,
         options: RequestOptions = DEFAULT_OPTIONS,
+        *,
+        n: int = 1,
     ) -> list[Completion]:
         """The whole answers, in the order of the prompts.
 
         Args:
             prompts: a text, a mapping, or a list of prompts.
+            n: answers to each prompt, which follow one another; answer i has the seed plus i.
         """
         contents = prompt_contents(prompts)
-        return self._thread.call(lambda engine: engine.complete_all(contents, params, options))
+        if n < 1:
+            raise InvalidRequest("n", n, "must be at least 1")
+        return self._thread.call(lambda engine: engine.complete_all(contents, params, options, n=n))
 
     def chat(
         self,

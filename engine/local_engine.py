@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 
+from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import RequestError
 from quire.engine.api.options import RequestOptions
 from quire.engine.api.sampling import SamplingParams
@@ -11,7 +12,7 @@ from quire.engine.config import SchedulerConfig
 from quire.engine.executor import Executor
 from quire.engine.local_runner import LocalRunner
 from quire.engine.loop import StepLoop
-from quire.engine.open_request import OpenRequest, scheduled_params
+from quire.engine.open_request import Finish, OpenRequest, scheduled_params
 from quire.engine.request import Request
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
@@ -43,6 +44,7 @@ class LocalEngine:
         self._runner = LocalRunner(executor)
         self._loop = StepLoop(self._scheduler, self._ledger, pool, _EPOCH, self._runner, self._deliver)
         self._open: dict[int, tuple[OpenRequest, Sequence]] = {}
+        self._deadlines: dict[int, asyncio.TimerHandle] = {}
         self._num_requests = 0
         self._pool = pool
         self._task = asyncio.create_task(self._run())
@@ -64,11 +66,16 @@ class LocalEngine:
         sequence = Sequence(request, self._eos_token_ids)
         self._scheduler.add(sequence)
         self._open[opened.handle] = opened, sequence
+        if options.deadline_ms is not None:
+            seconds = options.deadline_ms / 1000
+            self._deadlines[opened.handle] = asyncio.get_running_loop().call_later(seconds, self._abort, opened)
         self._loop.wake()
         return opened
 
     def close(self, request: OpenRequest) -> None:
         """Ends a request if it still runs; harmless if closed already."""
+        if timer := self._deadlines.pop(request.handle, None):
+            timer.cancel()
         if found := self._open.pop(request.handle, None):
             self._scheduler.cancel(found[1])
             self._loop.wake()
@@ -76,6 +83,10 @@ class LocalEngine:
     @property
     def statistics(self) -> SchedulerStatistics:
         return self._scheduler.statistics
+
+    def _abort(self, request: OpenRequest) -> None:
+        request.end(Finish(FinishReason.ABORTED))
+        self.close(request)
 
     async def stop(self) -> None:
         """Fails what is open and waits for the step that runs."""

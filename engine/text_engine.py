@@ -12,7 +12,7 @@ from quire.engine.api.errors import Overloaded
 from quire.engine.api.options import RequestOptions
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Tokens
-from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.sampling import SamplingParams, choice_params
 from quire.engine.arrays import Int32Array
 from quire.engine.chat.chat_answer import ChatAnswer
 from quire.engine.chat.chat_format import ChatFormat
@@ -115,11 +115,17 @@ class TextEngine:
         return [embedding_of(answer, normalize) for answer in answers]
 
     async def complete_all(
-        self, prompts: Sequence[Tokens], params: SamplingParams, options: RequestOptions
+        self, prompts: Sequence[Tokens], params: SamplingParams, options: RequestOptions, n: int = 1
     ) -> list[Completion]:
-        """All at once, as far as the waiting queue takes them; the first that fails ends the others."""
+        """All at once, as far as the waiting queue takes them; the first that fails ends the others.
+
+        Args:
+            n: answers to each prompt, which follow one another.
+        """
         params = self._resolved(params)
-        return await self._complete_each([(prompt, params) for prompt in prompts], options)
+        requests = [(prompt, choice_params(params, index)) for prompt in prompts for index in range(n)]
+        answers = await self._complete_each(requests, options)
+        return [replace(answer, index=place % n) for place, answer in enumerate(answers)]
 
     async def _complete_each(
         self, requests: Sequence[tuple[Tokens | Int32Array, SamplingParams]], options: RequestOptions

@@ -111,6 +111,9 @@ def validate_options(options: RequestOptions) -> None:
     if (kept := options.prompt.truncate_prompt_tokens) is not None:
         check_kind("truncate_prompt_tokens", kept, Integral)
         check_range("truncate_prompt_tokens", kept, 1, MAX_INT32)
+    if options.deadline_ms is not None:
+        check_kind("deadline_ms", options.deadline_ms, Integral)
+        check_range("deadline_ms", options.deadline_ms, 1, MAX_INT32, "milliseconds")
     cache = options.cache
     if not isinstance(cache.salt, str):
         raise InvalidRequest("cache.salt", cache.salt, "must be a string")

@@ -1,6 +1,7 @@
 """The client's types to protocol messages and back. Nothing is checked here but what a message cannot hold."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from operator import index
 from typing import Any, Final, TypeVar
 
@@ -113,6 +114,7 @@ def generate_request(
     params: SamplingParams,
     request_id: str,
     options: RequestOptions = DEFAULT_OPTIONS,
+    n: int = 1,
 ) -> pb.GenerateRequest:
     """A text goes to be tokenized by the server; token ids go as they are.
 
@@ -129,10 +131,12 @@ def generate_request(
     if options.trace is not None:
         message.trace.CopyFrom(TRACE.to_proto(options.trace, "trace"))
     message.request_id = _unicode("request_id", request_id)
-    try:
-        message.priority = options.priority
-    except (ValueError, TypeError) as error:
-        raise InvalidRequest("priority", options.priority, f"does not fit the protocol's field ({error})") from error
+    for field, value in (("priority", options.priority), ("n", n), ("deadline_ms", options.deadline_ms)):
+        if value is not None:
+            try:
+                setattr(message, field, value)
+            except (ValueError, TypeError) as error:
+                raise InvalidRequest(field, value, f"does not fit the protocol's field ({error})") from error
     if isinstance(content, str):
         message.text = _unicode("text", content)
     else:
@@ -169,7 +173,14 @@ def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamRespon
         request_id=message.request_id,
         logprobs=tuple(map(_logprobs_from_proto, message.logprobs)),
         prompt_logprobs=tuple(map(_logprobs_from_proto, message.prompt_logprobs)),
+        index=message.index if isinstance(message, pb.GenerateStreamResponse) else 0,
     )
+
+
+def completions_from_proto(message: pb.GenerateResponse) -> list[Completion]:
+    """All answers of a whole response."""
+    answers = map(completion_from_proto, (message, *message.others))
+    return [replace(answer, index=index) for index, answer in enumerate(answers)]
 
 
 def completion_to_proto(completion: Completion, kind: type[Response]) -> Response:

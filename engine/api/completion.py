@@ -42,6 +42,7 @@ class Completion:
         usage: what it took; None in every piece but the last.
         request_id: the request's name, also where the server chose it.
         logprobs: one for each of `token_ids`; empty unless the request asked for them.
+        index: of several answers to a prompt, which one.
         embedding: of the prompt, in the last piece; empty unless asked for.
         prompt_logprobs: one for each token of the prompt but the first, in the first piece; empty unless asked for.
     """
@@ -55,6 +56,7 @@ class Completion:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     embedding: tuple[float, ...] = ()
+    index: int = 0
 
 
 def join(pieces: Iterable[Completion]) -> Completion:

@@ -60,12 +60,14 @@ class RequestOptions:
         cache: how its blocks are shared and kept.
         prompt: how its prompt becomes tokens.
         trace: the caller's trace that it belongs to.
+        deadline_ms: after so many milliseconds it ends with what it has, as if aborted; None: never.
     """
 
     priority: int = 0
     cache: CacheParams = CacheParams()
     prompt: PromptParams = PromptParams()
     trace: TraceContext | None = None
+    deadline_ms: int | None = None
 
 
 DEFAULT_OPTIONS = RequestOptions()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from quire.engine.api.errors import InvalidRequest
@@ -94,6 +94,11 @@ class SamplingParams:
     def is_penalized(self) -> bool:
         """Whether what a sequence has said changes what it says next."""
         return self.presence_penalty != 0 or self.frequency_penalty != 0 or self.repetition_penalty != 1
+
+
+def choice_params(params: SamplingParams, index: int) -> SamplingParams:
+    """Parameters of one of several answers to a prompt: its seed is `index` behind the first's, if that has one."""
+    return params if params.seed is None else replace(params, seed=(params.seed + index) % 2**64)
 
 
 def _normal(name: str, value: Any) -> Any:

@@ -11,7 +11,7 @@ from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import InvalidRequest, Unavailable
 from quire.engine.api.limits import MAX_REQUEST_ID_BYTES, ServingLimits
 from quire.engine.api.options import DEFAULT_OPTIONS, PromptParams, RequestOptions
-from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.sampling import SamplingParams, choice_params
 from quire.engine.arrays import Int32Array
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.bad_words import resolve_bad_words
@@ -28,6 +28,8 @@ from quire.services.frontend.scheduler_link import SchedulerLink
 # Steps that the scheduler may keep the tokens of an answer that is given in one piece: what is lost with it is computed
 # again.
 WHOLE_INTERVAL = 16
+# Answers to the prompts of one request. More are better sent as requests of their own.
+MAX_CHOICES = 128
 # Of UTF-8: a text that is only tokenized has no context to fit into.
 MAX_TOKENIZE_BYTES = 1024 * 1024
 MAX_DETOKENIZE_IDS = 256 * 1024
@@ -51,8 +53,7 @@ class PreparedRequest:
 
     def choice(self, index: int) -> "PreparedRequest":
         """The request for a further answer: each has a seed of its own, the first the request's."""
-        assert self.params.seed is not None
-        return replace(self, params=replace(self.params, seed=(self.params.seed + index) % 2**64))
+        return replace(self, params=choice_params(self.params, index))
 
 
 class Inference:
@@ -170,6 +171,32 @@ class Inference:
         opened = self._link.submit(request_id, request.prompt, request.params, request.options, interval)
         if whole:
             opened.expect_end()
+        return opened
+
+    def open_choices(
+        self, request: PreparedRequest, num_choices: int, request_id: str = "", *, whole: bool = False
+    ) -> list[OpenRequest]:
+        """Opens a request for each answer to one prompt, or none; each has the seed behind that of the one before.
+
+        The prompt is computed once: the scheduler starts the others when its blocks are there to share.
+
+        Args:
+            request_id: of the first; the others' end with their numbers.
+
+        Raises:
+            RequestError: one is refused.
+        """
+        if not 1 <= num_choices <= MAX_CHOICES:
+            raise InvalidRequest("n", num_choices, f"must be 1 to {MAX_CHOICES}")
+        opened: list[OpenRequest] = []
+        try:
+            for index in range(num_choices):
+                name = f"{request_id}-{index}" if request_id and index else request_id
+                opened.append(self.open(request.choice(index), name, whole=whole))
+        except BaseException:
+            for one in opened:
+                self.close(one)
+            raise
         return opened
 
     async def follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:

@@ -66,6 +66,7 @@ class SchedulerLink:
         self._room: int | None = None
         self._retry_after = 0.0
         self._by_id: dict[str, OpenRequest] = {}
+        self._deadlines: dict[OpenRequest, asyncio.TimerHandle] = {}
         self._next_handle = 0
         self._state = pb.ServingState()
         # Of the last state in which something could be served: what was computed then may come behind the end of that.
@@ -146,6 +147,9 @@ class SchedulerLink:
         if not self._calls:
             self._rate.begin()
         self._calls.add(request)
+        if options.deadline_ms is not None:
+            timer = asyncio.get_running_loop().call_later(options.deadline_ms / 1000, self.abort, request)
+            self._deadlines[request] = timer
         if self._room is not None:
             self._room -= 1
         self._enqueue(request)
@@ -165,6 +169,8 @@ class SchedulerLink:
         if request in self._calls:
             self._calls.remove(request)
             self._rate.depart()
+            if timer := self._deadlines.pop(request, None):
+                timer.cancel()
             self.withdraw(request)
 
     def withdraw(self, request: OpenRequest) -> None:

@@ -1,6 +1,6 @@
 """quire.v1.InferenceService: the protocol's messages to and from the frontend's one request path."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from quire.engine.api.completion import join
+from quire.engine.api.completion import Completion, join
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.options import RequestOptions
 from quire.engine.api.pooling import Pooling
@@ -27,6 +27,7 @@ from quire.protos.convert import (
 )
 from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.inference import Inference
+from quire.services.frontend.merge import merged
 from quire.services.frontend.multiplex import Multiplex
 from quire.services.frontend.siblings import ASKED_BY_SIBLING, Siblings
 from quire.v1 import inference_pb2 as pb
@@ -50,31 +51,38 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.GenerateRequest,
         context: Any,  # the stubs' type for its callbacks fits no function
     ) -> pb.GenerateResponse:
-        opened = await self._submit(request, caller_trace(context.invocation_metadata() or ()), whole=True)
+        opened = await self._open(request, caller_trace(context.invocation_metadata() or ()), whole=True)
         # Not before gRPC has sent the answer.
-        context.add_done_callback(lambda _: self._inference.close(opened))
-        answer = join([piece async for piece in self._inference.follow(opened)])
-        return completion_to_proto(answer, pb.GenerateResponse)
+        context.add_done_callback(lambda _: self._close(opened))
+        parts: list[list[Completion]] = [[] for _ in opened]
+        async with aclosing(merged([self._inference.follow(each) for each in opened])) as pieces:
+            async for index, piece in pieces:
+                parts[index].append(piece)
+        response, *others = (completion_to_proto(join(each), pb.GenerateResponse) for each in parts)
+        response.others.extend(others)
+        return response
 
     async def GenerateStream(
         self,
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateStreamResponse],
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        opened = await self._submit(request, caller_trace(context.invocation_metadata() or ()))
+        opened = await self._open(request, caller_trace(context.invocation_metadata() or ()))
         try:
-            async with aclosing(self._inference.follow(opened)) as pieces:
-                async for piece in pieces:
-                    yield completion_to_proto(piece, pb.GenerateStreamResponse)
+            async with aclosing(merged([self._inference.follow(each) for each in opened])) as pieces:
+                async for index, piece in pieces:
+                    response = completion_to_proto(piece, pb.GenerateStreamResponse)
+                    response.index = index
+                    yield response
         finally:
-            self._inference.close(opened)
+            self._close(opened)
 
     async def GenerateMany(
         self,
         request_iterator: AsyncIterator[pb.GenerateManyRequest],
         context: grpc.aio.ServicerContext[pb.GenerateManyRequest, pb.GenerateManyResponse],
     ) -> AsyncIterator[pb.GenerateManyResponse]:
-        submit = partial(self._submit, trace=caller_trace(context.invocation_metadata() or ()))
+        submit = partial(self._open_one, trace=caller_trace(context.invocation_metadata() or ()))
         async with aclosing(Multiplex(self._inference, submit).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
@@ -151,19 +159,30 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             num_requests=self._inference.num_requests + elsewhere,
         )
 
-    async def _submit(
+    async def _open(
         self, request: pb.GenerateRequest, trace: TraceContext | None, whole: bool = False
-    ) -> OpenRequest:
-        """Checks and opens a request; `trace` is its call's."""
+    ) -> list[OpenRequest]:
+        """Checks a request and opens it for each of its answers; `trace` is its call's."""
         prompt, field = _input(request)
-        return await self._inference.submit(
-            prompt,
-            SAMPLING.from_proto(request.sampling, "sampling"),
-            field=field,
-            request_id=request.request_id,
-            options=replace(_options(request), trace=trace_from_proto(request.trace) or trace),
-            whole=whole,
+        options = replace(
+            _options(request),
+            trace=trace_from_proto(request.trace) or trace,
+            deadline_ms=request.deadline_ms if request.HasField("deadline_ms") else None,
         )
+        params = SAMPLING.from_proto(request.sampling, "sampling")
+        prepared = await self._inference.prepare(prompt, params, field=field, options=options)
+        num_choices = request.n if request.HasField("n") else 1
+        return self._inference.open_choices(prepared, num_choices, request.request_id, whole=whole)
+
+    async def _open_one(self, request: pb.GenerateRequest, trace: TraceContext | None) -> OpenRequest:
+        if request.HasField("n") and request.n != 1:
+            raise InvalidRequest("n", request.n, "must be 1 in GenerateMany, which takes any number of requests")
+        (opened,) = await self._open(request, trace)
+        return opened
+
+    def _close(self, opened: Iterable[OpenRequest]) -> None:
+        for each in opened:
+            self._inference.close(each)
 
 
 def _input(request: pb.GenerateRequest | pb.EmbedRequest) -> tuple[str | Sequence[int], str]:

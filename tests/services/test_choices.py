@@ -2,18 +2,25 @@
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
 import pytest
 
+from quire import LLM
 from quire.clients.async_client import AsyncClient
+from quire.clients.client import Client
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.options import PromptParams, RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.text.tokenizer import Tokenizer
 from quire.internal.v1 import scheduler_pb2, scheduler_pb2_grpc
+from quire.protos.convert import generate_request
 from quire.services.common.channel import open_channel
+from quire.v1 import inference_pb2, inference_pb2_grpc
 from support.stacks import RunningStack
 
 PROMPT = "def mean(values):\n"
@@ -192,3 +199,72 @@ async def test_prompt_logprobs_as_vllm_has_them(http: aiohttp.ClientSession, tok
         assert own["rank"] >= 1
         assert sorted(each["rank"] for each in entry.values())[:2] == [1, 2]
     assert choice["logprobs"] is None
+
+
+PARAMS = SamplingParams(temperature=0.9, seed=11, max_tokens=12, ignore_eos=True)
+
+
+async def test_choices_over_grpc_and_in_llm(stack: RunningStack, http: aiohttp.ClientSession) -> None:
+    wanted = await texts(http, **SAMPLED, n=3)
+    async with AsyncClient(stack.frontend, timeout=60) as client:
+        answers = await client.generate_choices(PROMPT, 3, PARAMS, request_id="mine")
+        assert [(each.index, each.text) for each in answers] == list(enumerate(wanted))
+        assert [each.request_id for each in answers] == ["mine", "mine-1", "mine-2"]
+    with Client(stack.frontend) as blocking:
+        assert [each.text for each in blocking.generate_choices(PROMPT, 3, PARAMS)] == wanted
+    with LLM(model=str(DEMO_MODEL), dtype="float32", device="cpu", num_threads=1) as llm:
+        found = llm.generate([PROMPT, "import "], PARAMS, n=3)
+    assert [each.text for each in found[:3]] == wanted
+    assert [each.index for each in found] == [0, 1, 2, 0, 1, 2]
+
+
+async def test_a_stream_of_choices_over_grpc(stack: RunningStack, http: aiohttp.ClientSession) -> None:
+    parts: dict[int, str] = {0: "", 1: ""}
+    ends = []
+    message = generate_request(PROMPT, PARAMS, "", n=2)
+    async with open_channel(stack.frontend) as channel:
+        async for response in inference_pb2_grpc.InferenceServiceStub(channel).GenerateStream(message):
+            parts[response.index] += response.text
+            if response.HasField("finish"):
+                ends.append(response.index)
+    assert list(parts.values()) == await texts(http, **SAMPLED, n=2)
+    assert sorted(ends) == [0, 1]
+
+
+@pytest.mark.parametrize("n", [0, 129])
+async def test_too_many_choices(stack: RunningStack, n: int) -> None:
+    async with AsyncClient(stack.frontend, timeout=60) as client:
+        with pytest.raises(InvalidRequest, match="n: must be 1 to 128"):
+            await client.generate_choices(PROMPT, n, PARAMS)
+
+
+async def test_a_call_of_many_takes_a_request_for_each_choice(stack: RunningStack) -> None:
+    message = inference_pb2.GenerateManyRequest(number=1, generate=generate_request(PROMPT, PARAMS, "", n=2))
+    async with open_channel(stack.frontend) as channel:
+        call = inference_pb2_grpc.InferenceServiceStub(channel).GenerateMany(iter([message]))
+        (part,) = [part async for response in call for part in response.parts]
+    assert part.failure.message.startswith("n: must be 1 in GenerateMany")
+
+
+LONG = SamplingParams(temperature=0, max_tokens=1200, ignore_eos=True)
+SOON = RequestOptions(deadline_ms=150)
+
+
+async def test_a_deadline_ends_an_answer_with_what_it_has(stack: RunningStack, http: aiohttp.ClientSession) -> None:
+    async with AsyncClient(stack.frontend, timeout=60) as client:
+        answer = await client.generate(PROMPT, LONG, options=SOON)
+    assert answer.finish_reason is FinishReason.ABORTED
+    body = {"prompt": PROMPT, "temperature": 0, "max_tokens": 1200, "ignore_eos": True, "deadline_ms": 150}
+    (choice,) = (await complete(http, **body))["choices"]
+    assert choice["finish_reason"] == "abort"
+    with LLM(model=str(DEMO_MODEL), dtype="float32", device="cpu", num_threads=1) as llm:
+        assert llm.generate(PROMPT, LONG, SOON)[0].finish_reason is FinishReason.ABORTED
+        in_time = llm.generate(PROMPT, replace(LONG, max_tokens=2), RequestOptions(deadline_ms=60_000))[0]
+        assert in_time.finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize("deadline", [0, -1, 2**31])
+async def test_deadlines_out_of_range(http: aiohttp.ClientSession, deadline: int) -> None:
+    async with http.post("/v1/completions", json={**SAMPLED, "deadline_ms": deadline}) as response:
+        assert response.status == 400
+        assert (await response.json())["error"]["param"] == "deadline_ms"

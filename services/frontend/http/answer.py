@@ -13,8 +13,8 @@ from quire.engine.api.errors import RequestError
 from quire.engine.open_request import OpenRequest
 from quire.services.frontend.http.disconnect import disconnected
 from quire.services.frontend.http.errors import Refusal, refusal
-from quire.services.frontend.http.merge import merged
 from quire.services.frontend.inference import Inference
+from quire.services.frontend.merge import merged
 
 _STREAM_HEADERS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 

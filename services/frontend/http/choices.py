@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Final
 
 from starlette.requests import Request
 
@@ -14,10 +13,7 @@ from quire.engine.open_request import OpenRequest
 from quire.engine.text.tokenizer import LONG_TEXT
 from quire.services.frontend.http.disconnect import while_connected
 from quire.services.frontend.http.request_ids import open_id
-from quire.services.frontend.inference import Inference, PreparedRequest
-
-# Of all prompts together. More are better sent as requests of their own.
-MAX_CHOICES: Final = 128
+from quire.services.frontend.inference import MAX_CHOICES, Inference, PreparedRequest
 
 
 async def prepare_all(
@@ -72,8 +68,7 @@ def open_choices(
     opened: list[OpenRequest] = []
     try:
         for each in prepared:
-            for index in range(num_choices):
-                opened.append(inference.open(each.choice(index), open_id(request), whole=whole))
+            opened += inference.open_choices(each, num_choices, open_id(request), whole=whole)
     except BaseException:
         for one in opened:
             inference.close(one)

@@ -45,6 +45,7 @@ class SamplingFields(StructureFields):
     truncate_prompt_tokens: int | None = None
     priority: int | None = None
     cache_salt: str | None = None
+    deadline_ms: int | None = None
 
     def sampling_params(
         self, max_tokens: int | None, logprobs: int | None, prompt_logprobs: int | None = None
@@ -67,7 +68,9 @@ class SamplingFields(StructureFields):
             trace: that the request's header fields name.
         """
         prompt = PromptParams(add_special_tokens, self.truncate_prompt_tokens)
-        return RequestOptions(self.priority or 0, CacheParams(salt=self.cache_salt or ""), prompt, trace)
+        return RequestOptions(
+            self.priority or 0, CacheParams(salt=self.cache_salt or ""), prompt, trace, self.deadline_ms
+        )
 
     def num_choices(self) -> int:
         """Answers to each prompt.

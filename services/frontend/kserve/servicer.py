@@ -15,13 +15,13 @@ from quire.engine.open_request import OpenRequest
 from quire.kserve import open_inference_pb2 as pb
 from quire.kserve import open_inference_pb2_grpc
 from quire.services.frontend.caller_trace import caller_trace
-from quire.services.frontend.http.merge import merged
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.kserve.answer import FINAL, MODEL_VERSION, Part, infer_response
 from quire.services.frontend.kserve.job import Job, read_job
 from quire.services.frontend.kserve.metadata import check_model, model_config, model_metadata, server_metadata
 from quire.services.frontend.kserve.statistics import RequestCounters
 from quire.services.frontend.kserve.stream import InferStream
+from quire.services.frontend.merge import merged
 
 # The stubs' type for its callbacks fits no function.
 _Context = Any
