@@ -30,6 +30,7 @@ from quire.engine.api.limits import (
 )
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.thinking import ThinkingBudget
 from quire.engine.grammar.validation import validate_structured_output
 from quire.engine.token_ids import token_array
 
@@ -110,6 +111,8 @@ def validate_sampling(params: SamplingParams, vocab_size: int, message: str = ""
             _check_tokens(prefix + each.name, token_ids, each.most, vocab_size)
     if params.logit_bias != ():
         _check_bias(prefix + "logit_bias", params.logit_bias, vocab_size)
+    if params.thinking is not None:
+        _check_thinking(prefix + "thinking", params.thinking, vocab_size)
     if params.logits_processors != ():
         _check_processors(prefix + "logits_processors", params.logits_processors)
     if params.bad_words_ids != ():
@@ -186,3 +189,15 @@ def _check_processors(field: str, pairs: Any) -> None:
 
 def _is_pair_of_texts(pair: Any) -> bool:
     return isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(each, str) for each in pair)
+
+
+def _check_thinking(field: str, thinking: Any, vocab_size: int) -> None:
+    if not isinstance(thinking, ThinkingBudget):
+        raise InvalidRequest(field, thinking, "must be a ThinkingBudget")
+    check_kind(f"{field}.max_tokens", thinking.max_tokens, Integral)
+    if not 0 <= thinking.max_tokens <= MAX_INT32:
+        raise InvalidRequest(f"{field}.max_tokens", thinking.max_tokens, f"must be 0 to {MAX_INT32}")
+    for name, token_ids in (("begin_ids", thinking.begin_ids), ("end_ids", thinking.end_ids)):
+        _check_tokens(f"{field}.{name}", token_ids, MAX_BAD_WORD_TOKENS, vocab_size)
+    if not thinking.end_ids:
+        raise InvalidRequest(f"{field}.end_ids", 0, "must be at least 1 token")

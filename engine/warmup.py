@@ -7,6 +7,7 @@ import numpy as np
 
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.structured_output import StructuredOutput
+from quire.engine.api.thinking import ThinkingBudget
 from quire.engine.step import SequenceStart, StepPlan
 
 
@@ -21,6 +22,7 @@ def warmup_plans(slot: int) -> Iterator[StepPlan]:
     every = replace(
         drawn, top_k=2, top_p=0.9, min_p=0.1, typical_p=0.9, frequency_penalty=1.0, logit_bias=((0, 1.0),), logprobs=1,
         no_repeat_ngram_size=2, bad_words_ids=((0, 0),), min_tokens=1, allowed_token_ids=(0, 1), stop_token_ids=(1,),
+        thinking=ThinkingBudget(5, (), (1,)),
         structured_output=StructuredOutput(choice=("yes", "no")),
     )  # fmt: skip
     for step, params in enumerate((drawn, every)):

@@ -14,9 +14,10 @@ from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt, prompt_content
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.structured_output import StructuredOutput
+from quire.engine.api.thinking import ThinkingBudget
 from quire.engine.api.trace_context import TraceContext
 from quire.engine.grammar.validation import validate_structured_output
-from quire.protos.codec import Enumerated, MessageCodec, NestedList
+from quire.protos.codec import Enumerated, MessageCodec, Nested, NestedList
 from quire.protos.status import code_of, retry_delay
 from quire.v1 import inference_pb2 as pb
 
@@ -56,11 +57,12 @@ class _Structure:
 
 
 STRUCTURE: Final = _Structure()
+THINKING: Final = MessageCodec(ThinkingBudget, pb.ThinkingBudget)
 POOLING: Final = Enumerated(Pooling)
 SAMPLING: Final = MessageCodec(
     SamplingParams,
     pb.SamplingParams,
-    {"bad_words_ids": _TokenLists(), "structured_output": STRUCTURE, "pooling": POOLING},
+    {"bad_words_ids": _TokenLists(), "structured_output": STRUCTURE, "pooling": POOLING, "thinking": Nested(THINKING)},
 )
 CACHE: Final = MessageCodec(
     CacheParams, pb.CacheOptions, {"retention": NestedList(MessageCodec(Retention, pb.Retention))}

@@ -8,6 +8,7 @@ from typing import Any
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.structured_output import StructuredOutput
+from quire.engine.api.thinking import ThinkingBudget
 
 DEFAULT_MAX_TOKENS = 128
 
@@ -45,6 +46,7 @@ class SamplingParams:
         typical_p: keep the locally typical tokens with this probability mass (Meister et al., 2022); in (0, 1].
         include_stop_str_in_output: the text ends behind the match of a stop string, not before it.
         skip_special_tokens: special tokens make no text.
+        thinking: a limit of the tokens in which the model thinks; None: none.
         logits_processors: names of processors that the executor or `LLM` was given, each with its argument as JSON. A
             mapping from names to values is taken, too. At most 8, of 64 KiB together.
         logprobs: number of most likely tokens to return beside each token, with log-probabilities, 0 to 20, by the
@@ -81,6 +83,7 @@ class SamplingParams:
     structured_output: StructuredOutput | None = None
     pooling: Pooling = Pooling.NONE
     logits_processors: tuple[tuple[str, str], ...] = ()
+    thinking: ThinkingBudget | None = None
 
     def __post_init__(self) -> None:
         """What is given in another form takes that of the field; what has no such form is refused with the request."""

@@ -5,13 +5,15 @@ from dataclasses import dataclass, replace
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.thinking import ThinkingBudget
 from quire.engine.chat.answer import AnswerReader, join_deltas
 from quire.engine.chat.answer_structure import behind_reasoning, format_of, required_calls, structural_tag
 from quire.engine.chat.chat_answer import ChatAnswer
 from quire.engine.chat.conversation import Conversation
-from quire.engine.chat.reasoning import ThinkReader
+from quire.engine.chat.reasoning import THINK_BEGIN, THINK_END, ThinkReader
 from quire.engine.chat.tool_choice import ToolChoice
 from quire.engine.chat.tools.call_reader import CallReader
+from quire.engine.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,18 @@ class ChatPrompt:
         if self.has_reasoning:
             content = behind_reasoning(content, is_open=self.is_reasoning_open)
         return replace(params, structured_output=structural_tag(content))
+
+    def thinking(self, max_tokens: int, tokenizer: Tokenizer) -> ThinkingBudget:
+        """A limit of the tokens in which the model reasons.
+
+        Raises:
+            InvalidRequest: this model does not reason.
+        """
+        if not self.has_reasoning:
+            limit = "must be left out: this model writes no reasoning; see --reasoning-format"
+            raise InvalidRequest("thinking_token_budget", max_tokens, limit)
+        begin = () if self.is_reasoning_open else tokenizer.mark(THINK_BEGIN)
+        return ThinkingBudget(max_tokens, begin, tokenizer.mark(THINK_END))
 
     def reader(self) -> AnswerReader:
         """For one answer."""

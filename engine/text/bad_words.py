@@ -19,7 +19,7 @@ def resolve_bad_words(params: SamplingParams, tokenizer: Tokenizer) -> SamplingP
     found = dict.fromkeys(params.bad_words_ids)
     for index, word in enumerate(params.bad_words):
         for text in (word, " " + word.lstrip()):
-            ids = tuple(tokenizer.backend.encode(text, add_special_tokens=False).ids)
+            ids = tokenizer.mark(text)
             if len(ids) > MAX_BAD_WORD_TOKENS:
                 limit = f"must be at most {MAX_BAD_WORD_TOKENS} tokens, {text!r} makes"
                 raise InvalidRequest(f"sampling.bad_words[{index}]", len(ids), limit)

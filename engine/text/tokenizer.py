@@ -116,6 +116,10 @@ class Tokenizer:
             check_length(field, len(encoding), max_model_len)
         return np.array(encoding.ids, dtype=np.int32)
 
+    def mark(self, text: str) -> tuple[int, ...]:
+        """Token ids of a mark within a text, such as "</think>", without special tokens around it."""
+        return tuple(self.backend.encode(text, add_special_tokens=False).ids)
+
     def decode(self, token_ids: Sequence[int] | Int32Array) -> str:
         """The text of token ids, without special tokens and ids outside the vocabulary: as a stream of them has it.
 

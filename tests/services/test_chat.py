@@ -130,6 +130,17 @@ def test_calls_in_a_stream(client: openai.OpenAI) -> None:
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
 
 
+def test_a_budget_of_thinking_is_taken_and_checked(client: openai.OpenAI) -> None:
+    def ask(budget: int) -> str | None:
+        extra = {"thinking_token_budget": budget}
+        answer = client.chat.completions.create(model="scripted", messages=QUESTION, extra_body=extra)
+        return answer.choices[0].message.content
+
+    assert ask(1000) == PLAIN
+    with pytest.raises(openai.BadRequestError, match="thinking_token_budget: must be 0 to 2147483647, got -1"):
+        ask(-1)
+
+
 def test_several_answers(client: openai.OpenAI) -> None:
     whole = client.chat.completions.create(model="scripted", messages=QUESTION, n=3)
     assert [(choice.index, choice.message.content) for choice in whole.choices] == [

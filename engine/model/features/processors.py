@@ -15,6 +15,7 @@ from quire.engine.model.features.min_tokens import SlotMinTokens
 from quire.engine.model.features.no_repeat_ngram import SlotNoRepeatNgram
 from quire.engine.model.features.penalties import SlotPenalties, counts_bytes
 from quire.engine.model.features.slot_feature import LogitsProcessor
+from quire.engine.model.features.thinking import SlotThinking
 from quire.engine.model.features.token_history import history_bytes
 from quire.engine.model.features.typical import SlotTypical
 from quire.engine.model.features.user_processor import SlotUserProcessor, UserProcessor
@@ -58,10 +59,11 @@ def logits_processors(
         SlotMinTokens(num_slots, shape.eos_token_ids),
         SlotAllowedTokens(),
         SlotGrammars(num_slots, shape.vocab_size, device, grammars, shape.eos_token_ids),
+        SlotThinking(num_slots, length, device),
         SlotTypical(num_slots),
     )
 
 
 def processors_bytes(num_slots: int, max_model_len: int, vocab_size: int) -> int:
     """Bytes on the device once every slot wanted everything."""
-    return counts_bytes(num_slots, vocab_size) + 2 * history_bytes(num_slots, max_model_len)
+    return counts_bytes(num_slots, vocab_size) + 3 * history_bytes(num_slots, max_model_len)

@@ -57,6 +57,7 @@ class ChatBody(SamplingFields, StreamFields, ConversationFields):
     messages: Any
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
+    thinking_token_budget: int | None = None
     max_completion_tokens: int | None = None
     max_tokens: int | None = None
     """The older name of `max_completion_tokens`."""

@@ -1,5 +1,7 @@
 """POST /v1/chat/completions."""
 
+from dataclasses import replace
+
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
@@ -44,6 +46,9 @@ class ChatCompletions:
                 conversation, body.chat_template, tool_choice, only_first_call=body.parallel_tool_calls is False
             )
             params = prompt.sampling(params)
+            if body.thinking_token_budget is not None:
+                budget = prompt.thinking(body.thinking_token_budget, inference.tokenizer)
+                params = replace(params, thinking=budget)
             # The template has written the special tokens.
             prepared = await inference.prepare(
                 prompt.text, params, field="messages", options=options, fills_context=True

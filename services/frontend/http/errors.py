@@ -21,7 +21,7 @@ from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Un
 INVALID = "invalid_request_error"
 # The protocol groups what OpenAI's API has side by side.
 # Beginnings of the protocol's names of fields, and how bodies call the same.
-_RENAMED = (("sampling.", ""), ("cache.salt", "cache_salt"))
+_RENAMED = (("sampling.thinking.max_tokens", "thinking_token_budget"), ("sampling.", ""), ("cache.salt", "cache_salt"))
 
 
 class BodyTooLarge(RequestError):
