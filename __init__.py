@@ -7,6 +7,7 @@ service which never touches torch does not pay for it.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.api.version import __version__
@@ -14,7 +15,7 @@ from quire.engine.api.version import __version__
 if TYPE_CHECKING:
     from quire.engine.llm import LLM
 
-__all__ = ["LLM", "SamplingParams", "StructuredOutput", "__version__"]
+__all__ = ["LLM", "BeamSearchParams", "SamplingParams", "StructuredOutput", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

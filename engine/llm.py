@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import ValidationError
 
+from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion
 from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import InvalidRequest, StartupError
@@ -33,6 +34,7 @@ from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.text_engine import TextEngine, Update
 
 DEFAULTS = SamplingParams()
+BEAM_DEFAULTS = BeamSearchParams()
 # Of one conversation.
 Messages = Sequence[Mapping[str, Any] | Message]
 
@@ -146,6 +148,16 @@ class LLM:
         )
         choice = ToolChoice.read(tool_choice, conversations[0].tool_names)
         return self._thread.call(lambda engine: engine.chat_all(conversations, choice, chat_template, params, options))
+
+    def beam_search(
+        self,
+        prompts: Prompts,
+        params: BeamSearchParams = BEAM_DEFAULTS,
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> list[list[Completion]]:
+        """The most likely answers to each prompt that beam search finds, the best first; `beam_width` to each."""
+        contents = prompt_contents(prompts)
+        return self._thread.call(lambda engine: engine.beam_search_all(contents, params, options))
 
     def embed(
         self,

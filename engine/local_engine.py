@@ -31,13 +31,16 @@ class LocalEngine:
 
     Attributes:
         limits: what a request may ask for.
+        eos_token_ids: the model's own end tokens.
+        max_batch_size: sequences that run at once.
     """
 
     def __init__(self, executor: Executor, config: SchedulerConfig, plugins: Plugins = NO_PLUGINS) -> None:
         info = executor.info
         self.limits = limits_of(info)
         pool = PoolIdentity("local", info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
-        self._eos_token_ids = info.eos_token_ids
+        self.eos_token_ids = info.eos_token_ids
+        self.max_batch_size = info.max_batch_size
         self._ledger = MemoryLedger()
         self._scheduler = Scheduler(config, info, PoolState(info.num_blocks), plugins=plugins)
         # Last of what may fail: its threads end only by `stop`.
@@ -49,8 +52,13 @@ class LocalEngine:
         self._pool = pool
         self._task = asyncio.create_task(self._run())
 
-    def submit(self, prompt: Int32Array, params: SamplingParams, options: RequestOptions) -> OpenRequest:
+    def submit(
+        self, prompt: Int32Array, params: SamplingParams, options: RequestOptions, *, is_resumed: bool = False
+    ) -> OpenRequest:
         """Opens a request; `close` it when it is over or no longer wanted.
+
+        Args:
+            is_resumed: it goes on with what was accepted before: it waits ahead of new ones, and no bound refuses it.
 
         Raises:
             RequestError: it is refused.
@@ -62,8 +70,10 @@ class LocalEngine:
         validate_options(options)
         self._num_requests += 1
         opened = OpenRequest(self._num_requests, str(self._num_requests), prompt, params)
-        request = Request(opened.request_id, 0, opened.handle, prompt, prompt[:0], scheduled_params(params), options)
-        sequence = Sequence(request, self._eos_token_ids)
+        request = Request(
+            opened.request_id, 0, opened.handle, prompt, prompt[:0], scheduled_params(params), options, is_resumed
+        )
+        sequence = Sequence(request, self.eos_token_ids)
         self._scheduler.add(sequence)
         self._open[opened.handle] = opened, sequence
         if options.deadline_ms is not None:

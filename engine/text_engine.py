@@ -6,14 +6,16 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final
 
+from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion, join
 from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import Overloaded
-from quire.engine.api.options import RequestOptions
+from quire.engine.api.options import PromptParams, RequestOptions
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Tokens
 from quire.engine.api.sampling import SamplingParams, choice_params
 from quire.engine.arrays import Int32Array
+from quire.engine.beam_search_validation import validate_beam_search
 from quire.engine.chat.chat_answer import ChatAnswer
 from quire.engine.chat.chat_format import ChatFormat
 from quire.engine.chat.conversation import Conversation
@@ -26,12 +28,13 @@ from quire.engine.sampling_validation import validate_sampling
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.bad_words import resolve_bad_words
+from quire.engine.text.beam_answers import beam_answers
 from quire.engine.text.embedding import embedding_of, embedding_params
 from quire.engine.text.encoder import TextEncoder
 from quire.engine.text.pieces import Pieces
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.token_ids import token_array
-from quire.engine.validation import fill_defaults, validate_options
+from quire.engine.validation import fill_defaults, validate, validate_options
 
 # Prompts that are submitted before steps may begin.
 _AT_ONCE: Final = 256
@@ -114,6 +117,37 @@ class TextEngine:
         answers = await self.complete_all(prompts, embedding_params(pooling), options)
         return [embedding_of(answer, normalize) for answer in answers]
 
+    async def beam_search_all(
+        self, prompts: Sequence[Tokens], params: BeamSearchParams, options: RequestOptions
+    ) -> list[list[Completion]]:
+        """The answers to each prompt, the best first; the first prompt that fails ends the others."""
+        validate_beam_search(params)
+        # More searches than run at once would push each other's blocks out of the cache.
+        turns = asyncio.Semaphore(max(1, self._engine.max_batch_size // params.beam_width))
+        searches = [asyncio.create_task(self._beam_search(prompt, params, options, turns)) for prompt in prompts]
+        try:
+            return await asyncio.gather(*searches)
+        finally:
+            for search in searches:
+                search.cancel()
+
+    async def _beam_search(
+        self, prompt: Tokens, params: BeamSearchParams, options: RequestOptions, turns: asyncio.Semaphore
+    ) -> list[Completion]:
+        limits, eos_token_ids = self._engine.limits, self._engine.eos_token_ids
+        async with turns:
+            token_ids = await self._token_ids(prompt, options)
+            whole = fill_defaults(params.sampling, len(token_ids), limits)
+            validate(token_ids, whole, limits)
+            # What was cut from the prompt is not to be cut from the beams.
+            options = replace(options, prompt=PromptParams())
+
+            async def ask(prompts: Sequence[Int32Array], step: SamplingParams) -> list[Completion]:
+                return await self._complete_each([(each, step) for each in prompts], options, is_resumed=True)
+
+            assert whole.max_tokens is not None
+            return await beam_answers(token_ids, params, whole.max_tokens, eos_token_ids, self._tokenizer, ask)
+
     async def complete_all(
         self, prompts: Sequence[Tokens], params: SamplingParams, options: RequestOptions, n: int = 1
     ) -> list[Completion]:
@@ -128,14 +162,18 @@ class TextEngine:
         return [replace(answer, index=place % n) for place, answer in enumerate(answers)]
 
     async def _complete_each(
-        self, requests: Sequence[tuple[Tokens | Int32Array, SamplingParams]], options: RequestOptions
+        self,
+        requests: Sequence[tuple[Tokens | Int32Array, SamplingParams]],
+        options: RequestOptions,
+        is_resumed: bool = False,
     ) -> list[Completion]:
         opened: list[OpenRequest] = []
         answers: list[asyncio.Task[Completion]] = []
         earlier = iter(answers)
         try:
             for prompt, params in requests:
-                opened.append(await self._submit(await self._token_ids(prompt, options), params, options, earlier))
+                token_ids = await self._token_ids(prompt, options)
+                opened.append(await self._submit(token_ids, params, options, earlier, is_resumed))
                 answers.append(asyncio.create_task(self._join(opened[-1])))
                 if len(answers) % _AT_ONCE == 0:
                     await asyncio.sleep(0)
@@ -177,12 +215,17 @@ class TextEngine:
         return join([piece async for piece in self._follow(request)])
 
     async def _submit(
-        self, token_ids: Int32Array, params: SamplingParams, options: RequestOptions, earlier: Iterator[Awaitable[Any]]
+        self,
+        token_ids: Int32Array,
+        params: SamplingParams,
+        options: RequestOptions,
+        earlier: Iterator[Awaitable[Any]],
+        is_resumed: bool,
     ) -> OpenRequest:
         """Submits a request as soon as the waiting queue has room; the end of an earlier request may make room."""
         while True:
             try:
-                return self._engine.submit(token_ids, params, options)
+                return self._engine.submit(token_ids, params, options, is_resumed=is_resumed)
             except Overloaded:
                 answer = next(earlier, None)
                 if answer is None:

@@ -45,6 +45,8 @@ class Completion:
         index: of several answers to a prompt, which one.
         embedding: of the prompt, in the last piece; empty unless asked for.
         prompt_logprobs: one for each token of the prompt but the first, in the first piece; empty unless asked for.
+        cumulative_logprob: the sum of the log-probabilities of all tokens of the answer, in the last piece; None unless
+            log-probabilities were asked for. Answers of beam search always have it.
     """
 
     text: str
@@ -57,6 +59,7 @@ class Completion:
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     embedding: tuple[float, ...] = ()
     index: int = 0
+    cumulative_logprob: float | None = None
 
 
 def join(pieces: Iterable[Completion]) -> Completion:

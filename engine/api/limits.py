@@ -10,6 +10,9 @@ MAX_PENALTY = 2
 MAX_REPETITION_PENALTY = 10
 MAX_LOGPROBS = 20
 MAX_TOP_K = MAX_INT32
+# A step looks at the most likely tokens behind each beam, of which `MAX_LOGPROBS` are known.
+MAX_BEAM_WIDTH = 16
+MAX_LENGTH_PENALTY = 10
 MAX_SEED = 2**64 - 1
 MAX_STOPS = 16
 MAX_STOP_BYTES = 256

@@ -18,6 +18,7 @@ class Pieces:
     def __init__(self, request: OpenRequest, tokenizer: Tokenizer) -> None:
         self._request = request
         self._text = OutputText(tokenizer, request.params)
+        self._cumulative_logprob = 0.0 if request.params.logprobs is not None else None
         self.is_over = False
 
     def take(self) -> Completion:
@@ -37,6 +38,9 @@ class Pieces:
             finish = Finish(FinishReason.STOP)
         self.is_over = finish is not None
         num_new = text.num_tokens - num_before
+        logprobs = request.take_logprobs(num_new)
+        if self._cumulative_logprob is not None:
+            self._cumulative_logprob += sum(each.logprob for each in logprobs)
         return Completion(
             text=piece,
             token_ids=tuple(token_ids[:num_new]),
@@ -44,9 +48,10 @@ class Pieces:
             matched_stop=text.matched if text.matched is not None else finish.stop_token_id if finish else None,
             usage=_usage(request, text.num_tokens) if finish else None,
             request_id=request.request_id,
-            logprobs=request.take_logprobs(num_new),
+            logprobs=logprobs,
             prompt_logprobs=request.take_prompt_logprobs(),
             embedding=request.embedding if finish else (),
+            cumulative_logprob=self._cumulative_logprob if finish else None,
         )
 
     async def follow(self) -> AsyncGenerator[Completion, None]:

@@ -1,6 +1,7 @@
 """Tiny random models in Hugging Face layout, and what transformers makes of them."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -103,3 +104,51 @@ def reference_greedy(model: PreTrainedModel, prompt: Iterable[int], max_tokens: 
         model.generation_config.eos_token_id = eos_token_id
     added: list[int] = output[0, token_ids.shape[1] :].tolist()
     return added
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceBeam:
+    """An answer of beam search, as transformers has it.
+
+    Attributes:
+        token_ids: that were generated, an end token included.
+        score: the sum of their log-probabilities over their number to the power of the length penalty.
+    """
+
+    token_ids: tuple[int, ...]
+    score: float
+
+
+def reference_beams(
+    model: PreTrainedModel,
+    prompt: Iterable[int],
+    width: int,
+    max_tokens: int,
+    *,
+    length_penalty: float = 1.0,
+    early_stopping: bool | str = False,
+    eos_token_ids: Iterable[int] = (),
+) -> list[ReferenceBeam]:
+    """All answers that `generate` finds, the best first; it ends at `eos_token_ids` and at no others."""
+    token_ids = torch.tensor([list(prompt)])
+    kept, model.generation_config.eos_token_id = model.generation_config.eos_token_id, list(eos_token_ids) or None
+    try:
+        output: Any = model.generate(
+            token_ids,
+            attention_mask=torch.ones_like(token_ids),
+            do_sample=False,
+            num_beams=width,
+            num_return_sequences=width,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            max_new_tokens=max_tokens,
+            pad_token_id=0,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    finally:
+        model.generation_config.eos_token_id = kept
+    lengths = (output.beam_indices >= 0).sum(dim=1).tolist()
+    added = output.sequences[:, token_ids.shape[1] :].tolist()
+    rows = zip(added, lengths, output.sequences_scores.tolist(), strict=True)
+    return [ReferenceBeam(tuple(ids[:length]), score) for ids, length, score in rows]
