@@ -179,6 +179,8 @@ def _as_json(completion: Completion) -> str:
     for name in ("logprobs", "prompt_logprobs", "embedding"):
         if not fields[name]:
             del fields[name]
+    if fields["cumulative_logprob"] is None:
+        del fields["cumulative_logprob"]
     for each in fields.get("logprobs", ()):
         del each["rank"]
     return json.dumps(fields, ensure_ascii=False)

@@ -10,7 +10,7 @@ from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion, join
 from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import Overloaded
-from quire.engine.api.options import PromptParams, RequestOptions
+from quire.engine.api.options import RequestOptions
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Tokens
 from quire.engine.api.sampling import SamplingParams, choice_params
@@ -139,14 +139,15 @@ class TextEngine:
             token_ids = await self._token_ids(prompt, options)
             whole = fill_defaults(params.sampling, len(token_ids), limits)
             validate(token_ids, whole, limits)
-            # What was cut from the prompt is not to be cut from the beams.
-            options = replace(options, prompt=PromptParams())
-
-            async def ask(prompts: Sequence[Int32Array], step: SamplingParams) -> list[Completion]:
-                return await self._complete_each([(each, step) for each in prompts], options, is_resumed=True)
-
             assert whole.max_tokens is not None
-            return await beam_answers(token_ids, params, whole.max_tokens, eos_token_ids, self._tokenizer, ask)
+            return await beam_answers(
+                token_ids, params, whole.max_tokens, options, eos_token_ids, self._tokenizer, self._ask
+            )
+
+    async def _ask(
+        self, prompts: Sequence[Int32Array], params: SamplingParams, options: RequestOptions
+    ) -> list[Completion]:
+        return await self._complete_each([(each, params) for each in prompts], options, is_resumed=True)
 
     async def complete_all(
         self, prompts: Sequence[Tokens], params: SamplingParams, options: RequestOptions, n: int = 1

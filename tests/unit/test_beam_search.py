@@ -11,6 +11,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from quire import LLM, BeamSearchParams, SamplingParams
+from quire.engine.api.beam_search import EarlyStopping
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.logprobs import TokenLogprobs
@@ -121,6 +122,14 @@ def test_a_prompt_may_be_cut_from_the_left(case: Case) -> None:
     assert [each.token_ids for each in cut[0]] == [
         each.token_ids for each in case.llm.beam_search([prompt[-9:]], params)[0]
     ]
+
+
+def test_a_deadline_ends_a_search_with_what_it_has(case: Case) -> None:
+    params = BeamSearchParams(2, max_tokens=900, ignore_eos=True, early_stopping=EarlyStopping.NEVER)
+    (answers,) = case.llm.beam_search([case.prompts[0]], params, RequestOptions(deadline_ms=30))
+    assert {answer.finish_reason for answer in answers} == {FinishReason.ABORTED}
+    assert all(len(answer.token_ids) < 900 for answer in answers)
+    assert [answer.index for answer in answers] == list(range(len(answers)))
 
 
 @pytest.mark.parametrize(
