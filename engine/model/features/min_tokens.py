@@ -50,4 +50,5 @@ class SlotMinTokens(LogitsProcessor[TokenRows]):
         return TokenRows(there["rows"], there["tokens"], there["concerned"])
 
     def process(self, logits: Tensor, rows: TokenRows) -> None:
-        logits[rows.rows, rows.tokens] = -torch.inf
+        # A number of the host's would be copied, and waited for.
+        logits[rows.rows, rows.tokens] = torch.full(rows.rows.shape, -torch.inf, device=logits.device)
