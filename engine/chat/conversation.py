@@ -99,6 +99,26 @@ def read_conversations(given: object, **fields: Any) -> list[Conversation]:
     return [Conversation.read(messages, **fields) for messages in ([listed] if is_one else listed)]
 
 
+def read_function(given: object, name: str) -> Mapping[str, Any]:
+    """A function that may be called, as it is given.
+
+    Args:
+        name: of the field, for refusals.
+
+    Raises:
+        InvalidRequest: it has no name, or parameters that are no schema.
+    """
+    if not isinstance(given, Mapping):
+        raise InvalidRequest(name, given, 'must be an object with a "name"')
+    called = given.get("name")
+    if not isinstance(called, str) or not 1 <= len(called) <= _MAX_NAME_CHARS:
+        raise InvalidRequest(f"{name}.name", called, f"must be a text of 1 to {_MAX_NAME_CHARS} characters")
+    parameters = given.get("parameters")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise InvalidRequest(f"{name}.parameters", parameters, "must be a JSON schema, which is an object")
+    return given
+
+
 def _list(given: object, name: str) -> Sequence[object]:
     if given is None:
         return ()
@@ -110,15 +130,7 @@ def _list(given: object, name: str) -> Sequence[object]:
 def _read_tool(given: object, name: str) -> Mapping[str, Any]:
     if not isinstance(given, Mapping) or given.get("type") != "function":
         raise InvalidRequest(name, given, 'must be an object whose "type" is "function"')
-    function = given.get("function")
-    if not isinstance(function, Mapping):
-        raise InvalidRequest(f"{name}.function", function, 'must be an object with a "name"')
-    called = function.get("name")
-    if not isinstance(called, str) or not 1 <= len(called) <= _MAX_NAME_CHARS:
-        raise InvalidRequest(f"{name}.function.name", called, f"must be a text of 1 to {_MAX_NAME_CHARS} characters")
-    parameters = function.get("parameters")
-    if parameters is not None and not isinstance(parameters, Mapping):
-        raise InvalidRequest(f"{name}.function.parameters", parameters, "must be a JSON schema, which is an object")
+    read_function(given.get("function"), f"{name}.function")
     return given
 
 

@@ -20,6 +20,7 @@ from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_rou
 from quire.services.frontend.http.kserve import KServe
 from quire.services.frontend.http.models import Models
 from quire.services.frontend.http.request_ids import HEADER, RequestIds
+from quire.services.frontend.http.responses import Responses
 from quire.services.frontend.http.tokens import Tokens
 from quire.services.frontend.inference import Inference
 
@@ -34,12 +35,14 @@ def make_app(inference: Inference, chat: ChatFormat, intake: Intake, cors_origin
         cors_origins: of web pages that may call it; "*": any.
     """
     chats = ChatCompletions(inference, chat)
+    responses = Responses(inference, chat)
     completions, models, tokens = Completions(inference), Models(inference), Tokens(inference, chat)
     kserve, embeddings = KServe(inference), Embeddings(inference)
     app = Starlette(
         routes=[
             Route("/v1/completions", completions.create, methods=["POST"]),
             Route("/v1/chat/completions", chats.create, methods=["POST"]),
+            Route("/v1/responses", responses.create, methods=["POST"]),
             Route("/v1/embeddings", embeddings.create, methods=["POST"]),
             Route("/score", embeddings.score, methods=["POST"]),
             Route("/v1/models", models.list),

@@ -95,5 +95,5 @@ def _invalid(error: ValidationError) -> InvalidRequest:
     # Behind the name stands which type of a union it was tried as, or the entry.
     field = str(problem["loc"][0]) if problem["loc"] else "body"
     if problem["type"] == "missing":
-        return InvalidRequest(field, None, "is required")
+        return InvalidRequest(".".join(map(str, problem["loc"])), None, "is required")
     return InvalidRequest(field, problem["input"], problem["msg"][0].lower() + problem["msg"][1:])

@@ -11,7 +11,7 @@ from quire.services.frontend.http.sampling_fields import SamplingFields
 from quire.services.frontend.http.stream_fields import StreamFields
 
 # That are read at once: that is faster than to wake a thread.
-_FEW_MESSAGES: Final = 64
+FEW_MESSAGES: Final = 64
 
 
 class ConversationFields(Body):
@@ -36,7 +36,7 @@ class ConversationFields(Body):
         Raises:
             InvalidRequest: names the part at fault, such as "messages[2].content".
         """
-        is_long = isinstance(self.messages, list) and len(self.messages) > _FEW_MESSAGES
+        is_long = isinstance(self.messages, list) and len(self.messages) > FEW_MESSAGES
         return await asyncio.to_thread(self._read) if is_long else self._read()
 
     def _read(self) -> Conversation:
