@@ -105,8 +105,9 @@ class MessageItem(TextItem):
 
     def push(self, text: str) -> Iterator[Event]:
         for event in super().push(text):
-            yield {**event, "logprobs": self._logprobs[self._num_told :]}
+            fresh = self._logprobs[self._num_told :]
             self._num_told = len(self._logprobs)
+            yield {**event, "logprobs": fresh}
 
     def end(self, status: Status) -> Iterator[Event]:
         done, *rest = super().end(status)
