@@ -266,6 +266,7 @@ async def test_the_asynchronous_client(scripted: RunningStack) -> None:
         ({"input": "a", "include": ["file_search_call.results"]}, "include"),
         ({"input": "a", "top_logprobs": 2}, "top_logprobs"),
         ({"input": "a", "include": LOGPROBS, "top_logprobs": 21}, "top_logprobs"),
+        ({"input": "a", "thinking_token_budget": -1}, "thinking_token_budget"),
         ({"input": "a", "max_output_tokens": -1}, "max_output_tokens"),
         ({"input": "a", "max_output_tokens": 5000}, "max_output_tokens"),
         ({"input": "a", "text": {"format": {}}}, "text.format.type"),

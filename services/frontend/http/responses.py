@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
@@ -58,6 +59,9 @@ class Responses:
                     conversation, body.chat_template, tool_choice, only_first_call=body.parallel_tool_calls is False
                 )
                 params = prompt.sampling(params)
+                if body.thinking_token_budget is not None:
+                    budget = prompt.thinking(body.thinking_token_budget, inference.tokenizer)
+                    params = replace(params, thinking=budget)
                 # The template has written the special tokens.
                 prepared = await inference.prepare(
                     prompt.text, params, field="input", options=options, fills_context=True

@@ -68,6 +68,7 @@ class ResponsesBody(SamplingFields):
     reasoning: ReasoningFields | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    thinking_token_budget: int | None = None
     max_output_tokens: int | None = None
     top_logprobs: int | None = None
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
