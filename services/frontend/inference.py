@@ -248,8 +248,10 @@ class Inference:
         found: list[int] = token_ids.tolist()
         return found
 
-    async def decode(self, token_ids: Sequence[int] | Int32Array, field: str) -> str:
-        """The text of token ids, without special tokens; others have their turn meanwhile.
+    async def decode(
+        self, token_ids: Sequence[int] | Int32Array, field: str, *, skip_special_tokens: bool = True
+    ) -> str:
+        """The text of token ids; others have their turn meanwhile.
 
         Raises:
             InvalidRequest: there are more than `MAX_DETOKENIZE_IDS`, or one is not in the vocabulary; named as the
@@ -258,7 +260,7 @@ class Inference:
         if len(token_ids) > MAX_DETOKENIZE_IDS:
             raise InvalidRequest(field, len(token_ids), f"must be at most {MAX_DETOKENIZE_IDS} token ids")
         ids = token_array(token_ids, self._link.limits().vocab_size, field)
-        detokenizer, parts = Detokenizer(self.tokenizer), []
+        detokenizer, parts = Detokenizer(self.tokenizer, skip_special_tokens), []
         for at in range(0, len(ids), _IDS_AT_ONCE):
             parts.append(detokenizer.push(ids[at : at + _IDS_AT_ONCE]))
             await asyncio.sleep(0)

@@ -60,6 +60,19 @@ def test_a_plain_answer(client: openai.OpenAI) -> None:
     assert answer.system_fingerprint
 
 
+def test_a_stream_says_the_usage_so_far(client: openai.OpenAI) -> None:
+    options: Any = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = client.chat.completions.create(
+        model="scripted", messages=QUESTION, stream=True, stream_options=options
+    )
+    counts = [chunk.usage.completion_tokens for chunk in chunks if chunk.usage is not None]
+    assert len(counts) == len(chunks) > 1
+    assert counts == sorted(counts)
+    assert last.usage is not None
+    assert chunks[-1].usage == last.usage
+    assert (counts[0] > 0, counts[-1]) == (True, last.usage.completion_tokens)
+
+
 def test_parts_and_sampling_fields(client: openai.OpenAI) -> None:
     parts: list[Any] = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
     answer = client.chat.completions.create(

@@ -78,6 +78,23 @@ async def test_choices_are_those_of_the_seeds_that_follow(http: aiohttp.ClientSe
         assert usage["prompt_tokens"] == (await complete(http, **SAMPLED))["usage"]["prompt_tokens"]
 
 
+async def test_the_usage_so_far_is_that_of_the_chunks_choice(http: aiohttp.ClientSession) -> None:
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {**SAMPLED, "n": 2, "return_token_ids": True, "stream_options": options}
+    *events, last = await streamed(http, **body)
+    generated = [0, 0]
+    for event in events:
+        (choice,), usage = event["choices"], event["usage"]
+        generated[choice["index"]] += len(choice["token_ids"])
+        assert usage["completion_tokens"] == generated[choice["index"]]
+        assert usage["prompt_tokens"] == last["usage"]["prompt_tokens"]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert generated == [12, 12]
+    assert (last["choices"], last["usage"]["completion_tokens"]) == ([], 24)
+    without = await streamed(http, **body | {"stream_options": {**options, "include_usage": None}})
+    assert not any("usage" in event for event in without)
+
+
 async def test_choices_of_several_prompts(http: aiohttp.ClientSession) -> None:
     both = await texts(http, **{**SAMPLED, "prompt": [PROMPT, "import "]}, n=2)
     assert both[:2] == await texts(http, **SAMPLED, n=2)

@@ -150,6 +150,15 @@ async def test_models_health_and_detokenize(http: aiohttp.ClientSession) -> None
         assert await response.json() == {"prompt": PROMPT}
 
 
+async def test_special_tokens_are_tokenized_and_come_back(http: aiohttp.ClientSession) -> None:
+    async with http.get("/tokenizer_info") as response:
+        text = (await response.json())["bos_token"] + PROMPT
+    async with http.post("/tokenize", json={"prompt": text, "add_special_tokens": False}) as response:
+        tokens = (await response.json())["tokens"]
+    async with http.post("/detokenize", json={"tokens": tokens}) as response:
+        assert await response.json() == {"prompt": text}
+
+
 async def test_texts_of_any_length_are_tokenized_or_refused(http: aiohttp.ClientSession) -> None:
     async with http.post("/tokenize", json={"prompt": "word " * 20_000}) as response:
         tokens = await response.json()

@@ -12,8 +12,9 @@ from quire.engine.chat.delta import CallDelta, ContentDelta, Delta, ReasoningDel
 from quire.engine.chat.message import Message
 from quire.engine.open_request import OpenRequest
 from quire.services.frontend.http.chat_logprobs import ChatLogprobs
-from quire.services.frontend.http.chunks import DONE, FINISH_REASONS, error_event, to_json, usage_body
+from quire.services.frontend.http.chunks import DONE, FINISH_REASONS, error_event, to_json
 from quire.services.frontend.http.errors import Refusal
+from quire.services.frontend.http.usage import ChunkUsage, StreamUsage, usage_body
 
 
 class ChatChunks:
@@ -23,7 +24,7 @@ class ChatChunks:
         requests: all to the one prompt.
         model: as served.
         prompt: says how to read the answers.
-        includes_usage: a stream ends with the usage; every other chunk then says that it has none.
+        stream_usage: where a stream says what it took.
         logprobs: writes them; None if none were asked for.
     """
 
@@ -32,13 +33,14 @@ class ChatChunks:
         requests: Sequence[OpenRequest],
         model: str,
         prompt: ChatPrompt,
-        includes_usage: bool,
+        stream_usage: StreamUsage,
         logprobs: ChatLogprobs | None = None,
     ) -> None:
         self._readers = [prompt.reader() for _ in requests]
         self._is_first = [True] * len(requests)
         self._logprobs = logprobs
-        self._includes_usage = includes_usage
+        self._stream_usage = stream_usage
+        self._chunk_usage = ChunkUsage(requests, stream_usage)
         self._usages: list[Usage] = []
         self._frame = {
             "id": f"chatcmpl-{requests[0].request_id}",
@@ -49,12 +51,12 @@ class ChatChunks:
         # What is the same in every event is encoded once.
         chunk = {**self._frame, "object": "chat.completion.chunk"}
         self._head = f"data: {to_json(chunk)[:-1]},"
-        self._tail = ',"usage":null}\n\n' if includes_usage else "}\n\n"
 
     def event(self, index: int, piece: Completion) -> bytes:
         """The event for a piece of answer `index`; empty while its text is held back."""
         if piece.usage is not None:
             self._usages.append(piece.usage)
+        tail = self._chunk_usage.tail(index, piece)
         reader = self._readers[index]
         is_last = piece.finish_reason is not None
         delta = _delta_json(reader.finish(piece.text) if is_last else reader.push(piece.text))
@@ -67,12 +69,12 @@ class ChatChunks:
         end = f'"{_reason(piece, reader)}","stop_reason":{to_json(piece.matched_stop)}' if is_last else "null"
         return (
             f'{self._head}"choices":[{{"index":{index},"delta":{to_json(delta)},"logprobs":{to_json(logprobs)},'
-            f'"finish_reason":{end}}}]{self._tail}'
+            f'"finish_reason":{end}}}]{tail}'
         ).encode()
 
     def end(self) -> bytes:
         """The event that only says what the request took, if it is wanted, and the end."""
-        if not self._includes_usage:
+        if self._stream_usage is StreamUsage.NOWHERE:
             return DONE
         return f'{self._head}"choices":[],"usage":{to_json(_usage_json(self._usages))}}}\n\n'.encode() + DONE
 

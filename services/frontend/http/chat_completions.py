@@ -55,5 +55,5 @@ class ChatCompletions:
             )
         requests = open_choices(inference, request, [prepared], num_choices, whole=not body.stream)
         logprobs = ChatLogprobs(inference.tokenizer) if body.logprobs else None
-        chunks = ChatChunks(requests, inference.model, prompt, body.includes_usage, logprobs)
+        chunks = ChatChunks(requests, inference.model, prompt, body.stream_usage, logprobs)
         return Answer(inference, requests, chunks, bool(body.stream))

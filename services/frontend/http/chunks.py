@@ -10,6 +10,7 @@ from quire.engine.open_request import OpenRequest
 from quire.services.frontend.http.completion_body import CompletionWishes
 from quire.services.frontend.http.errors import Refusal
 from quire.services.frontend.http.logprobs import ChoiceLogprobs, prompt_logprobs_json
+from quire.services.frontend.http.usage import ChunkUsage, StreamUsage, usage_body
 from quire.services.frontend.inference import Inference
 
 DONE = b"data: [DONE]\n\n"
@@ -51,7 +52,7 @@ class CompletionChunks:
         }
         # What is the same in every event is encoded once.
         self._head = f"data: {to_json(self._frame)[:-1]},"
-        self._tail = ',"usage":null}\n\n' if wishes.includes_usage else "}\n\n"
+        self._chunk_usage = ChunkUsage(requests, wishes.stream_usage)
 
     def event(self, index: int, piece: Completion) -> bytes:
         """The event for a piece of answer `index`."""
@@ -69,12 +70,12 @@ class CompletionChunks:
         more = f",{to_json(extras)[1:-1]}" if extras else ""
         return (
             f'{self._head}"choices":[{{"index":{index},"text":{to_json(text)},"logprobs":{logprobs},'
-            f'"finish_reason":{end}{more}}}]{self._tail}'
+            f'"finish_reason":{end}{more}}}]{self._chunk_usage.tail(index, piece)}'
         ).encode()
 
     def end(self) -> bytes:
         """The event that only says what the request took, if it is wanted, and the end."""
-        if not self._wishes.includes_usage:
+        if self._wishes.stream_usage is StreamUsage.NOWHERE:
             return DONE
         return f'{self._head}"choices":[],"usage":{to_json(self._usage(self._usages))}}}\n\n'.encode() + DONE
 
@@ -133,17 +134,6 @@ class CompletionChunks:
         """Tokens of a prompt count once, however many answers it has."""
         firsts = [usage for index, usage in usages.items() if index % self._wishes.best_of == 0]
         return usage_body(firsts, sum(usage.generated_tokens for usage in usages.values()))
-
-
-def usage_body(prompts: Sequence[Usage], num_generated: int) -> dict[str, Any]:
-    """OpenAI's usage: of one answer to each prompt, and the tokens of all answers."""
-    num_prompt = sum(usage.prompt_tokens for usage in prompts)
-    return {
-        "prompt_tokens": num_prompt,
-        "completion_tokens": num_generated,
-        "total_tokens": num_prompt + num_generated,
-        "prompt_tokens_details": {"cached_tokens": sum(usage.cached_tokens for usage in prompts)},
-    }
 
 
 def error_event(error: Refusal) -> bytes:

@@ -8,6 +8,7 @@ from quire.engine.api.sampling import SamplingParams
 from quire.services.frontend.http.prompts import named_prompts
 from quire.services.frontend.http.sampling_fields import SamplingFields
 from quire.services.frontend.http.stream_fields import StreamFields
+from quire.services.frontend.http.usage import StreamUsage
 
 # OpenAI's default.
 DEFAULT_MAX_TOKENS = 16
@@ -24,7 +25,7 @@ class CompletionWishes:
         has_logprobs: with log-probabilities of the tokens, of an echo too.
         has_prompt_logprobs: with log-probabilities of the prompt's tokens beside the choice.
         has_token_ids: with the ids of prompt and answer.
-        includes_usage: a stream ends with the usage.
+        stream_usage: where a stream says what it took.
     """
 
     n: int
@@ -33,7 +34,7 @@ class CompletionWishes:
     has_logprobs: bool
     has_prompt_logprobs: bool
     has_token_ids: bool
-    includes_usage: bool
+    stream_usage: StreamUsage
 
     @property
     def is_choosing(self) -> bool:
@@ -83,7 +84,7 @@ class CompletionBody(SamplingFields, StreamFields):
             has_logprobs=self.logprobs is not None,
             has_prompt_logprobs=self.prompt_logprobs is not None,
             has_token_ids=bool(self.return_token_ids),
-            includes_usage=self.includes_usage,
+            stream_usage=self.stream_usage,
         )
 
     def prompts(self) -> list[tuple[str, str | list[int]]]:

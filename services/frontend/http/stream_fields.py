@@ -2,13 +2,16 @@
 
 from quire.engine.api.errors import InvalidRequest
 from quire.services.frontend.http.body import Body
+from quire.services.frontend.http.usage import StreamUsage
 
 
 class StreamOptions(Body):
     """Options of a stream."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
     """A last chunk with the usage and no choices."""
+    continuous_usage_stats: bool | None = None
+    """With `include_usage`: the other chunks say the usage so far, too."""
 
 
 class StreamFields(Body):
@@ -21,14 +24,16 @@ class StreamFields(Body):
     """For the caller's own records; not looked at."""
 
     @property
-    def includes_usage(self) -> bool:
-        """Whether a stream ends with the usage.
+    def stream_usage(self) -> StreamUsage:
+        """Where a stream says what it took.
 
         Raises:
             InvalidRequest: options for a stream were given, and none was asked for.
         """
         if self.stream_options is None:
-            return False
+            return StreamUsage.NOWHERE
         if not self.stream:
             raise InvalidRequest("stream_options", "given", "must be left out unless stream is true")
-        return self.stream_options.include_usage
+        if not self.stream_options.include_usage:
+            return StreamUsage.NOWHERE
+        return StreamUsage.EVERY_CHUNK if self.stream_options.continuous_usage_stats else StreamUsage.LAST_CHUNK

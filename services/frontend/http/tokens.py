@@ -72,11 +72,11 @@ class Tokens:
         return Response(f"{{{content}}}", media_type="application/json")
 
     async def detokenize(self, request: Request) -> JSONResponse:
-        """POST /detokenize: without special tokens; at most 262,144 of them."""
+        """POST /detokenize: with special tokens, so that /tokenize gives the same ids again; at most 262,144."""
         body = await read_body(request, DetokenizeBody)
         check_model(body.model, self._inference)
         async with while_connected(request):
-            text = await self._inference.decode(body.tokens, "tokens")
+            text = await self._inference.decode(body.tokens, "tokens", skip_special_tokens=False)
         return JSONResponse({"prompt": text})
 
     async def info(self, request: Request) -> JSONResponse:
