@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 GPU_STAMP := .venv/.stamp-gpu
 DOCS_STAMP := .venv/.stamp-docs
+EVALS_STAMP := .venv/.stamp-evals
 PROTOS := $(shell find protos -name '*.proto')
 CPP := $(shell find kernels benchmarks clients/cpp tests -name '*.cpp' -o -name '*.h')
 PYTEST := $(BIN)/python -m pytest
@@ -44,7 +45,11 @@ test-compose: $(STAMP) ## tests that need docker compose
 test-chaos: $(STAMP) ## tests that kill services while requests run
 	$(PYTEST) -m chaos
 
-test-clients: $(STAMP) ## clients in Node.js, C++ and Go, and those of other projects, against Quire; gets them all
+$(EVALS_STAMP): $(STAMP) tools/evals.sh tests/clients/evals.txt
+	tools/evals.sh
+	@touch $@
+
+test-clients: $(EVALS_STAMP) ## clients in Node.js, C++ and Go, and clients and tools of other projects, against Quire; gets them all
 	tools/clients.sh
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/chat-templates 'axolotl>=0.19' 'trl>=1.16'
 	$(BIN)/python -m venv .venv/clients
