@@ -22,6 +22,8 @@ TOOLS: list[Any] = [{"type": "function", "strict": False, **tool["function"]} fo
 LOGPROBS: list[Any] = ["message.output_text.logprobs"]
 SPOKEN = "I look it up. 😀"
 THOUGHT = "Füßen is a town."
+NO_SCHEMA = {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}
+NO_TOOL = {"type": "function", "name": "a", "parameters": {"type": "nothing"}}
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
@@ -272,6 +274,9 @@ async def test_the_asynchronous_client(scripted: RunningStack) -> None:
         ({"input": "a", "text": {"format": {}}}, "text.format.type"),
         ({"input": "a", "text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
         ({"input": "a", "text": {"format": {"type": "text"}, "size": 1}}, "text.size"),
+        ({"input": "a", "text": NO_SCHEMA}, "text.format"),
+        ({"input": "a", "text": NO_SCHEMA, "chat_template": "P"}, "text.format.schema"),
+        ({"input": "a", "tools": [NO_TOOL], "tool_choice": "required"}, "tools"),
         ({"input": "a", "response_format": {"type": "json_object"}}, "response_format"),
         ({"input": "a", "reasoning": {"summary": "detailed"}}, "reasoning"),
         ({"input": "a", "n": 2}, "n"),

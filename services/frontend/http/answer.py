@@ -12,7 +12,7 @@ from quire.engine.api.completion import Completion, join
 from quire.engine.api.errors import RequestError
 from quire.engine.open_request import OpenRequest
 from quire.services.frontend.http.disconnect import disconnected
-from quire.services.frontend.http.errors import Refusal, refusal
+from quire.services.frontend.http.errors import FieldNames, Refusal, refusal
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.merge import merged
 
@@ -40,6 +40,13 @@ class Answer:
 
     The first piece is awaited before anything is sent, so that whatever fails until then still has a status of
     its own. An error behind that is an event of the stream.
+
+    Args:
+        inference: computes the answers.
+        requests: as opened.
+        renderer: of the API.
+        is_stream: they are sent as events.
+        names: that the API has for fields, for refusals.
     """
 
     def __init__(
@@ -48,11 +55,13 @@ class Answer:
         requests: Sequence[OpenRequest],
         renderer: AnswerRenderer,
         is_stream: bool,
+        names: FieldNames = (),
     ) -> None:
         self._inference = inference
         self._requests = requests
         self._renderer = renderer
         self._is_stream = is_stream
+        self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         answering = asyncio.create_task(self._answer(scope, receive, send))
@@ -81,7 +90,7 @@ class Answer:
                     return
                 response = await self._whole(first, pieces)
             except RequestError as error:
-                response = refusal(error).response()
+                response = refusal(error, self._names).response()
         await response(scope, receive, send)
 
     async def _whole(
@@ -107,5 +116,5 @@ class Answer:
         except StopAsyncIteration:
             last = self._renderer.end()
         except RequestError as error:
-            last = self._renderer.failure(refusal(error))
+            last = self._renderer.failure(refusal(error, self._names))
         await send({"type": "http.response.body", "body": last})

@@ -9,6 +9,7 @@ other             500
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from starlette.responses import JSONResponse
 
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable, UnknownModel
 
+# Beginnings of the request path's names of fields, and how an API calls the same; the first that fits counts.
+FieldNames = Sequence[tuple[str, str]]
 INVALID = "invalid_request_error"
 # The protocol groups what OpenAI's API has side by side.
 # Beginnings of the protocol's names of fields, and how bodies call the same.
@@ -53,12 +56,16 @@ class Refusal:
         return JSONResponse(self.body, self.status, headers)
 
 
-def refusal(error: RequestError) -> Refusal:
-    """Status and body for an error of the request path."""
-    message = _field_of_body(str(error))
+def refusal(error: RequestError, names: FieldNames = ()) -> Refusal:
+    """Status and body for an error of the request path.
+
+    Args:
+        names: of one API, which come before those of all.
+    """
+    message = _field_of_body(str(error), names)
     match error:
         case InvalidRequest():
-            return Refusal(400, message, INVALID, param=_field_of_body(error.field) or None)
+            return Refusal(400, message, INVALID, param=_field_of_body(error.field, names) or None)
         case UnknownModel():
             return Refusal(404, message, INVALID, param="model", code="model_not_found")
         case BodyTooLarge():
@@ -70,9 +77,9 @@ def refusal(error: RequestError) -> Refusal:
     return Refusal(500, message, "server_error", code="internal_error")
 
 
-def _field_of_body(text: str) -> str:
+def _field_of_body(text: str, names: FieldNames) -> str:
     """What begins with the protocol's name of a field begins with the body's."""
-    for ours, theirs in _RENAMED:
+    for ours, theirs in (*names, *_RENAMED):
         if text.startswith(ours):
             return theirs + text.removeprefix(ours)
     return text

@@ -95,6 +95,12 @@ class ResponsesBody(SamplingFields):
     def has_logprobs(self) -> bool:
         return LOGPROBS in (self.include or ())
 
+    @property
+    def has_format(self) -> bool:
+        """Whether the text must match something by this API's own field."""
+        form = self.text.format if self.text else None
+        return form is not None and form.type != "text"
+
     async def read(self) -> Conversation:
         """What the template is given. That of many items is read beside the event loop.
 
