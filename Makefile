@@ -53,7 +53,7 @@ test-clients: $(EVALS_STAMP) ## clients in Node.js, C++ and Go, and clients and 
 	tools/clients.sh
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/chat-templates 'axolotl>=0.19' 'trl>=1.16'
 	$(BIN)/python -m venv .venv/clients
-	.venv/clients/bin/python -m pip install --quiet 'langchain-openai>=1' 'litellm>=1.100'
+	.venv/clients/bin/python -m pip install --quiet 'langchain-openai>=1' 'litellm>=1.100' 'openai-agents>=0.20'
 	$(PYTEST) -m clients
 
 lint: $(STAMP) ## ruff, formatting of Python and C++, mypy, import contracts, protos and what breaks their clients
