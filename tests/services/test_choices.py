@@ -197,6 +197,24 @@ async def test_an_echo_with_logprobs_has_those_of_the_prompt(http: aiohttp.Clien
     assert parts["token_logprobs"][1:] == pytest.approx(found["token_logprobs"][1:], abs=1e-4)
 
 
+async def test_an_echo_keeps_the_special_tokens_that_its_prompt_has(
+    http: aiohttp.ClientSession, tokenizer: Tokenizer
+) -> None:
+    text = f"<s>{PROMPT}</s><s>{PROMPT}"
+    ids = tokenizer.encode(text).tolist()
+    assert (ids[0], ids.count(0)) == (0, 2)
+    for prompt in (text, ids):
+        (choice,) = (await complete(http, **{**SAMPLED, "prompt": prompt, "echo": True, "logprobs": 0}))["choices"]
+        assert choice["text"].startswith(text)
+        found = choice["logprobs"]
+        pairs = list(zip(found["tokens"], found["text_offset"], strict=True))
+        assert "".join(found["tokens"][: len(ids)]) == text
+        assert all(choice["text"].startswith(token, offset) for token, offset in pairs)
+    cut = {**SAMPLED, "prompt": text, "echo": True, "truncate_prompt_tokens": 3}
+    (choice,) = (await complete(http, **cut))["choices"]
+    assert choice["text"].startswith(tokenizer.decode(ids[-3:]))
+
+
 async def test_a_prompt_is_scored_alone(http: aiohttp.ClientSession) -> None:
     body = {"prompt": PROMPT, "max_tokens": 0, "echo": True, "logprobs": 1}
     alone = await complete(http, **body)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,6 +96,14 @@ def test_offsets_where_a_run_of_bytes_is_held_back(pieces_tokenizer: Tokenizer) 
 def test_offsets_in_a_run_of_bytes(pieces_tokenizer: Tokenizer) -> None:
     ids = [pieces_tokenizer.backend.token_to_id(token) for token in ("▁a", "<0x0A>", "<0x0A>", "b")]
     assert made(ChoiceLogprobs(pieces_tokenizer), piece(ids))["text_offset"] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("echo", "offsets"), [("a</s>b", [0, 0, 1, 5, 6]), ("</s>a</s>b", [0, 4, 5, 9, 10])])
+def test_a_special_token_has_room_where_the_prompt_has_it(tokenizer: Tokenizer, echo: str, offsets: list[int]) -> None:
+    prompt = tokenizer.encode("</s>a</s>b").tolist()
+    known = tuple(TokenLogprobs(-1.0, (), ()) for _ in prompt[1:])
+    answer = replace(piece(tokenizer.encode("a").tolist()), prompt_logprobs=known)
+    assert (ChoiceLogprobs(tokenizer, echo).of(answer, prompt) or {})["text_offset"] == offsets
 
 
 def test_the_most_likely_tokens_and_the_sampled_one(tokenizer: Tokenizer) -> None:

@@ -39,8 +39,8 @@ class CompletionChunks:
         self._wishes = wishes
         self._echoes = [echo for echo in echoes for _ in range(wishes.best_of)]
         self._tokenizer = inference.tokenizer
-        offsets = map(len, self._echoes or [""] * len(requests))
-        self._logprobs = [ChoiceLogprobs(self._tokenizer, each) for each in offsets] if wishes.has_logprobs else []
+        before = self._echoes or [""] * len(requests)
+        self._logprobs = [ChoiceLogprobs(self._tokenizer, each) for each in before] if wishes.has_logprobs else []
         # Answers whose first event has been written.
         self._begun: set[int] = set()
         self._usages: dict[int, Usage] = {}

@@ -10,7 +10,7 @@ from quire.services.frontend.http.choices import open_choices, prepare_all
 from quire.services.frontend.http.chunks import CompletionChunks
 from quire.services.frontend.http.completion_body import CompletionBody
 from quire.services.frontend.http.models import check_model
-from quire.services.frontend.inference import Inference
+from quire.services.frontend.inference import Inference, PreparedRequest
 
 
 class Completions:
@@ -26,7 +26,16 @@ class Completions:
         check_model(body.model, self._inference)
         inference, wishes = self._inference, body.wishes()
         options = body.options(body.add_special_tokens is not False, caller_trace(request.headers.items()))
-        prepared = await prepare_all(inference, request, body.prompts(), body.sampling(), options)
-        echoes = [await inference.decode(each.prompt, "prompt") for each in prepared] if wishes.echo else []
+        prompts = body.prompts()
+        prepared = await prepare_all(inference, request, prompts, body.sampling(), options)
+        pairs = zip(prompts, prepared, strict=True) if wishes.echo else ()
+        echoes = [await self._echo(prompt, each) for (_, prompt), each in pairs]
         requests = open_choices(inference, request, prepared, wishes.best_of, whole=not body.stream)
         return Answer(inference, requests, CompletionChunks(inference, requests, wishes, echoes), bool(body.stream))
+
+    async def _echo(self, prompt: str | list[int], prepared: PreparedRequest) -> str:
+        """A prompt's text: as it was given, or else that of the token ids that are kept of it."""
+        kept = prepared.options.prompt.truncate_prompt_tokens
+        if isinstance(prompt, str) and (kept is None or len(prepared.prompt) < kept):
+            return prompt
+        return await self._inference.decode(prepared.prompt, "prompt", skip_special_tokens=False)

@@ -18,13 +18,14 @@ class ChoiceLogprobs:
 
     Args:
         tokenizer: the model's.
-        offset: characters of the choice before the first token's.
+        echo: text of the choice before the first token's.
     """
 
-    def __init__(self, tokenizer: Tokenizer, offset: int = 0) -> None:
+    def __init__(self, tokenizer: Tokenizer, echo: str = "") -> None:
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer)
-        self._length = offset
+        self._echo = echo
+        self._length = len(echo)
 
     def of(self, piece: Completion, echoed: Sequence[int] = ()) -> dict[str, Any] | None:
         """Lists with an entry for each of the piece's tokens; None if it has none.
@@ -35,26 +36,29 @@ class ChoiceLogprobs:
         Args:
             echoed: the prompt's tokens, if they come before; nothing is known of how likely the first one is.
         """
-        if echoed:
-            return _joined(ChoiceLogprobs(self._tokenizer)._of_prompt(echoed, piece.prompt_logprobs), self.of(piece))
-        return self._of(piece.token_ids, piece.logprobs) if piece.token_ids else None
+        found = self._of(piece.token_ids, piece.logprobs) if piece.token_ids else None
+        return _joined(self._of_echo(echoed, piece.prompt_logprobs), found) if echoed else found
 
-    def _of_prompt(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        first: dict[str, list[Any]] = {
+    def _of_echo(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        offsets = _echo_offsets(token_ids, self._echo, self._tokenizer)
+        unknown: dict[str, list[Any]] = {
             "tokens": [self._detokenizer.spell(token_ids[0])],
             "token_logprobs": [None],
             "top_logprobs": [None],
-            "text_offset": [self._offset(token_ids[0])],
+            "text_offset": offsets[:1],
         }
-        return _joined(first, self._of(token_ids[1:], logprobs))
+        return _joined(unknown, self._lists(token_ids[1:], logprobs, offsets[1:]))
 
     def _of(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        return self._lists(token_ids, logprobs, [self._offset(token_id) for token_id in token_ids])
+
+    def _lists(self, token_ids: Sequence[int], logprobs: Sequence[TokenLogprobs], offsets: list[int]) -> dict[str, Any]:
         spelled = [self._detokenizer.spell(token_id) for token_id in token_ids]
         return {
             "tokens": spelled,
             "token_logprobs": [finite(each.logprob) for each in logprobs],
             "top_logprobs": [self._top(*pair) for pair in zip(spelled, logprobs, strict=True)],
-            "text_offset": [self._offset(token_id) for token_id in token_ids],
+            "text_offset": offsets,
         }
 
     def _top(self, spelled: str, logprobs: TokenLogprobs) -> dict[str, float]:
@@ -69,6 +73,19 @@ class ChoiceLogprobs:
         begin = self._length + self._detokenizer.breaks(token_id)
         self._length += len(self._detokenizer.push((token_id,)))
         return begin
+
+
+def _echo_offsets(token_ids: Sequence[int], text: str, tokenizer: Tokenizer) -> list[int]:
+    """Where each token of a prompt begins in its text; special tokens that the text has not take no room there."""
+    detokenizer, length, offsets = Detokenizer(tokenizer), 0, []
+    for token_id in token_ids:
+        offsets.append(length + detokenizer.breaks(token_id))
+        token = tokenizer.token(token_id, skip_special_tokens=False)
+        if token not in tokenizer.special_tokens:
+            length += len(detokenizer.push((token_id,)))
+        elif text.startswith(token, length):
+            length += len(token)
+    return offsets
 
 
 def prompt_logprobs_json(
