@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quire.clients.errors import may_pass, not_ready, translated
 from quire.clients.multiplexer import Multiplexer
+from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion
 from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import QuireError
@@ -19,6 +20,7 @@ from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt
 from quire.engine.api.sampling import SamplingParams
+from quire.protos.beam_search import answers_from_proto, beam_search_request
 from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.convert import (
     abort_request,
@@ -34,6 +36,7 @@ from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
 DEFAULTS = SamplingParams()
+BEAM_DEFAULTS = BeamSearchParams()
 RETRY_SECONDS = 0.2
 
 
@@ -115,6 +118,19 @@ class AsyncClient:
         if self._multiplexer is not None:
             return self._multiplexer.stream(request, self._timeout)
         return _each(self._stub.GenerateStream(request, timeout=self._timeout))
+
+    async def beam_search(
+        self,
+        prompt: Prompt,
+        params: BeamSearchParams = BEAM_DEFAULTS,
+        *,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> list[Completion]:
+        """The most likely answers that beam search finds, the best first."""
+        request = beam_search_request(prompt, params, request_id, options)
+        with translated():
+            return answers_from_proto(await self._stub.BeamSearch(request, timeout=self._timeout))
 
     async def embed(
         self,

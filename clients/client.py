@@ -9,6 +9,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quire.clients.errors import may_pass, not_ready, translated
+from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion
 from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import QuireError
@@ -16,6 +17,7 @@ from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt
 from quire.engine.api.sampling import SamplingParams
+from quire.protos.beam_search import answers_from_proto, beam_search_request
 from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.convert import (
     abort_request,
@@ -31,6 +33,7 @@ from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
 DEFAULTS = SamplingParams()
+BEAM_DEFAULTS = BeamSearchParams()
 RETRY_SECONDS = 0.2
 
 
@@ -105,6 +108,20 @@ class Client:
         with translated(call.cancel):
             for message in call:
                 yield completion_from_proto(message)
+
+    def beam_search(
+        self,
+        prompt: Prompt,
+        params: BeamSearchParams = BEAM_DEFAULTS,
+        *,
+        request_id: str = "",
+        options: RequestOptions = DEFAULT_OPTIONS,
+    ) -> list[Completion]:
+        """The most likely answers that beam search finds, the best first."""
+        request = beam_search_request(prompt, params, request_id, options)
+        call = self._stub.BeamSearch.future(request, timeout=self._timeout)
+        with translated(call.cancel):
+            return answers_from_proto(call.result())
 
     def embed(
         self,

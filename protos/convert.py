@@ -176,6 +176,7 @@ def completion_from_proto(message: pb.GenerateResponse | pb.GenerateStreamRespon
         logprobs=tuple(map(_logprobs_from_proto, message.logprobs)),
         prompt_logprobs=tuple(map(_logprobs_from_proto, message.prompt_logprobs)),
         index=message.index if isinstance(message, pb.GenerateStreamResponse) else 0,
+        cumulative_logprob=finish.cumulative_logprob if finish.HasField("cumulative_logprob") else None,
     )
 
 
@@ -223,7 +224,11 @@ def finish_to_proto(completion: Completion) -> pb.Finish | None:
     if completion.finish_reason is None or completion.usage is None:
         return None
     usage = _usage_to_proto(completion.usage)
-    finish = pb.Finish(reason=pb.FinishReason.ValueType(completion.finish_reason), usage=usage)
+    finish = pb.Finish(
+        reason=pb.FinishReason.ValueType(completion.finish_reason),
+        usage=usage,
+        cumulative_logprob=completion.cumulative_logprob,
+    )
     if isinstance(completion.matched_stop, str):
         finish.stop = completion.matched_stop
     elif completion.matched_stop is not None:

@@ -164,14 +164,26 @@ class Inference:
             RequestError: it is refused.
         """
         self.admit()
-        if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
-            raise InvalidRequest("request_id", request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
         interval = WHOLE_INTERVAL if whole and not request.params.stop else self._stream_interval
-        request_id = request_id or uuid.uuid4().hex
-        opened = self._link.submit(request_id, request.prompt, request.params, request.options, interval)
+        opened = self._link.submit(_name(request_id), request.prompt, request.params, request.options, interval)
         if whole:
             opened.expect_end()
         return opened
+
+    def hold(self, request: PreparedRequest, request_id: str = "") -> OpenRequest:
+        """Opens a request, as `open` does, that is not computed itself: those of `open_step` are, on its behalf."""
+        self.admit()
+        return self._link.hold(_name(request_id), request.prompt, request.params, request.options)
+
+    def open_step(self, prompt: Int32Array, params: SamplingParams, options: RequestOptions) -> OpenRequest:
+        """Opens a request for a held one, whose end is awaited; nothing refuses it. `withdraw` it in the end."""
+        opened = self._link.submit_step(prompt, params, options)
+        opened.expect_end()
+        return opened
+
+    def withdraw(self, request: OpenRequest) -> None:
+        """Nothing more is computed for a request; harmless if repeated."""
+        self._link.withdraw(request)
 
     def open_choices(
         self, request: PreparedRequest, num_choices: int, request_id: str = "", *, whole: bool = False
@@ -280,3 +292,9 @@ class Inference:
                 check_length(field, len(prompt), max_model_len)
             token_ids = token_array(prompt, limits.vocab_size, field)
         return token_ids if kept is None else token_ids[-kept:]
+
+
+def _name(request_id: str) -> str:
+    if len(request_id.encode()) > MAX_REQUEST_ID_BYTES:
+        raise InvalidRequest("request_id", request_id, f"must be at most {MAX_REQUEST_ID_BYTES} bytes")
+    return request_id or uuid.uuid4().hex

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-import time
+import uuid
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -14,7 +14,6 @@ from quire.engine.api.limits import ServingLimits
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
-from quire.engine.drain_rate import DrainRate
 from quire.engine.open_request import Finish, OpenRequest
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
@@ -22,6 +21,7 @@ from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.protos.status import readable
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
+from quire.services.frontend.open_calls import OpenCalls
 from quire.services.frontend.pace import Pace
 
 logger = logging.getLogger(__name__)
@@ -54,19 +54,17 @@ class SchedulerLink:
     ) -> None:
         self._address = address
         self._name = name
-        self._max_requests = max_requests
         self._tokenizer_fingerprint = tokenizer_fingerprint
         self._keepalive = keepalive
         self._pace = Pace()
         self._requests: dict[int, OpenRequest] = {}
-        # With those that have ended at the scheduler, whose clients have not read the end.
-        self._calls: set[OpenRequest] = set()
-        self._rate = DrainRate(time.monotonic)
+        # Of these, those that stand for others; the scheduler does not get them.
+        self._held: set[OpenRequest] = set()
+        self._calls = OpenCalls(max_requests, self.abort)
         # What the scheduler's queues may still take, less what was submitted since it said so; None: not said yet.
         self._room: int | None = None
         self._retry_after = 0.0
         self._by_id: dict[str, OpenRequest] = {}
-        self._deadlines: dict[OpenRequest, asyncio.TimerHandle] = {}
         self._next_handle = 0
         self._state = pb.ServingState()
         # Of the last state in which something could be served: what was computed then may come behind the end of that.
@@ -101,9 +99,7 @@ class SchedulerLink:
 
     def check_room(self) -> None:
         """Raises `Overloaded` if a request would be refused now, here or by the scheduler."""
-        if len(self._calls) >= self._max_requests:
-            message = f"{self._max_requests} requests are open on this frontend, the most it takes"
-            raise Overloaded(message, self._rate.seconds_for(len(self._calls)))
+        self._calls.check()
         if self._room is not None and self._room <= 0:
             raise Overloaded("the scheduler's queues are full", self._retry_after)
 
@@ -137,22 +133,23 @@ class SchedulerLink:
             InvalidRequest: one of this id is open.
         """
         self.check_room()
-        if request_id in self._by_id:
-            raise InvalidRequest("request_id", request_id, "must not be that of a running request")
-        while self._next_handle in self._requests:
-            self._next_handle = (self._next_handle + 1) % 2**31
-        request = OpenRequest(self._next_handle, request_id, prompt, params, options, interval, self._pace.announce)
-        self._next_handle = (self._next_handle + 1) % 2**31
-        self._requests[request.handle] = self._by_id[request_id] = request
-        if not self._calls:
-            self._rate.begin()
-        self._calls.add(request)
-        if options.deadline_ms is not None:
-            timer = asyncio.get_running_loop().call_later(options.deadline_ms / 1000, self.abort, request)
-            self._deadlines[request] = timer
-        if self._room is not None:
-            self._room -= 1
-        self._enqueue(request)
+        request = self._new(request_id, prompt, params, options, interval)
+        self._calls.begin(request)
+        self._submit(request)
+        return request
+
+    def hold(self, request_id: str, prompt: Int32Array, params: SamplingParams, options: RequestOptions) -> OpenRequest:
+        """Opens a request as `submit` does, which the scheduler does not get: those of `submit_step` stand for it."""
+        self.check_room()
+        request = self._new(request_id, prompt, params, options)
+        self._calls.begin(request)
+        self._held.add(request)
+        return request
+
+    def submit_step(self, prompt: Int32Array, params: SamplingParams, options: RequestOptions) -> OpenRequest:
+        """Opens a request for a held one, which no bound refuses; `withdraw` it when it is no longer wanted."""
+        request = self._new(uuid.uuid4().hex, prompt, params, options)
+        self._submit(request, resumed=True)
         return request
 
     def find(self, request_id: str) -> OpenRequest | None:
@@ -166,11 +163,7 @@ class SchedulerLink:
 
     def close(self, request: OpenRequest) -> None:
         """Its call has ended, so that another may take its place; harmless if repeated."""
-        if request in self._calls:
-            self._calls.remove(request)
-            self._rate.depart()
-            if timer := self._deadlines.pop(request, None):
-                timer.cancel()
+        if self._calls.end(request):
             self.withdraw(request)
 
     def withdraw(self, request: OpenRequest) -> None:
@@ -178,6 +171,9 @@ class SchedulerLink:
         if self._requests.get(request.handle) is not request:
             return
         self._forget(request.handle)
+        if request in self._held:
+            self._held.remove(request)
+            return
         if self._room is not None and request.cached_tokens is None:
             # The request leaves the queue without starting, so no message about the room need come.
             self._room += 1
@@ -257,7 +253,25 @@ class SchedulerLink:
         if self.unavailable_reason is None and not self._is_open:
             self._is_open = True
             for request in self._requests.values():
-                self._enqueue(request, resumed=True)
+                if request not in self._held:
+                    self._enqueue(request, resumed=True)
+
+    def _new(
+        self, request_id: str, prompt: Int32Array, params: SamplingParams, options: RequestOptions, interval: int = 1
+    ) -> OpenRequest:
+        if request_id in self._by_id:
+            raise InvalidRequest("request_id", request_id, "must not be that of a running request")
+        while self._next_handle in self._requests:
+            self._next_handle = (self._next_handle + 1) % 2**31
+        request = OpenRequest(self._next_handle, request_id, prompt, params, options, interval, self._pace.announce)
+        self._next_handle = (self._next_handle + 1) % 2**31
+        self._requests[request.handle] = self._by_id[request_id] = request
+        return request
+
+    def _submit(self, request: OpenRequest, resumed: bool = False) -> None:
+        if self._room is not None:
+            self._room -= 1
+        self._enqueue(request, resumed)
 
     def _enqueue(self, request: OpenRequest, resumed: bool = False) -> None:
         if self._is_open and not request.is_over:

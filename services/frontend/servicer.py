@@ -14,8 +14,10 @@ from quire.engine.api.options import RequestOptions
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.trace_context import TraceContext
 from quire.engine.api.version import __version__
+from quire.engine.beam_search_validation import validate_beam_search
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.embedding import embedding_params
+from quire.protos.beam_search import BEAM_SEARCH, answers_to_proto
 from quire.protos.convert import (
     CACHE,
     POOLING,
@@ -25,6 +27,7 @@ from quire.protos.convert import (
     embedding_to_proto,
     trace_from_proto,
 )
+from quire.services.frontend.beam_search import run_search
 from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.merge import merged
@@ -86,6 +89,18 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         async with aclosing(Multiplex(self._inference, submit).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
+
+    async def BeamSearch(
+        self,
+        request: pb.BeamSearchRequest,
+        context: grpc.aio.ServicerContext[pb.BeamSearchRequest, pb.BeamSearchResponse],
+    ) -> pb.BeamSearchResponse:
+        params = BEAM_SEARCH.from_proto(request.sampling, "sampling")
+        validate_beam_search(params)
+        prompt, field = _input(request)
+        options = _timed_options(request, caller_trace(context.invocation_metadata() or ()))
+        prepared = await self._inference.prepare(prompt, params.sampling, field=field, options=options)
+        return answers_to_proto(await run_search(self._inference, prepared, params, request.request_id))
 
     async def Embed(
         self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext[pb.EmbedRequest, pb.EmbedResponse]
@@ -164,11 +179,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     ) -> list[OpenRequest]:
         """Checks a request and opens it for each of its answers; `trace` is its call's."""
         prompt, field = _input(request)
-        options = replace(
-            _options(request),
-            trace=trace_from_proto(request.trace) or trace,
-            deadline_ms=request.deadline_ms if request.HasField("deadline_ms") else None,
-        )
+        options = _timed_options(request, trace)
         params = SAMPLING.from_proto(request.sampling, "sampling")
         prepared = await self._inference.prepare(prompt, params, field=field, options=options)
         num_choices = request.n if request.HasField("n") else 1
@@ -185,7 +196,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             self._inference.close(each)
 
 
-def _input(request: pb.GenerateRequest | pb.EmbedRequest) -> tuple[str | Sequence[int], str]:
+def _input(request: pb.GenerateRequest | pb.BeamSearchRequest | pb.EmbedRequest) -> tuple[str | Sequence[int], str]:
     """The prompt, and its name for refusals."""
     match request.WhichOneof("input"):
         case "text":
@@ -195,9 +206,18 @@ def _input(request: pb.GenerateRequest | pb.EmbedRequest) -> tuple[str | Sequenc
     raise InvalidRequest("input", None, "must be text or token_ids")
 
 
-def _options(request: pb.GenerateRequest | pb.EmbedRequest) -> RequestOptions:
+def _options(request: pb.GenerateRequest | pb.BeamSearchRequest | pb.EmbedRequest) -> RequestOptions:
     cache, prompt = CACHE.from_proto(request.cache, "cache"), PROMPT.from_proto(request.prompt, "prompt")
     return RequestOptions(request.priority, cache, prompt)
+
+
+def _timed_options(request: pb.GenerateRequest | pb.BeamSearchRequest, trace: TraceContext | None) -> RequestOptions:
+    """With deadline and trace, which is the call's unless the message has one."""
+    return replace(
+        _options(request),
+        trace=trace_from_proto(request.trace) or trace,
+        deadline_ms=request.deadline_ms if request.HasField("deadline_ms") else None,
+    )
 
 
 def _is_asked_by_sibling(context: grpc.aio.ServicerContext[Any, Any]) -> bool:

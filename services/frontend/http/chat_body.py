@@ -6,9 +6,8 @@ from typing import Any, ClassVar, Final, Literal
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.chat.conversation import Conversation
+from quire.services.frontend.http.beam_fields import BeamFields
 from quire.services.frontend.http.body import Body
-from quire.services.frontend.http.sampling_fields import SamplingFields
-from quire.services.frontend.http.stream_fields import StreamFields
 
 # That are read at once: that is faster than to wake a thread.
 FEW_MESSAGES: Final = 64
@@ -51,7 +50,7 @@ class ConversationFields(Body):
         )
 
 
-class ChatBody(SamplingFields, StreamFields, ConversationFields):
+class ChatBody(BeamFields, ConversationFields):
     """Fields whose type allows one value are known and not supported otherwise."""
 
     messages: Any

@@ -10,7 +10,7 @@ from quire.engine.chat.answer import AnswerReader, join_deltas
 from quire.engine.chat.chat_prompt import ChatPrompt
 from quire.engine.chat.delta import CallDelta, ContentDelta, Delta, ReasoningDelta
 from quire.engine.chat.message import Message
-from quire.engine.open_request import OpenRequest
+from quire.services.frontend.http.answered import Answered
 from quire.services.frontend.http.chat_logprobs import ChatLogprobs
 from quire.services.frontend.http.chunks import DONE, FINISH_REASONS, error_event, to_json
 from quire.services.frontend.http.errors import Refusal
@@ -30,7 +30,7 @@ class ChatChunks:
 
     def __init__(
         self,
-        requests: Sequence[OpenRequest],
+        requests: Sequence[Answered],
         model: str,
         prompt: ChatPrompt,
         stream_usage: StreamUsage,

@@ -3,10 +3,11 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 from quire.engine.api.completion import Completion, FinishReason, Usage
-from quire.engine.open_request import OpenRequest
+from quire.services.frontend.http.answered import Answered
 from quire.services.frontend.http.completion_body import CompletionWishes
 from quire.services.frontend.http.errors import Refusal
 from quire.services.frontend.http.logprobs import ChoiceLogprobs, prompt_logprobs_json
@@ -23,21 +24,25 @@ class CompletionChunks:
 
     Args:
         inference: names model and tokens.
-        requests: answers to the first prompt, then to the second, and so on; `wishes.best_of` to each.
+        requests: one for each answer to the first prompt, then to the second, and so on.
         wishes: what the answer is to have.
         echoes: the text of each prompt, where it is to be echoed.
+        num_answers: to each prompt; None: `wishes.best_of` to each.
     """
 
     def __init__(
         self,
         inference: Inference,
-        requests: Sequence[OpenRequest],
+        requests: Sequence[Answered],
         wishes: CompletionWishes,
         echoes: Sequence[str] = (),
+        num_answers: Sequence[int] | None = None,
     ) -> None:
         self._requests = requests
         self._wishes = wishes
-        self._echoes = [echo for echo in echoes for _ in range(wishes.best_of)]
+        counts = num_answers or [wishes.best_of] * (len(requests) // wishes.best_of)
+        self._firsts = {0, *accumulate(counts)}
+        self._echoes = [echo for echo, count in zip(echoes, counts, strict=bool(echoes)) for _ in range(count)]
         self._tokenizer = inference.tokenizer
         before = self._echoes or [""] * len(requests)
         self._logprobs = [ChoiceLogprobs(self._tokenizer, each) for each in before] if wishes.has_logprobs else []
@@ -102,10 +107,12 @@ class CompletionChunks:
     def _chosen(self, answers: Sequence[Completion]) -> list[int]:
         """Of each prompt's answers the best, by the mean log-probability of their tokens; the earlier of equal ones."""
         n, best_of = self._wishes.n, self._wishes.best_of
+        if not self._wishes.is_choosing:
+            return list(range(len(answers)))
         chosen: list[int] = []
         for first in range(0, len(answers), best_of):
             ranked = sorted(range(first, first + best_of), key=lambda index: -_mean_logprob(answers[index]))
-            chosen += ranked[:n] if self._wishes.is_choosing else range(first, first + n)
+            chosen += ranked[:n]
         return chosen
 
     def _echo(self, index: int) -> str:
@@ -132,7 +139,7 @@ class CompletionChunks:
 
     def _usage(self, usages: Mapping[int, Usage]) -> dict[str, Any]:
         """Tokens of a prompt count once, however many answers it has."""
-        firsts = [usage for index, usage in usages.items() if index % self._wishes.best_of == 0]
+        firsts = [usage for index, usage in usages.items() if index in self._firsts]
         return usage_body(firsts, sum(usage.generated_tokens for usage in usages.values()))
 
 

@@ -5,9 +5,8 @@ from typing import Any, Literal
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.sampling import SamplingParams
+from quire.services.frontend.http.beam_fields import BeamFields
 from quire.services.frontend.http.prompts import named_prompts
-from quire.services.frontend.http.sampling_fields import SamplingFields
-from quire.services.frontend.http.stream_fields import StreamFields
 from quire.services.frontend.http.usage import StreamUsage
 
 # OpenAI's default.
@@ -42,7 +41,7 @@ class CompletionWishes:
         return self.best_of > self.n
 
 
-class CompletionBody(SamplingFields, StreamFields):
+class CompletionBody(BeamFields):
     """Fields whose type allows one value are known and not supported otherwise."""
 
     prompt: Any

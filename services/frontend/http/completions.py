@@ -1,8 +1,12 @@
 """POST /v1/completions."""
 
+from dataclasses import replace
+
 from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
+from quire.engine.beam_search_validation import validate_beam_search
 from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.http.answer import Answer
 from quire.services.frontend.http.body import read_body
@@ -10,6 +14,7 @@ from quire.services.frontend.http.choices import open_choices, prepare_all
 from quire.services.frontend.http.chunks import CompletionChunks
 from quire.services.frontend.http.completion_body import CompletionBody
 from quire.services.frontend.http.models import check_model
+from quire.services.frontend.http.searches import search_all
 from quire.services.frontend.inference import Inference, PreparedRequest
 
 
@@ -24,12 +29,22 @@ class Completions:
         self._inference.admit()
         body = await read_body(request, CompletionBody)
         check_model(body.model, self._inference)
-        inference, wishes = self._inference, body.wishes()
+        inference, wishes, params = self._inference, body.wishes(), body.sampling()
+        search = body.beam_search(params, wishes.best_of, "n" if body.best_of is None else "best_of")
+        if search is not None:
+            validate_beam_search(search)
+            params = search.sampling
         options = body.options(body.add_special_tokens is not False, caller_trace(request.headers.items()))
         prompts = body.prompts()
-        prepared = await prepare_all(inference, request, prompts, body.sampling(), options)
+        prepared = await prepare_all(inference, request, prompts, params, options)
         pairs = zip(prompts, prepared, strict=True) if wishes.echo else ()
         echoes = [await self._echo(prompt, each) for (_, prompt), each in pairs]
+        if search is not None:
+            found = await search_all(inference, request, prepared, search, wishes.n)
+            answers = [answer for answers in found for answer in answers]
+            wishes = replace(wishes, best_of=wishes.n)
+            chunks = CompletionChunks(inference, answers, wishes, echoes, [len(each) for each in found])
+            return JSONResponse(chunks.whole([each.completion for each in answers]))
         requests = open_choices(inference, request, prepared, wishes.best_of, whole=not body.stream)
         return Answer(inference, requests, CompletionChunks(inference, requests, wishes, echoes), bool(body.stream))
 

@@ -24,7 +24,12 @@ FieldNames = Sequence[tuple[str, str]]
 INVALID = "invalid_request_error"
 # The protocol groups what OpenAI's API has side by side.
 # Beginnings of the protocol's names of fields, and how bodies call the same.
-_RENAMED = (("sampling.thinking.max_tokens", "thinking_token_budget"), ("sampling.", ""), ("cache.salt", "cache_salt"))
+_RENAMED = (
+    ("sampling.thinking.max_tokens", "thinking_token_budget"),
+    ("sampling.thinking", "thinking_token_budget"),
+    ("sampling.", ""),
+    ("cache.salt", "cache_salt"),
+)
 
 
 class BodyTooLarge(RequestError):

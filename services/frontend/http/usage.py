@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 from quire.engine.api.completion import Completion, Usage
-from quire.engine.open_request import OpenRequest
+from quire.services.frontend.http.answered import Answered
 
 _to_json = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -29,7 +29,7 @@ class ChunkUsage:
         wanted: where usage is said.
     """
 
-    def __init__(self, requests: Sequence[OpenRequest], wanted: StreamUsage) -> None:
+    def __init__(self, requests: Sequence[Answered], wanted: StreamUsage) -> None:
         self._requests = requests
         self._is_continuous = wanted is StreamUsage.EVERY_CHUNK
         self._generated = [0] * len(requests)
