@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 @pytest.mark.parametrize(
     ("script", "flags", "expected"),
     [
+        ("beam_search.py", ["--width=2", "--tokens=3", "--rounds=1"], "| beam search / sampling |"),
         ("cpu_step.py", [str(DEMO_MODEL), "--batches=2", "--context=40", "--repeats=1"], "context 512"),
         ("cpu_kernels.py", ["--rows=1", "--repeats=1"], "norms of"),
         ("frontend.py", ["--streams=2", "--tokens=40"], "| sse | 2 |"),
