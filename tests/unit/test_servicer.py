@@ -26,9 +26,12 @@ class OneRequest:
         self.is_open = False
         self.has_closed = asyncio.Event()
 
-    async def submit(self, *args: object, **options: object) -> str:
+    async def prepare(self, *args: object, **options: object) -> str:
+        return "prepared"
+
+    def open_choices(self, *args: object, **options: object) -> list[str]:
         self.is_open = True
-        return "request"
+        return ["request"]
 
     async def follow(self, request: str) -> AsyncIterator[Completion]:
         if self._error is not None:
