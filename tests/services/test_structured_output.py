@@ -198,10 +198,15 @@ async def test_on_the_command_line(stack: RunningStack, flag: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({"guided_regex": "(a"}, "structured_output.regex", "must compile: Regex parsing error at position 3"),
-        ({"guided_json": {"not": {}}}, "structured_output.json_schema", "the schema: not is not supported"),
-        ({"guided_json": "{"}, "structured_output.json_schema", "must compile: Expecting property name"),
-        ({"guided_grammar": "root ::= a"}, "structured_output.grammar", "must compile: EBNF parser error"),
+        ({"guided_regex": "(a"}, "guided_regex", "must compile: Regex parsing error at position 3"),
+        ({"guided_json": {"not": {}}}, "guided_json", "the schema: not is not supported"),
+        ({"guided_json": "{"}, "guided_json", "must compile: Expecting property name"),
+        ({"guided_grammar": "root ::= a"}, "guided_grammar", "must compile: EBNF parser error"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            "response_format",
+            "the schema: not is not supported",
+        ),
         ({"guided_grammar": "x" * 300_000}, "structured_output", "must be at most 262144 bytes of UTF-8, got 300000"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_regex, guided_choice", "must be at most one of them"),
         ({"structured_outputs": {}}, "structured_output", "must have exactly one of"),

@@ -22,11 +22,14 @@ async def prepare_all(
     prompts: Sequence[tuple[str, str | list[int]]],
     params: SamplingParams,
     options: RequestOptions,
+    *,
+    fills_context: bool = False,
 ) -> list[PreparedRequest]:
     """Tokenizes and checks every prompt.
 
     Args:
         prompts: each with its name for refusals.
+        fills_context: without `max_tokens` an answer may be as long as context and pool allow.
 
     Raises:
         RequestError: one is refused.
@@ -36,7 +39,9 @@ async def prepare_all(
     for field, prompt in prompts:
         takes_long = isinstance(prompt, str) and len(prompt) >= LONG_TEXT
         async with while_connected(request) if takes_long else nullcontext():
-            prepared.append(await inference.prepare(prompt, params, field=field, options=options))
+            prepared.append(
+                await inference.prepare(prompt, params, field=field, options=options, fills_context=fills_context)
+            )
         # Many short prompts take as long as a long one.
         await asyncio.sleep(0)
     return prepared

@@ -46,7 +46,8 @@ class Completions:
             chunks = CompletionChunks(inference, answers, wishes, echoes, [len(each) for each in found])
             return JSONResponse(chunks.whole([each.completion for each in answers]))
         requests = open_choices(inference, request, prepared, wishes.best_of, whole=not body.stream)
-        return Answer(inference, requests, CompletionChunks(inference, requests, wishes, echoes), bool(body.stream))
+        chunks = CompletionChunks(inference, requests, wishes, echoes)
+        return Answer(inference, requests, chunks, bool(body.stream), body.structure_names)
 
     async def _echo(self, prompt: str | list[int], prepared: PreparedRequest) -> str:
         """A prompt's text: as it was given, or else that of the token ids that are kept of it."""

@@ -1,6 +1,5 @@
 """POST /v1/responses."""
 
-from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
@@ -13,8 +12,8 @@ from quire.engine.chat.tool_choice import ToolChoice
 from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.http.answer import Answer
 from quire.services.frontend.http.body import read_body
-from quire.services.frontend.http.choices import open_choices
-from quire.services.frontend.http.disconnect import while_connected
+from quire.services.frontend.http.chat_prompts import chat_prompt
+from quire.services.frontend.http.choices import open_choices, prepare_all
 from quire.services.frontend.http.errors import FieldNames, refusal
 from quire.services.frontend.http.models import check_model
 from quire.services.frontend.http.responses_body import ResponsesBody
@@ -70,18 +69,11 @@ class Responses:
         tool_choice: ToolChoice,
         names: FieldNames,
     ) -> Answer:
-        inference, params = self._inference, body.sampling()
-        options, echo = body.options(False, caller_trace(request.headers.items())), body.echo(params)
-        async with while_connected(request):
-            prompt = await self._chat.prompt(
-                conversation, body.chat_template, tool_choice, only_first_call=body.parallel_tool_calls is False
-            )
-            params = prompt.sampling(params)
-            if body.thinking_token_budget is not None:
-                budget = prompt.thinking(body.thinking_token_budget, inference.tokenizer)
-                params = replace(params, thinking=budget)
-            # The template has written the special tokens.
-            prepared = await inference.prepare(prompt.text, params, field="input", options=options, fills_context=True)
-        (opened,) = requests = open_choices(inference, request, [prepared], whole=not body.stream)
+        inference, echo = self._inference, body.echo(body.sampling())
+        options = body.options(False, caller_trace(request.headers.items()))
+        prompt, params = await chat_prompt(inference, self._chat, request, body, conversation, tool_choice)
+        texts = [("input", prompt.text)]
+        prepared = await prepare_all(inference, request, texts, params, options, fills_context=True)
+        (opened,) = requests = open_choices(inference, request, prepared, whole=not body.stream)
         chunks = ResponsesChunks(opened, inference.model, prompt, echo, inference.tokenizer)
         return Answer(inference, requests, chunks, bool(body.stream), names)

@@ -9,6 +9,7 @@ from pydantic import Field
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.structured_output import StructuredOutput
 from quire.services.frontend.http.body import Body
+from quire.services.frontend.http.errors import FieldNames
 
 
 class NamedSchema(Body):
@@ -113,6 +114,15 @@ class StructureFields(Body):
         if len(given) > 1:
             raise InvalidRequest(", ".join(given), "all", "must be at most one of them")
         return next(iter(given.values()), None)
+
+    @property
+    def structure_names(self) -> FieldNames:
+        """What a refused structure is called: the field that asks for it."""
+        return tuple(
+            (f"sampling.structured_output.{kind}", name)
+            for name, structure in self._structures()
+            for kind in structure.given
+        )
 
     def _structures(self) -> Iterator[tuple[str, StructuredOutput]]:
         if self.response_format is not None and (structure := self.response_format.structure()) is not None:
