@@ -137,7 +137,8 @@ def test_calls_in_a_stream(client: openai.OpenAI) -> None:
     deltas = [chunk.choices[0].delta for chunk in chunks if chunk.choices]
     parts = [part for delta in deltas for part in delta.tool_calls or []]
     assert [part.index for part in parts if part.id] == [0, 1]
-    assert len([part for part in parts if part.index == 0]) > 3
+    # How many messages they come in depends on how fast they are read.
+    assert [part for part in parts if part.index == 0]
     reasoning = "".join((delta.model_extra or {}).get("reasoning_content", "") for delta in deltas)
     assert reasoning == "Füßen is a town."
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
