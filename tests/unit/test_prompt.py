@@ -68,7 +68,7 @@ def test_one_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"), [("x", ("x",)), (["x", "y"], ("x", "y")), (("x",), ("x",)), ([], ()), (None, None)]
+    ("given", "kept"), [("x", ("x",)), (["x", "y"], ("x", "y")), (("x",), ("x",)), ([], ()), (None, ())]
 )
 def test_stop_strings(given: Any, kept: Any) -> None:
     params = SamplingParams(stop=given, stop_token_ids=[3])

@@ -95,30 +95,40 @@ def batch(num_tokens: int, last_tokens: list[int]) -> Any:
     return SimpleNamespace(input_ids=torch.zeros(num_tokens), last_tokens=torch.tensor(last_tokens), paged=paged)
 
 
+def hidden(graphs: Any, num_tokens: int, last_tokens: list[int]) -> Any:
+    step = batch(num_tokens, last_tokens)
+    return graphs.hidden(step, step.last_tokens)
+
+
 def test_generation_alone_is_a_graph(graphs: Any) -> None:
     made, attention, _ = graphs
-    assert made.hidden(batch(3, [0, 1, 2])) == ("whole", [])
+    assert hidden(made, 3, [0, 1, 2]) == ("whole", [])
     assert not attention.planned
 
 
 def test_generation_that_shares_a_prefix_is_done_in_pieces(graphs: Any) -> None:
     made, attention, _ = graphs
     attention.shares_much = True
-    assert made.hidden(batch(3, [0, 1, 2])) == ("pieces", [0, 1, 2, 2])
+    assert hidden(made, 3, [0, 1, 2]) == ("pieces", [0, 1, 2, 2])
     # Several blocks share one backend, which is planned once.
     assert attention.planned == 1
 
 
 def test_a_little_context_is_done_in_pieces_and_more_as_it_is(graphs: Any) -> None:
     made, attention, _ = graphs
-    assert made.hidden(batch(90, [4, 9, 89])) == ("pieces", [4, 9, 89, 89])
-    assert made.hidden(batch(101, [4, 50, 60, 70, 100])) == ("eager", [4, 50, 60, 70, 100, 100, 100, 100])
+    assert hidden(made, 90, [4, 9, 89]) == ("pieces", [4, 9, 89, 89])
+    assert hidden(made, 101, [4, 50, 60, 70, 100]) == ("eager", [4, 50, 60, 70, 100, 100, 100, 100])
     assert attention.planned == 2
 
 
 def test_a_step_in_which_nothing_samples(graphs: Any) -> None:
-    assert graphs[0].hidden(batch(50, [])) == ("pieces", [])
+    assert hidden(graphs[0], 50, []) == ("pieces", [])
 
 
 def test_every_size_of_the_output_layer_is_tried_at_start(graphs: Any) -> None:
     assert graphs[2].logit_rows == [1, 2, 4, 8, 16, 24]
+
+
+def test_the_rows_of_scored_prompts_stay_as_they_are(graphs: Any) -> None:
+    many = list(range(3 * MAX_ROWS))
+    assert hidden(graphs[0], 101, many) == ("eager", many)
