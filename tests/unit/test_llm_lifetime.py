@@ -21,8 +21,11 @@ from support.models import write_model
 GREEDY = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
 
 PROGRAM = """
-import os, sys, threading
+import logging, os, sys, threading
 from quire import LLM, SamplingParams
+
+# Development mode also reports steps that take long, which depends on the machine.
+logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing "))
 
 LONG = SamplingParams(temperature=0, max_tokens=1500, ignore_eos=True)
 llm = LLM(num_blocks=256)
