@@ -143,7 +143,7 @@ async def test_embeddings_among_answers(stack: RunningStack, http: aiohttp.Clien
         vector = await client.embed("def mean(values):")
         stream = client.generate_stream("import ", params)
         pieces = [await anext(stream)]
-        assert (await client.embed("def mean(values):")).values == pytest.approx(vector.values, abs=1e-6)
+        assert (await client.embed("def mean(values):")).values == pytest.approx(vector.values, abs=1e-4)
         pieces += [piece async for piece in stream]
     assert "".join(piece.text for piece in pieces) == alone.text
 

@@ -97,8 +97,9 @@ class SlotPooling:
         if not self._wanted:
             return None
         spans = [span for span in context.spans() if span[0] in self._wanted]
-        tokens, slots, weights = [np.empty(0, np.int64)], [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-        begun, ended = [], []
+        if not spans:
+            return None
+        tokens, slots, weights, begun, ended = [], [], [], [], []
         for slot, first, count, begin in spans:
             num_prompt = int(self._num_prompt[slot])
             positions = np.arange(first, min(first + count, num_prompt))
@@ -111,8 +112,6 @@ class SlotPooling:
                 begun.append(slot)
             if first < num_prompt <= first + count:
                 ended.append(slot)
-        if not (begun or ended or len(spans)):
-            return None
         arrays: Arrays = {
             "slots": np.concatenate(slots),
             "weights": np.concatenate(weights),
