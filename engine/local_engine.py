@@ -17,8 +17,9 @@ from quire.engine.request import Request
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
-from quire.engine.scheduling.scheduler import Scheduler, StepOutput
+from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.scheduling.statistics import SchedulerStatistics
+from quire.engine.scheduling.step_output import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import limits_of
 from quire.engine.validation import fill_defaults, validate, validate_options

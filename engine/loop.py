@@ -11,7 +11,8 @@ from quire.engine.api.errors import LedgerError, LedgerUnreachable, RequestError
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity
-from quire.engine.scheduling.scheduler import Scheduler, StepOutput
+from quire.engine.scheduling.scheduler import Scheduler
+from quire.engine.scheduling.step_output import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import StepPlan, StepResult
 from quire.engine.trace import NO_TRACE, Trace

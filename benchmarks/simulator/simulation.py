@@ -9,7 +9,8 @@ from quire.engine.loop import MAX_STEPS_IN_FLIGHT
 from quire.engine.request import Request
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.pool_state import PoolState
-from quire.engine.scheduling.scheduler import Scheduler, StepOutput
+from quire.engine.scheduling.scheduler import Scheduler
+from quire.engine.scheduling.step_output import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import DeviceKind, ExecutorInfo, StepPlan, StepResult
 from simulator.executor import EOS, ImaginedExecutor, StepTime

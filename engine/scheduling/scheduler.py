@@ -3,19 +3,11 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import PluginError, RequestError
-from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.config import SchedulerConfig
-from quire.engine.embeddings import PackedEmbeddings
-from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
-from quire.engine.open_request import Finish
 from quire.engine.request import Request
 from quire.engine.resources.block_pool import BlockPool
 from quire.engine.resources.container import ResourceContainer
@@ -38,52 +30,12 @@ from quire.engine.scheduling.invariants import (
 from quire.engine.scheduling.plan import make_plan
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins, components
 from quire.engine.scheduling.queue import WaitingQueue
+from quire.engine.scheduling.result_reader import ResultReader
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.scheduling.step_defaults import STEP_DEFAULTS
+from quire.engine.scheduling.step_output import StepOutput
 from quire.engine.sequence import Sequence, SequenceState
-from quire.engine.step import ExecutorInfo, SlotFailure, StepPlan, StepResult
-from quire.engine.step_update import StepUpdate
-
-
-@dataclass(slots=True)
-class StepOutput:
-    """Changes that one result made.
-
-    Attributes:
-        started: sequences whose context is complete, which is when `num_cached` is known.
-        sequences, token_ids: of equal length, one new token each.
-        logprobs: of the tokens whose sequences want them, in the same order.
-        finished: sequences that ended with this step, after their token above.
-        prompt_logprobs: of tokens of prompts, with their positions.
-        refused: sequences that ended with an error, of their own requests.
-        embeddings: of prompts.
-    """
-
-    started: list[Sequence] = field(default_factory=list)
-    sequences: list[Sequence] = field(default_factory=list)
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[tuple[Sequence, TokenLogprobs]] = field(default_factory=list)
-    finished: list[Sequence] = field(default_factory=list)
-    prompt_logprobs: list[tuple[Sequence, int, TokenLogprobs]] = field(default_factory=list)
-    refused: list[tuple[Sequence, RequestError]] = field(default_factory=list)
-
-    @property
-    def ended(self) -> list[tuple[Sequence, Finish | RequestError]]:
-        """All sequences of which nothing more comes, and how they ended."""
-        return [*((sequence, sequence.outcome) for sequence in self.finished), *self.refused]
-
-    embeddings: list[tuple[Sequence, NDArray[np.float32]]] = field(default_factory=list)
-
-    def update(self) -> StepUpdate[Sequence]:
-        """The same, for whoever waits for the sequences."""
-        return StepUpdate(
-            started=((sequence, sequence.num_cached) for sequence in self.started),
-            tokens=zip(self.sequences, self.token_ids, strict=True),
-            logprobs=self.logprobs,
-            ended=self.ended,
-            prompt_logprobs=self.prompt_logprobs,
-            embeddings=self.embeddings,
-        )
+from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 
 
 class Scheduler:
@@ -126,6 +78,7 @@ class Scheduler:
         self._kv = parts.kv_cache_manager(pool, info.block_size, info.fingerprint)
         self._max_num_tokens = max_num_tokens = config.max_num_tokens or STEP_DEFAULTS[info.device].max_num_tokens
         self._slots = SlotManager(min(info.max_batch_size, max_num_tokens))
+        self._results = ResultReader(self._slots.by_slot, self._retire)
         self._structures = StructureManager()
         further = tuple(make(config, info) for make in parts.resource_managers)
         self._resources = ResourceContainer((self._slots, self._kv, self._structures, *further))
@@ -366,64 +319,13 @@ class Scheduler:
         if step.filled:
             self._resources.update_resources(step)
             self._admission.look_again()
-        output = StepOutput(started=_complete(step))
-        if result.prompt_logprobs is not None:
-            output.prompt_logprobs = self._of_prompts(result.prompt_logprobs)
-        for failure in result.failures:
-            self._fail(failure, output)
-        if result.embeddings is not None:
-            output.embeddings = self._embedded(result.embeddings)
-        self._take_tokens(result, output)
-        if result.logprobs is not None:
-            output.logprobs = self._owned(result.logprobs, output.sequences)
+        output = self._results.read(step, result)
         self._free_retired()
         return output
 
     def take_transaction(self) -> LedgerTransaction:
         """Transaction to commit before the latest plan may leave."""
         return self._kv.pool.take_transaction(self._num_steps)
-
-    def _take_tokens(self, result: StepResult, output: StepOutput) -> None:
-        """Gives every row's token to its sequence. This loop runs once per token served: no calls in it."""
-        by_slot, finished = self._slots.by_slot, SequenceState.FINISHED
-        sequences, token_ids = output.sequences, output.token_ids
-        for slot, token in zip(result.slots.tolist(), result.token_ids.tolist(), strict=True):
-            sequence = by_slot[slot]
-            # A row planned before its sequence's end was known is dropped.
-            if sequence is None or sequence.state is finished:
-                continue
-            tokens = sequence.tokens
-            tokens.append(token)
-            sequences.append(sequence)
-            token_ids.append(token)
-            if token in sequence.stop_ids or len(tokens) >= sequence.max_len:
-                self._retire(sequence)
-                sequence.finish_if_complete()
-                output.finished.append(sequence)
-
-    def _fail(self, failure: SlotFailure, output: StepOutput) -> None:
-        """Ends a sequence that the executor cannot go on with, unless it has ended."""
-        sequence = self._slots.by_slot[failure.slot]
-        if sequence is not None and not sequence.is_finished:
-            self._retire(sequence)
-            sequence.finish(FinishReason.ABORTED)
-            output.refused.append((sequence, failure.error))
-
-    def _owned(self, logprobs: PackedLogprobs, sequences: list[Sequence]) -> list[tuple[Sequence, TokenLogprobs]]:
-        """Log-probabilities of the sequences that were given their token."""
-        by_slot, given = self._slots.by_slot, set(sequences)
-        found = ((by_slot[slot], each) for slot, each in logprobs.unpack())
-        return [(sequence, each) for sequence, each in found if sequence in given]
-
-    def _of_prompts(self, logprobs: PackedPromptLogprobs) -> list[tuple[Sequence, int, TokenLogprobs]]:
-        by_slot = self._slots.by_slot
-        found = ((by_slot[slot], position, each) for slot, position, each in logprobs.unpack())
-        return [(owner, position, each) for owner, position, each in found if owner and not owner.is_finished]
-
-    def _embedded(self, embeddings: PackedEmbeddings) -> list[tuple[Sequence, NDArray[np.float32]]]:
-        by_slot = self._slots.by_slot
-        found = ((by_slot[slot], embedding) for slot, embedding in embeddings.unpack())
-        return [(owner, embedding) for owner, embedding in found if owner and not owner.is_finished]
 
     def _admit(self, room: int) -> list[Sequence]:
         """Starts waiting sequences as long as the step has room for their context.
@@ -521,9 +423,3 @@ class Scheduler:
 
     def _sequences_of(self, slots: list[int]) -> list[Sequence]:
         return [sequence for slot in slots if (sequence := self._slots.by_slot[slot]) is not None]
-
-
-def _complete(step: ScheduledStep) -> list[Sequence]:
-    """Sequences whose last chunk of context this was, unless they have ended."""
-    sequences = (chunk.sequence for chunk in step.chunks if chunk.end == chunk.sequence.num_context)
-    return [sequence for sequence in sequences if not sequence.is_finished]

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
 from quire.engine.open_request import Finish
 from quire.engine.request import Request
-from quire.engine.scheduling.scheduler import StepOutput
+from quire.engine.scheduling.step_output import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo
 from quire.engine.trace import NO_TRACE, Trace
