@@ -133,7 +133,8 @@ class LLM:
         Args:
             messages: of a conversation, or a list of several: each an object as OpenAI's API has it, or a `Message`.
             tools: that the model may call, as OpenAI's API has them.
-            tool_choice: "auto", "none", "required", or {"type": "function", "function": {"name": the one to call}}.
+            tool_choice: "auto", "none", "required", {"type": "function", "function": {"name": the one to call}}, or
+                {"type": "allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": some of the tools}}.
             documents: to answer from, if the model's template knows them.
             chat_template: in Jinja, or the name of one of the model's; None: the model's.
             chat_template_kwargs: further variables of the template.

@@ -66,8 +66,7 @@ class ChatFormat:
             InvalidRequest: names the field at fault.
             Overloaded: too many conversations wait.
         """
-        if tool_choice.mode == "none":
-            conversation = replace(conversation, tools=())
+        conversation = replace(conversation, tools=tool_choice.offered(conversation.tools))
         known = self._renderer.choose(conversation, template)
         if known is None and not self._config.request_chat_templates:
             raise InvalidRequest("chat_template", template, "must be left out, or name one of the model's")

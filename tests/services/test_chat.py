@@ -246,6 +246,16 @@ def test_one_tool_may_be_required_by_its_name(client: openai.OpenAI) -> None:
     assert json.loads(arguments)["town"] in TOWNS["pick_other"]
 
 
+def test_some_of_the_tools_may_be_allowed(client: openai.OpenAI) -> None:
+    other: Any = {"type": "function", "function": {"name": "pick_other"}}
+    allowed: Any = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [other]}}
+    answer = client.chat.completions.create(
+        model="scripted", messages=QUESTION, tools=PICKS, tool_choice=allowed, seed=1
+    )
+    calls = answer.choices[0].message.tool_calls or []
+    assert {call.function.name for call in calls if call.type == "function"} == {"pick_other"}
+
+
 def test_json_behind_reasoning(client: openai.OpenAI) -> None:
     schema = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
     form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
@@ -311,6 +321,14 @@ async def test_templates_of_requests_and_their_variables(http: aiohttp.ClientSes
         ),
         ({"messages": QUESTION, "tools": TOOLS, "tool_choice": {"type": "function"}}, "tool_choice"),
         ({"messages": QUESTION, "tool_choice": "auto"}, "tool_choice"),
+        (
+            {
+                "messages": QUESTION,
+                "tools": PICKS,
+                "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [WEATHER]}},
+            },
+            "tool_choice",
+        ),
         ({"messages": QUESTION, "response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"messages": QUESTION, "top_logprobs": 2}, "top_logprobs"),
         ({"messages": QUESTION, "logprobs": True, "top_logprobs": 21}, "logprobs"),

@@ -173,6 +173,9 @@ def test_the_choice_of_tools(client: openai.OpenAI) -> None:
     )
     calls = [item for item in named.output if item.type == "function_call"]
     assert [(call.name, json.loads(call.arguments)) for call in calls] == [("now", {})]
+    allowed: Any = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "now"}]}
+    some = client.responses.create(model="scripted", input=QUESTION, tools=TOOLS, tool_choice=allowed)
+    assert {item.name for item in some.output if item.type == "function_call"} == {"now"}
 
 
 async def test_events_of_a_stream(http: aiohttp.ClientSession) -> None:

@@ -16,8 +16,13 @@ from quire.engine.chat.message import Message, ToolCall, read_messages
 from quire.engine.chat.template import ChatTemplate
 from quire.engine.chat.tool_choice import ToolChoice
 from support.chats import CHATS, SPECIAL_TOKENS, TEMPLATES, Reference, chat, with_text_arguments
+from support.json_mutation import mutated_json
 
 NAMES = ("chatml", "hermes", "llama3", "mistral", "deepseek", "parts")
+ALLOWED = {
+    "type": "allowed_tools",
+    "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "user"}}]},
+}
 _FIELDS = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
 
 
@@ -158,7 +163,7 @@ def test_whatever_is_given_is_read_or_refused() -> None:
                 with suppress(InvalidRequest):
                     template.render(read)
         choice = {"type": "function", "function": anything(2)}
-        for given in (choice, anything(2)):
+        for given in (choice, anything(2), mutated_json(ALLOWED, dice)):
             with suppress(InvalidRequest):
                 ToolChoice.read(given, frozenset({"user"}))
     assert num_read > 600

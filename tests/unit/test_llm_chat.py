@@ -71,6 +71,19 @@ def test_calls_may_be_required_or_left_out(llm: LLM) -> None:
         llm.chat(user("A"), tool_choice="required")
 
 
+def test_the_model_is_told_of_allowed_tools_alone(llm: LLM) -> None:
+    tools = [{"type": "function", "function": {"name": name}} for name in ("R", "A")]
+    template = "{# <tool_call> #}{% for tool in tools %}{{ tool.function.name }}{% endfor %}"
+    for names, script in ((["R"], "R"), (["A"], "A"), (["R", "A"], "A")):
+        allowed = [tool for tool in tools if tool["function"]["name"] in names]  # type: ignore[index]
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": allowed}}
+        (answer,) = llm.chat(user("C"), tools=tools, tool_choice=choice, chat_template=template)
+        assert answer.message.content == SCRIPTS[script]
+    for wrong in ({"mode": "none", "tools": tools}, {"mode": "auto", "tools": []}, {"mode": "auto", "tools": [TIME]}):
+        with pytest.raises(InvalidRequest, match="tool_choice: must be"):
+            llm.chat(user("C"), tools=tools, tool_choice={"type": "allowed_tools", "allowed_tools": wrong})
+
+
 def test_parameters_and_templates(llm: LLM) -> None:
     (short,) = llm.chat(user("A"), SamplingParams(max_tokens=2))
     assert short.completion.finish_reason is FinishReason.LENGTH

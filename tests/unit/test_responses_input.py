@@ -10,6 +10,7 @@ import pytest
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.chat.conversation import Conversation
 from quire.engine.chat.message import Message, ToolCall
+from quire.engine.chat.tool_choice import ToolChoice
 from quire.services.frontend.http.responses_input import read_input, read_tool_choice, read_tools
 from support.json_mutation import mutated_json
 
@@ -58,6 +59,9 @@ def test_tools_are_those_of_chats() -> None:
     assert read_tools([TOOL]) == [{"type": "function", "function": function}]
     named = {"type": "function", "function": {"name": "now"}}
     assert read_tool_choice({"type": "function", "name": "now"}, True) == named
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "now"}]}
+    choice = ToolChoice.read(read_tool_choice(allowed, True), frozenset({"now", "later"}))
+    assert choice == ToolChoice("required", allowed=frozenset({"now"}))
     assert [read_tool_choice("auto", has_tools) for has_tools in (True, False)] == ["auto", None]
 
 
