@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from time import monotonic_ns
 
 from quire.engine.api.errors import LedgerError, LedgerUnreachable, RequestError, StaleEpoch
 from quire.engine.api.structured_output import StructuredOutput
@@ -15,7 +16,7 @@ from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.scheduling.step_output import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import StepPlan, StepResult
-from quire.engine.trace import NO_TRACE, Trace
+from quire.engine.step_observer import StepObserver
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class StepLoop:
         ledger, pool, epoch: where every change of blocks is committed before a plan leaves.
         runner: the executor.
         deliver: called with what each result brought.
-        trace: notes how long each part of a step takes.
+        observers: are told of every step.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class StepLoop:
         epoch: int,
         runner: StepRunner,
         deliver: Callable[[StepOutput], None],
-        trace: Trace = NO_TRACE,
+        observers: Iterable[StepObserver] = (),
     ) -> None:
         self._scheduler = scheduler
         self._ledger = ledger
@@ -84,7 +85,7 @@ class StepLoop:
         self._epoch = epoch
         self._runner = runner
         self._deliver = deliver
-        self._trace = trace
+        self._observers = tuple(observers)
         self._work = asyncio.Event()
         self._is_draining = False
 
@@ -124,14 +125,15 @@ class StepLoop:
 
     async def _next(self) -> StepPlan | None:
         """Plans a step, commits what it changes, and sends it off."""
-        trace, number = self._trace, self._scheduler.num_steps + 1
-        with trace.span("schedule", number):
-            plan = self._scheduler.schedule()
-        with trace.span("commit", number):
-            await self._commit()
+        began = monotonic_ns()
+        plan = self._scheduler.schedule()
+        scheduled = monotonic_ns()
+        committed = monotonic_ns() if await self._commit() else scheduled
         if plan is not None:
-            with trace.span("send", number):
-                await self._runner.send(plan)
+            await self._runner.send(plan)
+            sent = monotonic_ns()
+            for observer in self._observers:
+                observer.planned(plan, began, scheduled, committed, sent)
         for structure in self._scheduler.take_structures():
             answer = await self._runner.prepare(structure)
             answer.add_done_callback(partial(self._on_prepared, structure))
@@ -152,11 +154,14 @@ class StepLoop:
 
     async def _receive(self) -> None:
         """Takes in the oldest result."""
-        number = self._scheduler.num_steps - self._scheduler.num_in_flight + 1
-        with self._trace.span("wait", number):
-            result = await self._runner.receive()
-        with self._trace.span("update", number):
-            self._deliver(self._scheduler.update(result))
+        began = monotonic_ns()
+        result = await self._runner.receive()
+        received = monotonic_ns()
+        output = self._scheduler.update(result)
+        self._deliver(output)
+        updated = monotonic_ns()
+        for observer in self._observers:
+            observer.updated(result, len(output.token_ids), began, received, updated)
 
     async def close(self) -> list[Sequence]:
         """Gives up the pool, in the books and in the ledger if it answers, and returns what is unfinished."""
@@ -167,22 +172,28 @@ class StepLoop:
             logger.info("pool %s: given up without the ledger: %s", self._pool.name, error)
         return sequences
 
-    async def _commit(self) -> None:
-        """Brings the ledger up to the mirror.
+    async def _commit(self) -> bool:
+        """Brings the ledger up to the mirror; False if it is.
 
         Only the scheduler of the highest epoch writes the pool. So the mirror is right, whatever made the ledger refuse
         or lose the transaction: an emptied or restored Redis, or an answer that never came.
         """
         transaction = self._scheduler.take_transaction()
         if not transaction:
-            return
+            return False
         try:
             await self._ledger.commit(self._pool, self._epoch, transaction)
         except StaleEpoch:
             raise
         except LedgerError as error:
             logger.warning("pool %s: %s; seeding the ledger again from the mirror", self._pool.name, error)
+            for observer in self._observers:
+                observer.refused(error)
+            began = monotonic_ns()
             await self._seed()
+            for observer in self._observers:
+                observer.seeded((monotonic_ns() - began) / 1e9)
+        return True
 
     async def _seed(self, delay: float = 0.1) -> None:
         while True:

@@ -1,12 +1,14 @@
 """An executor on a thread of its own, for an event loop that must not wait for a step."""
 
 import asyncio
+from collections.abc import Iterable
+from time import monotonic_ns
 from typing import TypeAlias
 
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.executor import Executor, PendingStep
 from quire.engine.step import StepPlan, StepResult
-from quire.engine.trace import NO_TRACE, Trace
+from quire.engine.step_observer import StepObserver
 from quire.engine.worker_thread import WorkerThread
 
 Launched: TypeAlias = asyncio.Future[PendingStep]
@@ -16,12 +18,12 @@ class StepThread:
     """Launches plans in their order on one thread, waits for a device's results on another, and compiles on a third.
 
     Args:
-        trace: notes how long each launch takes.
+        observers: are told of every launch and result.
     """
 
-    def __init__(self, executor: Executor, trace: Trace = NO_TRACE) -> None:
+    def __init__(self, executor: Executor, observers: Iterable[StepObserver] = ()) -> None:
         self._executor = executor
-        self._trace = trace
+        self._observers = tuple(observers)
         self._launching = WorkerThread("quire-executor")
         self._waiting = WorkerThread("quire-result")
         self._preparing = WorkerThread("quire-prepare")
@@ -35,8 +37,12 @@ class StepThread:
         # Not cancelled with the caller: a launch in the queue would be left out, and the one behind it not.
         pending = await asyncio.shield(launched)
         if pending.is_over:
-            return pending.result()
-        return await asyncio.get_running_loop().run_in_executor(self._waiting, pending.result)
+            result = pending.result()
+        else:
+            result = await asyncio.get_running_loop().run_in_executor(self._waiting, pending.result)
+        for observer in self._observers:
+            observer.computed(result)
+        return result
 
     def prepare(self, structure: StructuredOutput) -> asyncio.Future[None]:
         """Compiles what sequences will ask for, beside the steps; raises what the executor raises."""
@@ -53,5 +59,8 @@ class StepThread:
         del self._executor
 
     def _launch(self, plan: StepPlan) -> PendingStep:
-        with self._trace.span("execute", plan.step):
-            return self._executor.launch(plan)
+        began = monotonic_ns()
+        pending = self._executor.launch(plan)
+        for observer in self._observers:
+            observer.launched(plan, began, monotonic_ns())
+        return pending

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
+from quire.engine.step_observer import StepObserver
 from quire.engine.trace import Trace
 from quire.internal.v1 import executor_pb2_grpc
 from quire.protos.address import Address
@@ -39,7 +40,10 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings, executor: Executor) -> None:
-    servicer = ExecutorServicer(executor, Trace(settings.trace_dir, "executor"))
+    observers: list[StepObserver] = []
+    if settings.trace_dir is not None:
+        observers.append(Trace(settings.trace_dir, "executor"))
+    servicer = ExecutorServicer(executor, observers)
 
     def register(server: grpc.aio.Server) -> None:
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -15,8 +15,8 @@ from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.executor import Executor
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
 from quire.engine.step import StepPlan
+from quire.engine.step_observer import StepObserver
 from quire.engine.step_thread import Launched, StepThread
-from quire.engine.trace import Trace
 from quire.engine.validation import check_range
 from quire.internal.v1 import executor_pb2 as pb
 from quire.internal.v1 import executor_pb2_grpc
@@ -78,9 +78,9 @@ class _Answers:
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     """Obeys the scheduler of the highest epoch; one stream at a time."""
 
-    def __init__(self, executor: Executor, trace: Trace) -> None:
+    def __init__(self, executor: Executor, observers: Iterable[StepObserver] = ()) -> None:
         self._executor = executor
-        self._thread = StepThread(executor, trace)
+        self._thread = StepThread(executor, observers)
         self._epoch = 0
         self._num_attached = 0
         self._newest_step = 0

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
@@ -11,12 +12,14 @@ from quire.engine.request import Request
 from quire.engine.scheduling.step_output import StepOutput
 from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo
-from quire.engine.trace import NO_TRACE, Trace
+from quire.engine.step_observer import StepObserver
 from quire.engine.validation import validate, validate_generated
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.services.scheduler.attached_executor import AttachedExecutor
+from quire.services.scheduler.displaced import Displaced
+from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.frontend_stream import FrontendStream
-from quire.services.scheduler.request_spans import RequestSpans
+from quire.services.scheduler.observer import SchedulerObserver
 from quire.services.scheduler.streamed_request import StreamedRequest
 
 logger = logging.getLogger(__name__)
@@ -31,12 +34,12 @@ class Dispatcher:
 
     Args:
         epoch: of this scheduler.
-        trace: notes when requests come, start and end.
+        observers: are told of requests, and of what happens to executors.
     """
 
-    def __init__(self, epoch: int, trace: Trace = NO_TRACE) -> None:
+    def __init__(self, epoch: int, observers: Iterable[SchedulerObserver] = ()) -> None:
         self._epoch = epoch
-        self._spans = RequestSpans(trace)
+        self._observers = tuple(observers)
         self._clients = itertools.count(1)
         self._streams: dict[int, FrontendStream] = {}
         self._executors: dict[str, AttachedExecutor] = {}
@@ -44,6 +47,7 @@ class Dispatcher:
         self._recipients: dict[Sequence, StreamedRequest] = {}
         # Sequences of a lost executor while no other is there that can hold them.
         self._unplaced: list[Sequence] = []
+        self._displaced = Displaced()
         self._expected: set[str] = set()
         self._changed = asyncio.Event()
 
@@ -104,13 +108,16 @@ class Dispatcher:
             executor.scheduler.add(sequence)
         except RequestError as error:
             stream.end(request.handle, error)
+            for observer in self._observers:
+                observer.refuse(request, error)
             return
         finally:
             self._tell_room()
         stream.sequences[request.handle] = sequence
         self._executor_of[sequence] = executor
         self._recipients[sequence] = StreamedRequest(stream, request.handle, request.interval)
-        self._spans.begin(request)
+        for observer in self._observers:
+            observer.begin(sequence)
         executor.loop.wake()
 
     def cancel(self, stream: FrontendStream, handle: int) -> None:
@@ -131,7 +138,9 @@ class Dispatcher:
         """Sends what a step brought to the frontends that asked for it."""
         output.update().deliver(self._recipients.get)
         for sequence in output.started:
-            self._spans.start(sequence)
+            for observer in self._observers:
+                observer.start(sequence)
+            self._settle(sequence)
         for sequence, outcome in output.ended:
             self._executor_of.pop(sequence, None)
             self._release(sequence, outcome)
@@ -164,11 +173,15 @@ class Dispatcher:
         unplaced, self._unplaced = self._unplaced, []
         self._place(unplaced)
         self._announce()
+        blocks = f"{executor.info.num_blocks} blocks, {executor.scheduler.pool.num_cached} cached"
+        self.notice(Event(EventKind.EXECUTOR_ATTACHED, executor.name, blocks))
 
     def drain(self, executor: AttachedExecutor) -> None:
         """An executor is about to go: what waits there waits elsewhere, what runs may finish."""
         if not executor.is_draining:
-            logger.info("executor %s drains: %d sequences run", executor.name, executor.scheduler.num_running)
+            num_running = executor.scheduler.num_running
+            logger.info("executor %s drains: %d sequences run", executor.name, num_running)
+            self.notice(Event(EventKind.EXECUTOR_DRAINING, executor.name, f"{num_running} sequences run"))
             executor.is_draining = True
             self._place(executor.scheduler.withdraw())
             executor.loop.drain()
@@ -177,8 +190,18 @@ class Dispatcher:
     def detach(self, executor: AttachedExecutor, sequences: list[Sequence]) -> None:
         """An executor is gone; its unfinished sequences go on elsewhere with the tokens they have."""
         self._executors.pop(executor.name, None)
+        self._displaced.add(executor.name, [sequence for sequence in sequences if sequence.was_started])
         self._place(sequences)
         self._announce()
+
+    def notice(self, event: Event) -> None:
+        """Tells the observers."""
+        for observer in self._observers:
+            observer.notice(event)
+
+    def observers_of_steps(self, executor: str) -> list[StepObserver]:
+        """Who is to be told of an executor's steps."""
+        return [steps for observer in self._observers if (steps := observer.steps(executor))]
 
     def _place(self, sequences: list[Sequence]) -> None:
         """Sequences that ran, or waited, elsewhere go on where that costs least.
@@ -208,8 +231,16 @@ class Dispatcher:
         """Who waited for a sequence that is over; None if nobody did."""
         recipient = self._recipients.pop(sequence, None)
         if recipient is not None:
-            self._spans.end(sequence.request, outcome)
+            for observer in self._observers:
+                observer.end(sequence, outcome)
+            self._settle(sequence)
         return recipient
+
+    def _settle(self, sequence: Sequence) -> None:
+        """One that may have run on a lost executor goes on, or has ended."""
+        if settled := self._displaced.settle(sequence):
+            executor, seconds = settled
+            self.notice(Event(EventKind.REQUESTS_RECOVERED, executor, "all that ran there go on", seconds))
 
     def _choose(self, request: Request) -> tuple[Sequence, AttachedExecutor]:
         """The request as a sequence, and the executor where it costs least of those that can hold it.

@@ -22,9 +22,12 @@ from quire.services.common.server import Health, serving
 from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import until_signal
 from quire.services.scheduler.dispatcher import Dispatcher
+from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.fleet import Fleet
+from quire.services.scheduler.observer import SchedulerObserver
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
+from quire.services.scheduler.timeline import Timeline
 
 logger = logging.getLogger(__name__)
 
@@ -84,11 +87,14 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     if epoch == MAX_COUNTER:
         logger.error("this is the last epoch, so a second scheduler would not displace this one; empty Redis soon")
     config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
-    trace = Trace(settings.trace_dir, f"scheduler-{epoch}")
-    dispatcher = Dispatcher(epoch, trace)
+    observers: list[SchedulerObserver] = []
+    if settings.trace_dir is not None:
+        observers.append(Timeline(Trace(settings.trace_dir, f"scheduler-{epoch}")))
+    dispatcher = Dispatcher(epoch, observers)
+    dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(epoch)))
 
     def supervise(address: str) -> Supervisor:
-        return Supervisor(address, config, ledger, epoch, dispatcher, trace, settings.keepalive)
+        return Supervisor(address, config, ledger, epoch, dispatcher, settings.keepalive)
 
     fleet = Fleet(settings.executors.split(","), supervise)
 

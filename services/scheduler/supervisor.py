@@ -2,20 +2,22 @@
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from functools import partial
 
-from quire.engine.api.errors import InvalidRequest, LedgerUnreachable, Unavailable
+from quire.engine.api.errors import InvalidRequest, LedgerError, LedgerUnreachable, Unavailable
 from quire.engine.config import SchedulerConfig
 from quire.engine.loop import StepLoop
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
-from quire.engine.trace import NO_TRACE, Trace
+from quire.engine.step_observer import StepObserver
 from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.dispatcher import Dispatcher
+from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.executor_link import ExecutorLink
 
 logger = logging.getLogger(__name__)
@@ -39,7 +41,6 @@ class Supervisor:
         ledger: KVLedger,
         epoch: int,
         dispatcher: Dispatcher,
-        trace: Trace = NO_TRACE,
         keepalive: Keepalive = DEFAULT_KEEPALIVE,
     ) -> None:
         self._address = address
@@ -47,11 +48,11 @@ class Supervisor:
         self._ledger = ledger
         self._epoch = epoch
         self._dispatcher = dispatcher
-        self._trace = trace
         self._keepalive = keepalive
         self._executor: AttachedExecutor | None = None
         self._identity: PoolIdentity | None = None
         self._is_leaving = False
+        self._lost_at: float | None = None
 
     def leave(self) -> None:
         """Lets what runs on the executor finish, gives it nothing new, and makes `run` return."""
@@ -93,7 +94,9 @@ class Supervisor:
         identity = PoolIdentity(self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
         scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
         self._identity = identity
-        loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver, self._trace)
+        observers = self._dispatcher.observers_of_steps(self._address)
+        observers.append(_LedgerEvents(self._address, self._dispatcher))
+        loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver, observers)
         executor = AttachedExecutor(self._address, info, scheduler, loop)
         logger.info(
             "executor %s attached: %d blocks of %d tokens, %d cached",
@@ -103,6 +106,9 @@ class Supervisor:
             scheduler.pool.num_cached,
         )
         self._dispatcher.attach(executor)
+        if self._lost_at is not None:
+            self._tell(EventKind.EXECUTOR_RECOVERED, "attached again", time.monotonic() - self._lost_at)
+            self._lost_at = None
         running = asyncio.create_task(loop.run())
         watching = asyncio.create_task(link.watch(partial(self._dispatcher.drain, executor)))
         self._executor = executor
@@ -112,12 +118,22 @@ class Supervisor:
             done, _ = await asyncio.wait((running, watching), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+        except (Unavailable, InvalidRequest) as error:
+            if not executor.is_draining:
+                self._lost_at = time.monotonic()
+                self._tell(EventKind.EXECUTOR_LOST, str(error))
+            raise
         finally:
             self._executor = None
             for task in (running, watching):
                 task.cancel()
             await asyncio.gather(running, watching, return_exceptions=True)
             self._dispatcher.detach(executor, await loop.close())
+            if executor.is_draining:
+                self._tell(EventKind.EXECUTOR_LEFT)
+
+    def _tell(self, kind: EventKind, detail: str = "", seconds: float | None = None) -> None:
+        self._dispatcher.notice(Event(kind, self._address, detail, seconds))
 
     async def _open(self, identity: PoolIdentity, committed: int) -> PoolState:
         state = await self._ledger.open(identity, self._epoch)
@@ -125,7 +141,23 @@ class Supervisor:
         if state.step < committed:
             faults.append(f"it ends at step {state.step}, the executor has run step {committed}")
         if faults:
-            logger.error("pool %s: the ledger's cache is dropped: %s", identity.name, "; ".join(faults[:3]))
+            why = "; ".join(faults[:3])
+            logger.error("pool %s: the ledger's cache is dropped: %s", identity.name, why)
+            self._tell(EventKind.LEDGER_DROPPED, why)
             state = PoolState(identity.num_blocks, step=committed)
             await self._ledger.seed(identity, self._epoch, state)
         return state
+
+
+class _LedgerEvents(StepObserver):
+    """What happens to the ledger of an executor's pool, as events."""
+
+    def __init__(self, executor: str, dispatcher: Dispatcher) -> None:
+        self._executor = executor
+        self._dispatcher = dispatcher
+
+    def refused(self, error: LedgerError) -> None:
+        self._dispatcher.notice(Event(EventKind.LEDGER_REFUSED, self._executor, str(error)))
+
+    def seeded(self, seconds: float) -> None:
+        self._dispatcher.notice(Event(EventKind.LEDGER_RECOVERED, self._executor, "seeded from the mirror", seconds))

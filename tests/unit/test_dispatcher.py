@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 from google.rpc import code_pb2
 
-from quire.engine.api.errors import InvalidRequest, Unavailable
+from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
 from quire.engine.loop import StepLoop
+from quire.engine.open_request import Finish
 from quire.engine.request import Request
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
+from quire.engine.sequence import Sequence
 from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.dispatcher import MAX_FAULTS, Dispatcher
+from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.executor_link import ExecutorLink
 from quire.services.scheduler.frontend_stream import FrontendStream
+from quire.services.scheduler.observer import SchedulerObserver
 from support.simulated_executor import SimulatedExecutor, executor_info
 
 
@@ -258,3 +262,60 @@ async def test_generated_tokens_that_cannot_be_are_refused(generated: list[int])
     failed = [each for message in await stream.next() for each in message.output.failed]
     assert [each.code for each in failed] == [code_pb2.INVALID_ARGUMENT]
     assert failed[0].message.startswith("generated")
+
+
+class Recorder(SchedulerObserver):
+    """Lists what it is told, as words."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.events: list[Event] = []
+
+    def refuse(self, request: Request, error: RequestError) -> None:
+        self.requests.append(f"{request.handle} refused: {type(error).__name__}")
+
+    def begin(self, sequence: Sequence) -> None:
+        self.requests.append(f"{sequence.request.handle} begins")
+
+    def start(self, sequence: Sequence) -> None:
+        self.requests.append(f"{sequence.request.handle} starts")
+
+    def end(self, sequence: Sequence, outcome: Finish | RequestError | None) -> None:
+        ending = outcome.reason.name if isinstance(outcome, Finish) else outcome
+        self.requests.append(f"{sequence.request.handle} ends: {ending}")
+
+    def notice(self, event: Event) -> None:
+        self.events.append(event)
+
+
+async def test_observers_are_told_of_requests_and_of_a_loss_that_is_over() -> None:
+    recorder = Recorder()
+    dispatcher = Dispatcher(epoch=1, observers=[recorder])
+    stream = dispatcher.connect()
+    dispatcher.submit(stream, request(9, stream.client, [1]))
+    pool = await make_pool(dispatcher, "first")
+    dispatcher.attach(pool)
+    for handle in (1, 2):
+        dispatcher.submit(stream, request(handle, stream.client, [handle, 2, 3], max_tokens=2))
+    dispatcher.submit(stream, request(3, stream.client, [1]))
+    dispatcher.cancel(stream, 3)
+    assert pool.scheduler.schedule() is not None
+    dispatcher.submit(stream, request(4, stream.client, [4], max_tokens=1))
+    pool = await lose(dispatcher, pool)
+    assert recorder.requests == [
+        "9 refused: Unavailable", "1 begins", "2 begins", "3 begins", "3 ends: None", "4 begins",
+    ]  # fmt: skip
+    recorder.requests.clear()
+    executor = SimulatedExecutor(pool.info)
+    while (plan := pool.scheduler.schedule()) is not None:
+        dispatcher.deliver(pool.scheduler.update(executor.execute(plan)))
+    assert sorted(recorder.requests) == [
+        "1 ends: LENGTH", "1 starts", "2 ends: LENGTH", "2 starts", "4 ends: LENGTH", "4 starts",
+    ]  # fmt: skip
+    assert [(event.kind, event.subject) for event in recorder.events] == [
+        (EventKind.EXECUTOR_ATTACHED, "first"),
+        (EventKind.EXECUTOR_ATTACHED, "next"),
+        # Once, when the last of those that ran there goes on; what had waited does not count.
+        (EventKind.REQUESTS_RECOVERED, "first"),
+    ]
+    assert recorder.events[-1].seconds is not None

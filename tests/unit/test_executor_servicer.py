@@ -7,7 +7,6 @@ from typing import Any
 import grpc
 import pytest
 
-from quire.engine.trace import NO_TRACE
 from quire.internal.v1 import executor_pb2 as pb
 from quire.internal.v1 import executor_pb2_grpc
 from quire.services.executor.servicer import ExecutorServicer
@@ -28,7 +27,7 @@ class BusyExecutor:
 async def test_of_two_that_attach_during_a_step_the_later_one_drives() -> None:
     executor: Any = BusyExecutor()
     server = grpc.aio.server()
-    servicer = ExecutorServicer(executor, NO_TRACE)
+    servicer = ExecutorServicer(executor)
     executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

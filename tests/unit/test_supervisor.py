@@ -5,12 +5,15 @@ from collections.abc import Callable
 
 import pytest
 
+from quire.engine.api.errors import Unavailable
 from quire.engine.config import SchedulerConfig
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.step import ExecutorInfo
 from quire.protos.channel import Keepalive
 from quire.services.scheduler import supervisor
 from quire.services.scheduler.dispatcher import Dispatcher
+from quire.services.scheduler.event import Event, EventKind
+from quire.services.scheduler.observer import SchedulerObserver
 from quire.services.scheduler.supervisor import Supervisor
 from support.simulated_executor import executor_info
 
@@ -49,3 +52,41 @@ async def test_the_pool_of_an_executor_that_left_is_forgotten(monkeypatch: pytes
     assert [each.name for each in dispatcher.statistics().executors] == ["stays"]
     running["stays"].cancel()
     await asyncio.gather(*running.values(), return_exceptions=True)
+
+
+class LosingLink(IdleLink):
+    """An executor whose stream ends when it is told so."""
+
+    losses: asyncio.Queue[None]
+
+    async def watch(self, on_draining: Callable[[], None]) -> None:
+        await self.losses.get()
+        raise Unavailable("the stream has ended")
+
+
+class Events(SchedulerObserver):
+    def __init__(self) -> None:
+        self.heard: asyncio.Queue[Event] = asyncio.Queue()
+
+    def notice(self, event: Event) -> None:
+        self.heard.put_nowait(event)
+
+
+async def test_a_loss_is_told_and_how_long_it_took_to_get_over_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ExecutorLink", LosingLink)
+    monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.01)
+    LosingLink.losses = asyncio.Queue()
+    events = Events()
+    ledger, dispatcher = MemoryLedger(), Dispatcher(epoch=1, observers=[events])
+    running = asyncio.create_task(Supervisor("a", SchedulerConfig(), ledger, 1, dispatcher).run())
+    async with asyncio.timeout(60):
+        assert (await events.heard.get()).kind is EventKind.EXECUTOR_ATTACHED
+        LosingLink.losses.put_nowait(None)
+        lost, attached, recovered = [await events.heard.get() for _ in range(3)]
+    assert (lost.kind, lost.detail) == (EventKind.EXECUTOR_LOST, "the stream has ended")
+    assert attached.kind is EventKind.EXECUTOR_ATTACHED
+    assert recovered.kind is EventKind.EXECUTOR_RECOVERED
+    assert recovered.seconds is not None
+    assert recovered.seconds >= supervisor.RETRY_SECONDS
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)

@@ -24,7 +24,6 @@ from quire.engine.logprobs import pack
 from quire.engine.open_request import OpenRequest
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.step import ExecutorInfo, StepPlan
-from quire.engine.trace import NO_TRACE
 from quire.internal.v1 import executor_pb2, executor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 from quire.services.common import wire
 from quire.services.common.server import serving
@@ -101,7 +100,7 @@ async def execute(stub: Any, epoch: int, plans: list[executor_pb2.StepPlan]) -> 
 async def test_an_executor_refuses_wrong_plans_and_epochs(caplog: pytest.LogCaptureFixture) -> None:
     config = ExecutorConfig(model=str(DEMO_MODEL), num_blocks=8, max_batch_size=4, device="cpu", dtype="float32")
     address, chance = f"{LOOPBACK}:{free_port()}", random.Random(1)
-    servicer = ExecutorServicer(Executor(config), NO_TRACE)
+    servicer = ExecutorServicer(Executor(config))
 
     def register(server: grpc.aio.Server) -> None:
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
@@ -190,7 +189,7 @@ async def test_a_scheduler_refuses_wrong_requests(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.01)
     place, chance = [f"{LOOPBACK}:{free_port()}" for _ in range(2)], random.Random(2)
     dispatcher, ledger, runner = Dispatcher(epoch=1), MemoryLedger(), Runner()
-    executor_servicer = ExecutorServicer(runner, NO_TRACE)  # type: ignore[arg-type]
+    executor_servicer = ExecutorServicer(runner)  # type: ignore[arg-type]
 
     def register_executor(server: grpc.aio.Server) -> None:
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(executor_servicer, server)

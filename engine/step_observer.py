@@ -1,0 +1,42 @@
+"""Who is told what becomes of steps: the one seam for timelines and metrics."""
+
+from quire.engine.api.errors import LedgerError
+from quire.engine.step import StepPlan, StepResult
+
+
+class StepObserver:
+    """Told by the loop that plans steps, and by the thread that launches them; does nothing with it.
+
+    Times are `time.monotonic_ns`, which is the machine's. Every method is on the path of every step: it has a
+    microsecond, and raises nothing.
+    """
+
+    def planned(self, plan: StepPlan, began: int, scheduled: int, committed: int, sent: int) -> None:
+        """A plan has left.
+
+        Args:
+            began, scheduled: its scheduling.
+            committed: then the ledger had what it changes; equal to `scheduled` if that is nothing.
+            sent: then it had been handed over.
+        """
+
+    def updated(self, result: StepResult, num_tokens: int, began: int, received: int, updated: int) -> None:
+        """A result has been taken in.
+
+        Args:
+            num_tokens: that sequences were given; rows of sequences that had ended are dropped.
+            began, received: how long it was waited for.
+            updated: then its tokens had been delivered.
+        """
+
+    def refused(self, error: LedgerError) -> None:
+        """The ledger has refused or lost a transaction, and is about to be seeded from the mirror."""
+
+    def seeded(self, seconds: float) -> None:
+        """The ledger has the mirror's content, so long behind `refused`."""
+
+    def launched(self, plan: StepPlan, began: int, ended: int) -> None:
+        """A plan has been launched, on the thread that calls this; without a device, it has been computed."""
+
+    def computed(self, result: StepResult) -> None:
+        """A launched plan's result is there."""
