@@ -96,10 +96,10 @@ class Executor:
         checkpoint = read_checkpoint(resolve_model(config.model), config.max_model_len)
         placement = place(config, checkpoint)
         logger.info("computing in %s, KV cache in %s", placement.dtype, placement.kv_dtype)
-        self._engine = _engine(config, checkpoint, placement)
+        users = {**load_processors(config.logits_processors), **processors}
+        self._engine = _engine(config, checkpoint, placement, len(users))
         self._kernels = placement.kernels
         self._decoder = Decoder(placement.kernels)
-        users = {**load_processors(config.logits_processors), **processors}
         self._grammars = GrammarStore(partial(_vocabulary, checkpoint))
         shape = SlotShape(
             num_slots=config.max_batch_size,
@@ -214,9 +214,11 @@ def _vocabulary(checkpoint: Checkpoint) -> Vocabulary:
     return Vocabulary.of(tokenizer, checkpoint.config.vocab_size, checkpoint.eos_token_ids)
 
 
-def _engine(config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement) -> ModelEngine:
+def _engine(
+    config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement, num_user_processors: int
+) -> ModelEngine:
     try:
-        return ModelEngine(config, checkpoint, placement)
+        return ModelEngine(config, checkpoint, placement, num_user_processors)
     except torch.OutOfMemoryError as error:
         device = placement.device
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))

@@ -38,8 +38,13 @@ class ModelEngine:
         max_model_len: tokens of prompt and generation together.
     """
 
-    def __init__(self, config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement) -> None:
+    def __init__(
+        self, config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement, num_user_processors: int = 0
+    ) -> None:
         """
+        Args:
+            num_user_processors: logits processors of users, for whose state memory is left.
+
         Raises:
             StartupError: the settings do not suit the device or the model, or its weights are not as they should be.
         """
@@ -53,7 +58,7 @@ class ModelEngine:
         self._weights = load_weights(checkpoint, placement.dtype, self.device)
         per_block = block_bytes(config, model, self._kv_dtype)
         size = fixed_size(config, per_block, self.device)
-        self.num_blocks = self._measure(per_block) if size is None else size
+        self.num_blocks = self._measure(per_block, num_user_processors) if size is None else size
         # One block more than is reported: padded rows write there.
         self._kv = self._allocate_kv(self.num_blocks + 1)
         self._transformer = self._prepare(self._kv)
@@ -109,7 +114,7 @@ class ModelEngine:
             raise StartupError(f"no memory for {num_blocks} KV blocks on {self.device}: {error}") from error
 
     @torch.inference_mode()
-    def _measure(self, per_block: int) -> int:
+    def _measure(self, per_block: int, num_user_processors: int) -> int:
         """Blocks that the memory holds beside the weights, what slots remember and the largest step, which is
         tried out."""
         num_tokens = _LARGEST_STEP
@@ -130,7 +135,9 @@ class ModelEngine:
                 f"weights and a step of {num_tokens} tokens do not fit on {self.device}: {error}"
             ) from error
         peak = torch.cuda.max_memory_allocated(self.device) - num_blocks * per_block
-        peak += processors_bytes(self._config.max_batch_size, self.max_model_len, self._model.vocab_size)
+        peak += processors_bytes(
+            self._config.max_batch_size, self.max_model_len, self._model.vocab_size, num_user_processors
+        )
         del transformer, logits
         torch.cuda.empty_cache()
         return size_from_memory(self._config, per_block, peak, self.device)

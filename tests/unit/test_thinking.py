@@ -60,6 +60,24 @@ budgets = st.builds(ThinkingBudget, st.integers(0, 5), st.one_of(st.just(()), ma
 tokens = st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=8)
 
 
+def test_a_mark_that_the_prompt_has_in_part_does_not_begin_thinking() -> None:
+    slots, budget = new_slots(), ThinkingBudget(0, (0, 0), (3,))
+    starts = (sequence_start(0, [0], [0], thinking=budget),)
+    for plan_starts, generated, is_forced in ((starts, 0, False), ((), 0, False), ((), 3, True)):
+        context = [start.slot for start in plan_starts]
+        plan = StepPlan(
+            step=1, copies=np.empty((0, 2), np.int32), starts=plan_starts, append_slots=ints([]),
+            append_blocks=ints([]), context_slots=ints(context), context_tokens=ints([1 for _ in context]),
+            generation_slots=ints([] if context else [0]),
+        )  # fmt: skip
+        batch = slots.apply(plan)
+        logits = torch.zeros(1, VOCAB)
+        for processor, rows in batch.processors:
+            processor.process(logits, rows)
+        assert torch.isfinite(logits).tolist() == [[not is_forced or token == 3 for token in range(VOCAB)]]
+        slots.advance(batch, torch.tensor([generated]))
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_the_end_is_forced_when_the_budget_is_spent(data: st.DataObject) -> None:

@@ -94,4 +94,4 @@ class SlotBadWords(LogitsProcessor[WordRows]):
         logits.index_put_((rows.rows[rows.entry], rows.last), forbidden(has_come), accumulate=True)
 
     def advance(self, rows: WordRows, token_ids: Tensor) -> None:
-        rows.history[rows.slots, rows.num_tokens] = token_ids[rows.rows].int()
+        self._history.append(rows.slots, rows.num_tokens, token_ids[rows.rows])

@@ -80,7 +80,7 @@ class SlotNoRepeatNgram(LogitsProcessor[NgramRows]):
             logits.index_put_(places, forbidden(is_begun), accumulate=True)
 
     def advance(self, rows: NgramRows, token_ids: Tensor) -> None:
-        rows.history[rows.slots, rows.num_tokens] = token_ids[rows.rows].int()
+        self._history.append(rows.slots, rows.num_tokens, token_ids[rows.rows])
 
     def _by_size(self, step: FeatureStep) -> FeatureStep:
         order = np.argsort(self._size[step.slots], kind="stable")

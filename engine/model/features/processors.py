@@ -64,6 +64,6 @@ def logits_processors(
     )
 
 
-def processors_bytes(num_slots: int, max_model_len: int, vocab_size: int) -> int:
-    """Bytes on the device once every slot wanted everything."""
-    return counts_bytes(num_slots, vocab_size) + 3 * history_bytes(num_slots, max_model_len)
+def processors_bytes(num_slots: int, max_model_len: int, vocab_size: int, num_users: int) -> int:
+    """Bytes on the device once every slot wanted everything; `num_users` processors are of users."""
+    return counts_bytes(num_slots, vocab_size) + (3 + num_users) * history_bytes(num_slots, max_model_len)

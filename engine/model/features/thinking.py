@@ -27,6 +27,7 @@ class ThinkingRows:
         budget: int64 [n].
         begin, end: int64 [n, longest mark]: marks, padded on the left with -1.
         end_length: int64 [n].
+        earliest: int64 [n]: tokens of the sequence once its mark of the beginning can have been generated whole.
         history: int32 [num_slots, max_model_len + 1].
     """
 
@@ -37,6 +38,7 @@ class ThinkingRows:
     begin: Tensor
     end: Tensor
     end_length: Tensor
+    earliest: Tensor
     history: Tensor
 
 
@@ -45,6 +47,7 @@ class SlotThinking(LogitsProcessor[ThinkingRows]):
 
     def __init__(self, num_slots: int, max_model_len: int, device: torch.device) -> None:
         self._budgets: dict[int, ThinkingBudget] = {}
+        self._earliest = np.zeros(num_slots, np.int64)
         self._started: dict[int, tuple[int, bool]] = {}
         self._history = TokenHistory(num_slots, max_model_len, device)
         # Position of the first token of thinking.
@@ -63,6 +66,7 @@ class SlotThinking(LogitsProcessor[ThinkingRows]):
         if budget is None:
             raise ValueError(f"the sequence for slot {start.slot} has no budget of thinking")
         self._budgets[start.slot] = budget
+        self._earliest[start.slot] = start.num_prompt + len(budget.begin_ids)
         self._history.start(start.slot, start.token_ids)
         begun = start.num_prompt
         if budget.begin_ids:
@@ -80,6 +84,7 @@ class SlotThinking(LogitsProcessor[ThinkingRows]):
             "begin": _padded([each.begin_ids for each in budgets], longest),
             "end": _padded([each.end_ids for each in budgets], longest),
             "end_length": np.array([len(each.end_ids) for each in budgets], np.int64),
+            "earliest": self._earliest[step.slots],
             **self._history.arrays(step),
         }
         if self._started and (started := [slot for slot in step.slots.tolist() if slot in self._started]):
@@ -100,6 +105,7 @@ class SlotThinking(LogitsProcessor[ThinkingRows]):
             begin=there["begin"].view(len(there["rows"]), -1),
             end=there["end"].view(len(there["rows"]), -1),
             end_length=there["end_length"],
+            earliest=there["earliest"],
             history=self._history.write(there),
         )
 
@@ -114,7 +120,7 @@ class SlotThinking(LogitsProcessor[ThinkingRows]):
         logits[rows.rows] = torch.where(is_forced.unsqueeze(1), only, found)
 
     def advance(self, rows: ThinkingRows, token_ids: Tensor) -> None:
-        rows.history[rows.slots, rows.num_tokens] = token_ids[rows.rows].int()
+        self._history.append(rows.slots, rows.num_tokens, token_ids[rows.rows])
         length = rows.num_tokens + 1
         width = rows.end.shape[1]
         place = length.unsqueeze(1) - width + torch.arange(width, device=length.device)
@@ -122,7 +128,7 @@ class SlotThinking(LogitsProcessor[ThinkingRows]):
         begun = self._begun[rows.slots]
         is_end = _ends_with(newest, rows.end) & (begun != _NOT_BEGUN)
         self._is_over[rows.slots] |= is_end & (length - rows.end_length >= begun)
-        begins = _ends_with(newest, rows.begin) & (begun == _NOT_BEGUN)
+        begins = _ends_with(newest, rows.begin) & (begun == _NOT_BEGUN) & (length >= rows.earliest)
         self._begun[rows.slots] = torch.where(begins, length, begun)
 
 

@@ -53,6 +53,10 @@ class TokenHistory:
             self._tokens.view(-1).scatter_(0, there["places"], there["known"])
         return self._tokens
 
+    def append(self, slots: Tensor, num_tokens: Tensor, token_ids: Tensor) -> None:
+        """Each slot has sampled a token behind its `num_tokens` earlier ones; all int64 [n], on the device."""
+        self._tokens[slots, num_tokens] = token_ids.int()
+
     def _reserve(self, slot: int) -> None:
         if slot >= len(self._tokens):
             size = min(1 << slot.bit_length(), self._num_slots)

@@ -78,7 +78,6 @@ class UserRows:
     slots: Tensor
     slots_on_host: Sequence[int]
     processed: ProcessedRows
-    history: Tensor
     error: RequestError | None = None
 
 
@@ -119,7 +118,7 @@ class SlotUserProcessor(LogitsProcessor[UserRows]):
             num_prompt=self._num_prompt[step.slots].tolist(),
             arguments=[self._arguments[slot] for slot in slots],
         )
-        return UserRows(there["rows"], there["slots"], slots, processed, history)
+        return UserRows(there["rows"], there["slots"], slots, processed)
 
     def process(self, logits: Tensor, rows: UserRows) -> None:
         changed = logits[rows.rows]
@@ -132,7 +131,7 @@ class SlotUserProcessor(LogitsProcessor[UserRows]):
             logits[rows.rows] = changed
 
     def advance(self, rows: UserRows, token_ids: Tensor) -> None:
-        rows.history[rows.slots, rows.processed.num_tokens] = token_ids[rows.rows].int()
+        self._history.append(rows.slots, rows.processed.num_tokens, token_ids[rows.rows])
 
     def failures(self, rows: UserRows) -> Iterable[SlotFailure]:
         return () if rows.error is None else [SlotFailure(slot, rows.error) for slot in rows.slots_on_host]
