@@ -81,7 +81,7 @@ class ChatConfig(EngineConfig):
     chat_template: Path | None = None
     """File with the Jinja template that makes a prompt of messages; default: what the model's folder has."""
 
-    tool_call_format: Literal["auto", "none", "hermes", "llama3", "mistral", "deepseek"] = "auto"
+    tool_call_format: Literal["auto", "none", "hermes", "qwen3_coder", "llama3", "mistral", "deepseek"] = "auto"
     """How the model writes tool calls; auto: as its chat template has them."""
 
     reasoning_format: Literal["auto", "none", "think"] = "auto"

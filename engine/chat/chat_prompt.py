@@ -80,7 +80,7 @@ class ChatPrompt:
         """For one answer."""
         return AnswerReader(
             ThinkReader(self.is_reasoning_open) if self.has_reasoning else None,
-            self.calls(self.conversation.tool_names) if self.calls else None,
+            self.calls(self.conversation.tools) if self.calls else None,
             only_first_call=self.only_first_call,
         )
 

@@ -18,7 +18,7 @@ from quire.engine.chat.tool_choice import ToolChoice
 from support.chats import CHATS, SPECIAL_TOKENS, TEMPLATES, Reference, chat, with_text_arguments
 from support.json_mutation import mutated_json
 
-NAMES = ("chatml", "hermes", "llama3", "mistral", "deepseek", "parts")
+NAMES = ("chatml", "hermes", "qwen3_coder", "llama3", "mistral", "deepseek", "parts")
 ALLOWED = {
     "type": "allowed_tools",
     "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "user"}}]},

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import pytest
 
@@ -13,12 +14,34 @@ from quire.engine.chat.message import Message
 from quire.engine.chat.reasoning import ThinkReader, begins_reasoning, is_reasoning_open
 from quire.engine.chat.tools.formats import TOOL_FORMATS, recognise_tool_format
 from quire.engine.chat.tools.required import RequiredReader
+from quire.engine.chat.tools.schema_types import as_json, parameter_types
 from support.chats import TEMPLATES
 
 READERS = {**TOOL_FORMATS, "required": RequiredReader}
-NAMES = frozenset({"f", "g"})
+TYPES: dict[str, Any] = {
+    "a": {"type": "string"}, "n": {"type": "integer"}, "x": {"type": "number"}, "b": {"type": "boolean"},
+    "o": {"type": "object"}, "l": {"type": "array"}, "u": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    "r": {"$ref": "#/$defs/Level"}, "t": {"type": ["integer", "null"]}, "any": {},
+}  # fmt: skip
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"properties": TYPES, "$defs": {"Level": {"enum": [1, 2]}}}},
+    },
+    {"type": "function", "function": {"name": "g"}},
+]
 ARGUMENTS = r'{"a": [1, {"b": "}] \" ü😀 </tool_call> [TOOL_CALLS] \\"}], "c": null}'
 FENCED = "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{}\n```json\n{}\n```<｜tool▁call▁end｜>"
+
+# Parameter, what a model writes as plain text, and what becomes of it.
+WRITTEN = [
+    ("a", "12", '"12"'), ("a", "null", '"null"'), ("a", "", '""'), ("a", "\n", r'"\n"'), ("n", " -3 ", "-3"),
+    ("n", "3.5", '"3.5"'), ("n", "three", '"three"'), ("n", "null", '"null"'), ("x", "3", "3"), ("x", "1e-2", "1e-2"),
+    ("x", "NaN", '"NaN"'), ("b", "True", "true"), ("b", "false", "false"), ("b", "1", '"1"'), ("t", "None", "null"),
+    ("o", '{"a": [1, "</parameter"]}', '{"a": [1, "</parameter"]}'), ("o", "{'a': 1}", '"{\'a\': 1}"'),
+    ("l", "[1,\n2]", "[1,\n2]"), ("l", "{}", '"{}"'), ("u", "null", "null"), ("u", "12", '"12"'), ("r", "2", "2"),
+    ("any", "2", '"2"'), ("other", "true", '"true"'),
+]  # fmt: skip
 
 # Format, text, content, calls.
 CASES: list[tuple[str, str, str | None, list[tuple[str, str]]]] = [
@@ -41,6 +64,26 @@ CASES: list[tuple[str, str, str | None, list[tuple[str, str]]]] = [
     ("hermes", '<tool_call> {"other": {"name": "f"}}', '<tool_call> {"other": {"name": "f"}}', []),
     ("hermes", '<tool_call>{"arguments": [1], "b": "c"} d', '<tool_call>{"arguments": [1], "b": "c"} d', []),
     ("hermes", "<tool_call>\n not JSON <tool_cal", "<tool_call>\n not JSON <tool_cal", []),
+    (
+        "qwen3_coder",
+        'First.\n\n<tool_call>\n<function=f>\n<parameter=a>\n "ü"\n\n12\\ </parameter\n\n</parameter>\n'
+        "<parameter=n>\n12\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=g>\n</function>\n</tool_call>\n"
+        "Then.",
+        "First.\nThen.",
+        [("f", r'{"a": " \"ü\"\n\n12\\ </parameter\n", "n": 12}'), ("g", "{}")],
+    ),
+    *(
+        ("qwen3_coder", f"<function=f><parameter={key}>\n{text}\n</parameter></function>", None, [("f", arguments)])
+        for key, text, value in WRITTEN
+        for arguments in [f'{{"{key}": {value}}}']
+    ),
+    ("qwen3_coder", "<tool_call><function=h>\n<parameter=k>\n1</parameter></tool_call>", None, [("h", '{"k": "1"}')]),
+    ("qwen3_coder", "<function=other>\n</function>", "<function=other>\n</function>", []),
+    ("qwen3_coder", "<tool_call>\n<function=f", "<tool_call>\n<function=f", []),
+    ("qwen3_coder", "<tool_call> <b>", "<tool_call> <b>", []),
+    ("qwen3_coder", "<tool_call><function=f><parameter=a>\nsome\n te", None, [("f", '{"a": "some\\n te')]),
+    ("qwen3_coder", "<tool_call><function=f><parameter=n>\n12", None, [("f", '{"n": ')]),
+    ("qwen3_coder", "<tool_call><function=f><parameter=\n1</parameter></function>", None, [("f", "{}")]),
     ("llama3", f'{{"name": "f", "parameters": {ARGUMENTS}}}', None, [("f", ARGUMENTS)]),
     ("llama3", '\n<|python_tag|>{"type": "function", "name": "f", "parameters": {}}', None, [("f", "{}")]),
     (
@@ -120,7 +163,7 @@ def plain(message: Message) -> tuple[str, str | None, list[tuple[str, str]]]:
 
 
 def calls_of(name: str) -> Callable[[], AnswerReader]:
-    return lambda: AnswerReader(None, READERS[name](NAMES))
+    return lambda: AnswerReader(None, READERS[name](TOOLS))
 
 
 @pytest.mark.parametrize(("name", "text", "content", "calls"), CASES)
@@ -154,6 +197,24 @@ def test_ids_of_mistral_are_those_its_templates_accept() -> None:
     message = read(calls_of("mistral"), ["[TOOL_CALLS]f[ARGS]{}"])
     assert len(message.tool_calls[0].id) == 9
     assert message.tool_calls[0].id.isalnum()
+
+
+def test_texts_are_told_as_they_come_and_other_values_whole() -> None:
+    reader = calls_of("qwen3_coder")()
+    (begun, argument) = reader.push("<tool_call>\n<function=f>\n<parameter=a>\nso ")[0:1] + reader.push("me\n")
+    assert isinstance(begun, CallDelta)
+    assert (begun.name, begun.arguments) == ("f", '{"a": "so ')
+    assert argument == CallDelta(0, arguments="me")
+    assert reader.push("more") == [CallDelta(0, arguments="\\nmore")]
+    assert reader.push("\n</parameter><parameter=n>\n1") == [CallDelta(0, arguments='", "n": ')]
+    assert reader.push("2\n</parameter>") == [CallDelta(0, arguments="12")]
+    assert reader.push("</function>") == [CallDelta(0, arguments="}")]
+
+
+def test_values_that_are_nested_too_deeply_are_text() -> None:
+    assert json.loads(as_json("[" * 100_000, frozenset({"array"}))) == "[" * 100_000
+    endless: dict[str, Any] = {"parameters": {"properties": {"a": {"$ref": "#/properties/a"}}}}
+    assert parameter_types(endless, "a") == frozenset()
 
 
 def test_only_the_first_call() -> None:
@@ -197,7 +258,7 @@ def test_reasoning_that_the_prompt_has_opened() -> None:
 
 
 def test_formats_are_recognised_by_their_templates() -> None:
-    names = {"hermes": "hermes", "llama3": "llama3", "mistral": "mistral", "deepseek": "deepseek", "chatml": None}
+    names: dict[str, str | None] = {**dict(zip(TOOL_FORMATS, TOOL_FORMATS, strict=True)), "chatml": None}
     for template, name in names.items():
         assert recognise_tool_format((TEMPLATES / f"{template}.jinja").read_text()) == name
     assert begins_reasoning((TEMPLATES / "hermes.jinja").read_text())

@@ -3,9 +3,9 @@
 import json
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, auto
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from quire.engine.chat.delta import CallDelta, ContentDelta
 from quire.engine.chat.reader import Reader, Reading
@@ -34,7 +34,7 @@ class CallReader(Reader):
     write any text, and who asked for the call parses it.
 
     Args:
-        tool_names: of the functions that the model may call.
+        tools: that the model may call: {"type": "function", "function": {"name": ...}}.
 
     Attributes:
         markers: what stands around calls; models have them as special tokens.
@@ -43,10 +43,10 @@ class CallReader(Reader):
 
     markers: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, tool_names: frozenset[str] = frozenset()) -> None:
+    def __init__(self, tools: Iterable[Mapping[str, Any]] = ()) -> None:
         super().__init__()
         self.num_calls = 0
-        self._tool_names = tool_names
+        self._functions = {tool["function"]["name"]: tool["function"] for tool in tools}
         self._space = ""
 
     def _read(self) -> Reading[None]:

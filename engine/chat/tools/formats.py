@@ -9,14 +9,22 @@ from quire.engine.chat.tools.deepseek import DeepSeekReader
 from quire.engine.chat.tools.hermes import HermesReader
 from quire.engine.chat.tools.llama3 import Llama3Reader
 from quire.engine.chat.tools.mistral import MistralReader
+from quire.engine.chat.tools.qwen3_coder import Qwen3CoderReader
 
 TOOL_FORMATS: Final[Mapping[str, type[CallReader]]] = MappingProxyType(
-    {"hermes": HermesReader, "llama3": Llama3Reader, "mistral": MistralReader, "deepseek": DeepSeekReader}
+    {
+        "hermes": HermesReader,
+        "qwen3_coder": Qwen3CoderReader,
+        "llama3": Llama3Reader,
+        "mistral": MistralReader,
+        "deepseek": DeepSeekReader,
+    }
 )
 # The first format with one of these in its template. Llama's has no marker that every version names.
 _SIGNS: Final = (
     ("mistral", ("[TOOL_CALLS]",)),
     ("deepseek", ("<｜tool▁calls▁begin｜>",)),
+    ("qwen3_coder", ("<parameter=",)),
     ("hermes", ("<tool_call>",)),
     ("llama3", ("<|python_tag|>", '{"name": function name, "parameters":')),
 )

@@ -22,7 +22,7 @@ class Llama3Reader(CallReader):
             yield from self._calls(_TAG + (yield from self._skip_space()))
 
     def _may_call(self, name: str) -> bool:
-        return name in self._tool_names
+        return name in self._functions
 
     def _calls(self, before: str) -> Reading[None]:
         """Reads as many calls as there are; what stands before is content if there is none."""
