@@ -3,10 +3,10 @@
 import asyncio
 import queue
 import weakref
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 from pydantic import ValidationError
 
@@ -18,11 +18,9 @@ from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt, Prompts, prompt_content, prompt_contents
 from quire.engine.api.sampling import SamplingParams
-from quire.engine.chat.chat_answer import ChatAnswer
+from quire.engine.chat.chat_answer import ChatAnswer, ChatPiece
+from quire.engine.chat.chat_fields import ChatFields, Messages, read_chats
 from quire.engine.chat.chat_format import ChatFormat
-from quire.engine.chat.conversation import read_conversations
-from quire.engine.chat.message import Message
-from quire.engine.chat.tool_choice import ToolChoice
 from quire.engine.config import ChatConfig, ExecutorConfig, SchedulerConfig, mistakes
 from quire.engine.engine_thread import EngineThread
 from quire.engine.executor import Executor
@@ -31,12 +29,12 @@ from quire.engine.model.source import resolve_model
 from quire.engine.scheduling.plugins import NO_PLUGINS, Plugins
 from quire.engine.scheduling.statistics import SchedulerStatistics
 from quire.engine.text.tokenizer import Tokenizer
-from quire.engine.text_engine import TextEngine, Update
+from quire.engine.text_engine import Piece, TextEngine, pass_on
 
 DEFAULTS = SamplingParams()
 BEAM_DEFAULTS = BeamSearchParams()
-# Of one conversation.
-Messages = Sequence[Mapping[str, Any] | Message]
+# What a stream reads of the engine, piece by piece.
+Follow = Callable[[TextEngine], AsyncGenerator[Piece, None]]
 
 
 class LLM:
@@ -120,35 +118,39 @@ class LLM:
         messages: Messages | Sequence[Messages],
         params: SamplingParams = DEFAULTS,
         options: RequestOptions = DEFAULT_OPTIONS,
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        tool_choice: str | Mapping[str, Any] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        chat_template: str | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        continue_final_message: bool = False,
+        **fields: Unpack[ChatFields],
     ) -> list[ChatAnswer]:
         """The assistant's answers, in the order of the conversations. They may be as long as the context.
 
         Args:
             messages: of a conversation, or a list of several: each an object as OpenAI's API has it, or a `Message`.
-            tools: that the model may call, as OpenAI's API has them.
-            tool_choice: "auto", "none", "required", {"type": "function", "function": {"name": the one to call}}, or
-                {"type": "allowed_tools", "allowed_tools": {"mode": "auto" or "required", "tools": some of the tools}}.
-            documents: to answer from, if the model's template knows them.
-            chat_template: in Jinja, or the name of one of the model's; None: the model's.
-            chat_template_kwargs: further variables of the template.
-            continue_final_message: go on with the last message.
+            fields: tools, templates and more; `ChatFields` has them all.
         """
-        conversations = read_conversations(
-            messages,
-            tools=tools,
-            documents=documents,
-            template_kwargs=chat_template_kwargs,
-            continue_final_message=continue_final_message,
-        )
-        choice = ToolChoice.read(tool_choice, conversations[0].tool_names)
-        return self._thread.call(lambda engine: engine.chat_all(conversations, choice, chat_template, params, options))
+        conversations, choice, template = read_chats(messages, fields)
+        return self._thread.call(lambda engine: engine.chat_all(conversations, choice, template, params, options))
+
+    def chat_stream(
+        self,
+        messages: Messages,
+        params: SamplingParams = DEFAULTS,
+        options: RequestOptions = DEFAULT_OPTIONS,
+        **fields: Unpack[ChatFields],
+    ) -> Generator[ChatPiece, None, None]:
+        """The assistant's answer in pieces, as it is made; closing the iterator ends the request.
+
+        Arguments are those of `chat`, for one conversation. `join_chat` makes the whole answer of the pieces.
+        """
+        return self._stream(_chat(messages, params, options, fields))
+
+    def chat_stream_async(
+        self,
+        messages: Messages,
+        params: SamplingParams = DEFAULTS,
+        options: RequestOptions = DEFAULT_OPTIONS,
+        **fields: Unpack[ChatFields],
+    ) -> AsyncGenerator[ChatPiece, None]:
+        """As `chat_stream`, for any event loop."""
+        return self._stream_async(_chat(messages, params, options, fields))
 
     def beam_search(
         self,
@@ -177,14 +179,7 @@ class LLM:
     ) -> Generator[Completion, None, None]:
         """The answer in pieces, as it is made; closing the iterator ends the request."""
         content = prompt_content(prompt)
-        updates: queue.SimpleQueue[Update] = queue.SimpleQueue()
-        running = self._thread.start(lambda engine: engine.follow_into(content, params, options, updates.put))
-        try:
-            while (piece := _piece(updates.get())) is not None:
-                yield piece
-                self._thread.check_process()
-        finally:
-            running.cancel()
+        return self._stream(lambda engine: engine.follow(content, params, options))
 
     async def generate_async(
         self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
@@ -193,17 +188,34 @@ class LLM:
         content = prompt_content(prompt)
         return await asyncio.wrap_future(self._thread.start(lambda engine: engine.complete(content, params, options)))
 
-    async def generate_stream_async(
+    def generate_stream_async(
         self, prompt: Prompt, params: SamplingParams = DEFAULTS, options: RequestOptions = DEFAULT_OPTIONS
     ) -> AsyncGenerator[Completion, None]:
         """The answer in pieces, as it is made; closing the iterator ends the request. For any event loop."""
         content = prompt_content(prompt)
-        loop, updates = asyncio.get_running_loop(), asyncio.Queue[Update]()
+        return self._stream_async(lambda engine: engine.follow(content, params, options))
 
-        def put(what: Update) -> None:
+    def statistics(self) -> SchedulerStatistics:
+        """Counts of waiting and running sequences and cached blocks now, and of tokens reused so far."""
+        return self._thread.call(TextEngine.statistics)
+
+    def _stream(self, follow: Follow[Piece]) -> Generator[Piece, None, None]:
+        updates: queue.SimpleQueue[Piece | Exception | None] = queue.SimpleQueue()
+        running = self._thread.start(lambda engine: pass_on(follow(engine), updates.put))
+        try:
+            while (piece := _piece(updates.get())) is not None:
+                yield piece
+                self._thread.check_process()
+        finally:
+            running.cancel()
+
+    async def _stream_async(self, follow: Follow[Piece]) -> AsyncGenerator[Piece, None]:
+        loop, updates = asyncio.get_running_loop(), asyncio.Queue[Piece | Exception | None]()
+
+        def put(what: Piece | Exception | None) -> None:
             loop.call_soon_threadsafe(updates.put_nowait, what)
 
-        running = self._thread.start(lambda engine: engine.follow_into(content, params, options, put))
+        running = self._thread.start(lambda engine: pass_on(follow(engine), put))
         try:
             while (piece := _piece(await updates.get())) is not None:
                 yield piece
@@ -211,12 +223,15 @@ class LLM:
         finally:
             running.cancel()
 
-    def statistics(self) -> SchedulerStatistics:
-        """Counts of waiting and running sequences and cached blocks now, and of tokens reused so far."""
-        return self._thread.call(TextEngine.statistics)
+
+def _chat(messages: Messages, params: SamplingParams, options: RequestOptions, fields: ChatFields) -> Follow[ChatPiece]:
+    conversations, choice, template = read_chats(messages, fields)
+    if len(conversations) > 1:
+        raise InvalidRequest("messages", len(conversations), "must be one conversation in a stream")
+    return lambda engine: engine.follow_chat(conversations[0], choice, template, params, options)
 
 
-def _piece(update: Update) -> Completion | None:
+def _piece(update: Piece | Exception | None) -> Piece | None:
     if isinstance(update, Exception):
         raise update
     return update

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion, join
@@ -16,8 +16,9 @@ from quire.engine.api.prompt import Tokens
 from quire.engine.api.sampling import SamplingParams, choice_params
 from quire.engine.arrays import Int32Array
 from quire.engine.beam_search_validation import validate_beam_search
-from quire.engine.chat.chat_answer import ChatAnswer
+from quire.engine.chat.chat_answer import ChatAnswer, ChatPiece
 from quire.engine.chat.chat_format import ChatFormat
+from quire.engine.chat.chat_prompt import ChatPrompt
 from quire.engine.chat.conversation import Conversation
 from quire.engine.chat.tool_choice import ToolChoice
 from quire.engine.config import SchedulerConfig
@@ -38,8 +39,7 @@ from quire.engine.validation import fill_defaults, validate, validate_options
 
 # Prompts that are submitted before steps may begin.
 _AT_ONCE: Final = 256
-# A piece of a stream, the error that ended it, or None at its end.
-Update = Completion | Exception | None
+Piece = TypeVar("Piece")
 
 
 class TextEngine:
@@ -70,19 +70,32 @@ class TextEngine:
     async def statistics(self) -> SchedulerStatistics:
         return self._engine.statistics
 
-    async def follow_into(
-        self, prompt: Tokens, params: SamplingParams, options: RequestOptions, put: Callable[[Update], None]
-    ) -> None:
-        """Gives every piece to `put`, then None, or the error that ended it."""
-        try:
-            request = self._engine.submit(await self._token_ids(prompt, options), self._resolved(params), options)
-            async with aclosing(self._follow(request)) as pieces:
-                async for piece in pieces:
-                    put(piece)
-        except Exception as error:
-            put(error)
-        else:
-            put(None)
+    async def follow(
+        self, prompt: Tokens, params: SamplingParams, options: RequestOptions
+    ) -> AsyncGenerator[Completion, None]:
+        """The answer in pieces; closing the iterator ends the request."""
+        request = self._engine.submit(await self._token_ids(prompt, options), self._resolved(params), options)
+        async with aclosing(self._follow(request)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def follow_chat(
+        self,
+        conversation: Conversation,
+        tool_choice: ToolChoice,
+        template: str | None,
+        params: SamplingParams,
+        options: RequestOptions,
+    ) -> AsyncGenerator[ChatPiece, None]:
+        """As `follow`, of the prompt that a template makes; the answer may be as long as the context."""
+        options = _behind_template(options)
+        prompt = await self._chat.prompt(conversation, template, tool_choice)
+        request = self._engine.submit(*await self._chat_request(prompt, params, options), options)
+        reader = prompt.reader()
+        async with aclosing(self._follow(request)) as pieces:
+            async for piece in pieces:
+                read = reader.push if piece.finish_reason is None else reader.finish
+                yield ChatPiece(tuple(read(piece.text)), piece)
 
     async def complete(self, prompt: Tokens, params: SamplingParams, options: RequestOptions) -> Completion:
         """The whole answer."""
@@ -99,16 +112,18 @@ class TextEngine:
         options: RequestOptions,
     ) -> list[ChatAnswer]:
         """As `complete_all`, of the prompts that a template makes; answers may be as long as the context."""
-        # The template has written the special tokens.
-        options = replace(options, prompt=replace(options.prompt, add_special_tokens=False))
+        options = _behind_template(options)
         prompts = [await self._chat.prompt(conversation, template, tool_choice) for conversation in conversations]
-        requests: list[tuple[Int32Array, SamplingParams]] = []
-        for prompt in prompts:
-            token_ids = await self._token_ids(prompt.text, options, "messages")
-            own = self._resolved(prompt.sampling(params))
-            requests.append((token_ids, fill_defaults(own, len(token_ids), self._engine.limits, fills_context=True)))
+        requests = [await self._chat_request(prompt, params, options) for prompt in prompts]
         answers = await self._complete_each(requests, options)
         return [prompt.answer(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+
+    async def _chat_request(
+        self, prompt: ChatPrompt, params: SamplingParams, options: RequestOptions
+    ) -> tuple[Int32Array, SamplingParams]:
+        token_ids = await self._token_ids(prompt.text, options, "messages")
+        own = self._resolved(prompt.sampling(params))
+        return token_ids, fill_defaults(own, len(token_ids), self._engine.limits, fills_context=True)
 
     async def embed_all(
         self, prompts: Sequence[Tokens], pooling: Pooling, options: RequestOptions, normalize: bool
@@ -232,3 +247,20 @@ class TextEngine:
                 if answer is None:
                     raise
             await answer
+
+
+async def pass_on(pieces: AsyncGenerator[Piece, None], put: Callable[[Piece | Exception | None], None]) -> None:
+    """Gives every piece to `put`, then None, or the error that ended them."""
+    try:
+        async with aclosing(pieces):
+            async for piece in pieces:
+                put(piece)
+    except Exception as error:
+        put(error)
+    else:
+        put(None)
+
+
+def _behind_template(options: RequestOptions) -> RequestOptions:
+    """The template has written the special tokens."""
+    return replace(options, prompt=replace(options.prompt, add_special_tokens=False))

@@ -1,6 +1,10 @@
 """`LLM.chat`: conversations in, messages out."""
 
+import asyncio
+import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 from quire import LLM, SamplingParams
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, StartupError
+from quire.engine.chat.chat_answer import join_chat
 from quire.engine.chat.message import ToolCall
 from quire.engine.config import ChatConfig
 from support.chats import TIME
@@ -47,6 +52,39 @@ def test_one_conversation_and_several(llm: LLM) -> None:
     assert [each.message.content for each in answers] == [SCRIPTS["A"], SCRIPTS["R"], SCRIPTS["A"]]
     # Longer than the 128 tokens of a completion.
     assert len(answers[1].completion.token_ids) > 128
+
+
+async def test_streams_add_up_to_the_answer(llm: LLM) -> None:
+    for messages, tools in ((user("A"), [TIME]), (user("R"), None)):
+        (whole,) = await asyncio.to_thread(llm.chat, messages, tools=tools)
+        pieces = [piece async for piece in llm.chat_stream_async(messages, tools=tools)]
+        found = await asyncio.to_thread(list, llm.chat_stream(messages, tools=tools))
+        for streamed in (pieces, found):
+            answer = join_chat(streamed)
+            assert [(call.name, call.arguments) for call in answer.message.tool_calls] == [
+                (call.name, call.arguments) for call in whole.message.tool_calls
+            ]
+            assert replace(answer.message, tool_calls=()) == replace(whole.message, tool_calls=())
+            assert answer.completion.token_ids == whole.completion.token_ids
+            assert "".join(piece.content for piece in streamed) == whole.message.content
+            assert [piece.completion.finish_reason for piece in streamed[:-1]] == [None] * (len(streamed) - 1)
+
+
+def test_a_stream_that_is_closed_ends_its_request(llm: LLM) -> None:
+    with closing(llm.chat_stream(user("R"), SamplingParams(ignore_eos=True))) as stream:
+        next(stream)
+    while llm.statistics().num_running:
+        time.sleep(0.01)
+
+
+def test_streams_refuse_what_chats_refuse(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match="messages: must be one conversation in a stream, got 2"):
+        llm.chat_stream([user("A"), user("A")])  # type: ignore[list-item]
+    with pytest.raises(InvalidRequest, match="messages: must be at most 4095 tokens"):
+        list(llm.chat_stream(user("a" * 5000)))
+    for call in (llm.chat, llm.chat_stream):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'tool'; chats have tools, tool_choice"):
+            call(user("A"), tool=[TIME])
 
 
 def test_an_answer_goes_back_into_the_conversation(llm: LLM) -> None:

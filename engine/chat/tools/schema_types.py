@@ -15,8 +15,8 @@ _MAX_DEPTH: Final = 16
 
 def parameter_types(function: Mapping[str, Any], name: str) -> frozenset[str]:
     """The JSON types that a function's parameter may have; empty: its schema does not say it."""
-    schema = function.get("parameters")
-    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    schema = function.get("parameters") or {}
+    properties = schema.get("properties")
     return _types(properties.get(name), schema, _MAX_DEPTH) if isinstance(properties, Mapping) else frozenset()
 
 
