@@ -88,6 +88,12 @@ class StepLoop:
         self._observers = tuple(observers)
         self._work = asyncio.Event()
         self._is_draining = False
+        self._is_committing = False
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the ledger has every change of the mirror; if not, observers are told of the rest soon."""
+        return not self._is_committing and not self._scheduler.pool.has_changes
 
     def wake(self) -> None:
         """Says that a request came or ended."""
@@ -181,6 +187,7 @@ class StepLoop:
         transaction = self._scheduler.take_transaction()
         if not transaction:
             return False
+        self._is_committing = True
         try:
             await self._ledger.commit(self._pool, self._epoch, transaction)
         except StaleEpoch:
@@ -193,6 +200,9 @@ class StepLoop:
             await self._seed()
             for observer in self._observers:
                 observer.seeded((monotonic_ns() - began) / 1e9)
+        self._is_committing = False
+        for observer in self._observers:
+            observer.committed(transaction)
         return True
 
     async def _seed(self, delay: float = 0.1) -> None:

@@ -1,6 +1,7 @@
 """Who is told what becomes of steps: the one seam for timelines and metrics."""
 
 from quire.engine.api.errors import LedgerError
+from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.step import StepPlan, StepResult
 
 
@@ -28,6 +29,9 @@ class StepObserver:
             began, received: how long it was waited for.
             updated: then its tokens had been delivered.
         """
+
+    def committed(self, transaction: LedgerTransaction) -> None:
+        """The ledger has a transaction, by itself or by being seeded."""
 
     def refused(self, error: LedgerError) -> None:
         """The ledger has refused or lost a transaction, and is about to be seeded from the mirror."""

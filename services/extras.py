@@ -11,6 +11,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "frontend": ("grpc_reflection", "httptools", "huggingface_hub", "jinja2", "starlette", "tokenizers", "uvicorn"),
         "scheduler": ("grpc_reflection", "redis"),
+        "kv-events": ("msgspec", "zmq"),
         "chat": ("prompt_toolkit", "rich"),
         "executor": ("grpc_reflection", "huggingface_hub", "jinja2", "safetensors", "tokenizers", "torch", "xgrammar"),
     }

@@ -23,7 +23,7 @@ from grpc_tools import protoc
 PROTOS = Path(__file__).parents[1] / "protos"
 NOTE = "<!-- Written by `make reference` from the comments of the protos; edit these. -->"
 PAGES = {
-    "grpc.md": ("gRPC API", ("inference",)),
+    "grpc.md": ("gRPC API", ("inference", "kv_events")),
     "grpc_internal.md": ("gRPC between the services", ("scheduler", "executor", "logprobs")),
 }
 PACKAGES = (".quire.v1.", ".quire.internal.v1.")

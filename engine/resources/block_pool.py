@@ -2,7 +2,7 @@
 
 import time
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from quire.engine.api.errors import PluginError
@@ -11,6 +11,7 @@ from quire.engine.resources.eviction import EvictionOrder, restored
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.prefix_tree import PrefixTree
+from quire.engine.resources.publication import Publication
 from quire.engine.resources.rank import make_rank, tick_of
 
 
@@ -56,6 +57,7 @@ class BlockPool:
         self._state = state
         self._order = restored(order(clock), state.cached, state.expires)
         self._tree = PrefixTree()
+        self._published = {block: Publication(block, name) for block, name in state.hashes.items()}
         taken = state.refs.keys() | state.hashes.keys()
         # A stack: the lowest numbers first, the most recently freed before all.
         self._free = [block for block in reversed(range(state.num_blocks)) if block not in taken]
@@ -95,6 +97,11 @@ class BlockPool:
         """Blocks evicted so far."""
         return self._num_evicted
 
+    @property
+    def published(self) -> Mapping[int, Publication]:
+        """Published blocks by number, to be read only."""
+        return self._published
+
     def find(self, name: bytes) -> int | None:
         """The block that holds the prefix of this hash."""
         return self._state.index.get(name)
@@ -129,14 +136,22 @@ class BlockPool:
         self._state.holds.setdefault(holder, {})[block] = None
         self._transaction.share.append((holder, block))
 
-    def publish(self, block: int, name: bytes, parent: bytes, tokens: "array[int]") -> None:
+    def publish(self, publication: Publication) -> None:
         """Lets the held block be found by its hash, unless another block has the same content already."""
+        block, name = publication.block, publication.name
         if name in self._state.index:
             return
         self._state.hashes[block] = name
         self._state.index[name] = block
-        self._tree.add(block, parent, tokens)
-        self._transaction.publish.append((block, name))
+        self._published[block] = publication
+        self._tree.add(publication)
+        self._transaction.publish.append(publication)
+
+    def describe(self, publication: Publication) -> None:
+        """Adds parent and tokens of a block that a former scheduler published: whoever shares it knows them."""
+        self._published[publication.block] = publication
+        self._tree.add(publication)
+        self._transaction.described.append(publication)
 
     def release(self, holder: str, blocks: Iterable[tuple[int, Keep]]) -> None:
         """The holder lets go; of equal priority, the first in the order given will be evicted first."""
@@ -182,7 +197,7 @@ class BlockPool:
             raise PluginError(self._order, f"broke the invariant: what is evicted is cached; block {block} is not")
         del state.cached[block], state.index[state.hashes.pop(block)]
         state.expires.pop(block, None)
-        self._tree.remove(block)
+        self._tree.remove(self._published.pop(block))
         self._free.append(block)
         self._num_evicted += 1
         self._transaction.evict.append(block)

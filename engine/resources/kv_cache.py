@@ -8,6 +8,7 @@ from quire.engine.resources.base import ResourceManager
 from quire.engine.resources.block_pool import BlockPool, Keep, unix_ms
 from quire.engine.resources.eviction import EvictionOrder
 from quire.engine.resources.prefix import chain_root, extend_chain
+from quire.engine.resources.publication import Publication
 from quire.engine.resources.retention import block_retention
 from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.sequence import Sequence
@@ -110,6 +111,8 @@ class KVCacheManager(ResourceManager):
         for block in self.match(sequence):
             self._pool.share(sequence.holder, block)
             sequence.blocks.append(block)
+            if self._pool.published[block].tokens is None:
+                self._pool.describe(self._publication(sequence, len(sequence.blocks) - 1))
         num_reused = len(sequence.blocks) * self._block_size
         num_copied = self._copy_partial(sequence)
         sequence.num_published = num_reused // self._block_size
@@ -200,8 +203,12 @@ class KVCacheManager(ResourceManager):
             del self._computing[name]
 
     def _publish(self, sequence: Sequence, index: int) -> None:
-        name, begin = sequence.hashes[index], index * self._block_size
+        self._pool.publish(self._publication(sequence, index))
+        self._withdraw(sequence, sequence.hashes[index])
+
+    def _publication(self, sequence: Sequence, index: int) -> Publication:
+        begin = index * self._block_size
         parent = sequence.hashes[index - 1] if index else self._root(sequence)
         tokens = sequence.tokens[begin : begin + self._block_size]
-        self._pool.publish(sequence.blocks[index], name, parent, tokens)
-        self._withdraw(sequence, name)
+        is_salted = bool(sequence.request.options.cache.salt)
+        return Publication(sequence.blocks[index], sequence.hashes[index], parent, tokens, index, is_salted)

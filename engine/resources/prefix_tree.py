@@ -2,6 +2,8 @@
 
 from array import array
 
+from quire.engine.resources.publication import Publication
+
 # Candidates looked at for one prefix; more siblings than this are rarely worth a longer search.
 MAX_CANDIDATES = 32
 
@@ -11,21 +13,19 @@ class PrefixTree:
 
     def __init__(self) -> None:
         self._children: dict[bytes, dict[int, array[int]]] = {}
-        self._parents: dict[int, bytes] = {}
 
-    def add(self, block: int, parent: bytes, tokens: "array[int]") -> None:
-        """A block with these tokens was published behind the prefix of hash `parent`."""
-        self._children.setdefault(parent, {})[block] = tokens
-        self._parents[block] = parent
+    def add(self, publication: Publication) -> None:
+        """The block is found by its tokens from now on, if they are known."""
+        if publication.tokens is not None:
+            self._children.setdefault(publication.parent, {})[publication.block] = publication.tokens
 
-    def remove(self, block: int) -> None:
-        """The block's content is gone; harmless if it is not known."""
-        parent = self._parents.pop(block, None)
-        if parent is not None:
-            siblings = self._children[parent]
-            del siblings[block]
+    def remove(self, publication: Publication) -> None:
+        """The block's content is gone."""
+        if publication.tokens is not None:
+            siblings = self._children[publication.parent]
+            del siblings[publication.block]
             if not siblings:
-                del self._children[parent]
+                del self._children[publication.parent]
 
     def best(self, parent: bytes, tokens: "array[int]") -> tuple[int, int] | None:
         """(block, count): the block behind `parent` that agrees with most leading `tokens`, at least one."""

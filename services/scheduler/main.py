@@ -1,11 +1,14 @@
 """`quire scheduler`: takes requests from frontends and drives executors."""
 
 import asyncio
+import importlib
 import logging
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, TypeVar
 
 import grpc
+from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from quire.engine.api.errors import LedgerUnreachable, PluginError, StaleEpoch, StartupError
@@ -21,17 +24,22 @@ from quire.protos.address import Address, Addresses
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import ServiceSettings
 from quire.services.common.signals import until_signal
+from quire.services.extras import check_extras
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.fleet import Fleet
+from quire.services.scheduler.kv_events import KVEvents
+from quire.services.scheduler.kv_events_servicer import KVEventsServicer
 from quire.services.scheduler.observer import SchedulerObserver
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
 from quire.services.scheduler.timeline import Timeline
+from quire.v1 import kv_events_pb2_grpc
 
 logger = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=BaseException)
+SERVICES: Final = ("quire.internal.v1.SchedulerService", "quire.v1.KVEventsService")
 
 
 class Settings(ServiceSettings, SchedulerConfig):
@@ -48,6 +56,19 @@ class Settings(ServiceSettings, SchedulerConfig):
     executors: Addresses = "127.0.0.1:8003"
     """Executors' host:port, separated by commas; dns:name:port stands for every address that the name has, now
     and later."""
+
+    kv_events_zmq: str | None = None
+    """ZeroMQ address to publish changes of the prefix caches at, in the form that vLLM has: tcp://*:5557 listens, an
+    address without a wildcard is connected to; default: they are not published so. gRPC always has them."""
+
+    kv_events_zmq_replay: str | None = None
+    """ZeroMQ address at which subscribers ask again for batches that they have missed, such as tcp://*:5558."""
+
+    kv_events_zmq_kept: int = Field(10_000, ge=1)
+    """Batches kept for those who ask again."""
+
+    kv_events_model: str = ""
+    """Model's name in ZeroMQ topics, as clients name it: kv@EXECUTOR@MODEL."""
 
 
 def run(settings: Settings) -> int:
@@ -90,23 +111,24 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     observers: list[SchedulerObserver] = []
     if settings.trace_dir is not None:
         observers.append(Timeline(Trace(settings.trace_dir, f"scheduler-{epoch}")))
-    dispatcher = Dispatcher(epoch, observers)
+    dispatcher, kv_events = Dispatcher(epoch, observers), KVEvents()
     dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(epoch)))
 
     def supervise(address: str) -> Supervisor:
-        return Supervisor(address, config, ledger, epoch, dispatcher, settings.keepalive)
+        return Supervisor(address, config, ledger, epoch, dispatcher, kv_events, settings.keepalive)
 
     fleet = Fleet(settings.executors.split(","), supervise)
 
     def register(server: grpc.aio.Server) -> None:
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(dispatcher), server)
+        kv_events_pb2_grpc.add_KVEventsServiceServicer_to_server(KVEventsServicer(kv_events), server)
 
     stale: list[StaleEpoch] = []
     try:
-        async with serving(
-            settings.listen, ["quire.internal.v1.SchedulerService"], register, grace=0.5, keepalive=settings.keepalive
-        ) as health:
-            await _drive(fleet, dispatcher, health)
+        with _zmq_publisher(settings, kv_events, epoch) as publisher:
+            async with serving(settings.listen, SERVICES, register, grace=0.5, keepalive=settings.keepalive) as health:
+                work = [fleet.run(), _watch(dispatcher, health), *([publisher.run()] if publisher else [])]
+                await _drive(work)
     except* StaleEpoch as group:
         stale.extend(_leaves(group))
     except* PluginError as group:
@@ -114,10 +136,27 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     return max(stale, key=lambda error: error.owner, default=None)
 
 
-async def _drive(fleet: Fleet, dispatcher: Dispatcher, health: Health) -> None:
-    """Runs the fleet until a signal comes."""
+def _zmq_publisher(settings: Settings, kv_events: KVEvents, epoch: int) -> AbstractContextManager[Any]:
+    """Whoever does not publish over ZeroMQ needs none of its packages."""
+    if settings.kv_events_zmq is None:
+        return nullcontext()
+    check_extras(["kv-events"])
+    module = importlib.import_module("quire.services.scheduler.kv_events_zmq")
+    publisher: AbstractContextManager[Any] = module.zmq_publisher(
+        kv_events,
+        settings.kv_events_zmq,
+        settings.kv_events_zmq_replay,
+        settings.kv_events_model,
+        settings.kv_events_zmq_kept,
+        epoch,
+    )
+    return publisher
+
+
+async def _drive(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Does all of it until a signal comes."""
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(fleet.run()), tasks.create_task(_watch(dispatcher, health))]
+        running = [tasks.create_task(each) for each in work]
         await until_signal()
         for task in running:
             task.cancel()

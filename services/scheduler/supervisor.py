@@ -19,6 +19,7 @@ from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.executor_link import ExecutorLink
+from quire.services.scheduler.kv_events import KVEvents, PoolCommits
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Supervisor:
     Args:
         address: the executor's "host:port", which is its pool's name in the ledger too.
         epoch: of this scheduler.
+        kv_events: told what becomes of the pool.
         keepalive: when the executor is given up because it hangs.
     """
 
@@ -41,6 +43,7 @@ class Supervisor:
         ledger: KVLedger,
         epoch: int,
         dispatcher: Dispatcher,
+        kv_events: KVEvents,
         keepalive: Keepalive = DEFAULT_KEEPALIVE,
     ) -> None:
         self._address = address
@@ -48,6 +51,7 @@ class Supervisor:
         self._ledger = ledger
         self._epoch = epoch
         self._dispatcher = dispatcher
+        self._kv_events = kv_events
         self._keepalive = keepalive
         self._executor: AttachedExecutor | None = None
         self._identity: PoolIdentity | None = None
@@ -95,7 +99,7 @@ class Supervisor:
         scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
         self._identity = identity
         observers = self._dispatcher.observers_of_steps(self._address)
-        observers.append(_LedgerEvents(self._address, self._dispatcher))
+        observers += _LedgerEvents(self._address, self._dispatcher), PoolCommits(self._address, self._kv_events)
         loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver, observers)
         executor = AttachedExecutor(self._address, info, scheduler, loop)
         logger.info(
@@ -109,6 +113,7 @@ class Supervisor:
         if self._lost_at is not None:
             self._tell(EventKind.EXECUTOR_RECOVERED, "attached again", time.monotonic() - self._lost_at)
             self._lost_at = None
+        self._kv_events.open(self._address, info.block_size, scheduler.pool.published, lambda: loop.is_committed)
         running = asyncio.create_task(loop.run())
         watching = asyncio.create_task(link.watch(partial(self._dispatcher.drain, executor)))
         self._executor = executor
@@ -128,6 +133,7 @@ class Supervisor:
             for task in (running, watching):
                 task.cancel()
             await asyncio.gather(running, watching, return_exceptions=True)
+            self._kv_events.close(self._address)
             self._dispatcher.detach(executor, await loop.close())
             if executor.is_draining:
                 self._tell(EventKind.EXECUTOR_LEFT)

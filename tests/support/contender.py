@@ -10,6 +10,7 @@ from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.resources.publication import Publication
 
 NUM_BLOCKS = 64
 POOL = PoolIdentity("pool", "first", "model", NUM_BLOCKS, block_size=16)
@@ -52,7 +53,7 @@ class Contender:
         unnamed = [block for block in state.refs if block not in state.hashes]
         for block in draw.sample(unnamed, len(unnamed) // 2):
             name = b"%d/%d/%d" % (self.epoch, state.step, block)
-            transaction.publish.append((block, name.rjust(16, b"\0")))
+            transaction.publish.append(Publication(block, name.rjust(16, b"\0")))
         cached = list(state.cached)
         draw.shuffle(cached)
         transaction.evict += cached[: len(cached) // 3]

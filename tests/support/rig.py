@@ -15,6 +15,7 @@ from quire.engine.request import Request
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity
+from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo, StepPlan
@@ -243,6 +244,10 @@ class Rig:
             assert found is not None
             assert found[1] == self.scheduler.pool.state
         self._is_flushed = False
+        self.on_commit(transaction)
+
+    def on_commit(self, transaction: LedgerTransaction) -> None:
+        """All ledgers have the transaction."""
 
     def _open(self) -> None:
         self._epoch += 1

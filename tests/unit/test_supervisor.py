@@ -13,6 +13,7 @@ from quire.protos.channel import Keepalive
 from quire.services.scheduler import supervisor
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.event import Event, EventKind
+from quire.services.scheduler.kv_events import KVEvents
 from quire.services.scheduler.observer import SchedulerObserver
 from quire.services.scheduler.supervisor import Supervisor
 from support.simulated_executor import executor_info
@@ -39,7 +40,7 @@ async def test_the_pool_of_an_executor_that_left_is_forgotten(monkeypatch: pytes
     monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.01)
     ledger, dispatcher = MemoryLedger(), Dispatcher(epoch=1)
     found = {
-        address: Supervisor(address, SchedulerConfig(), ledger, await ledger.next_epoch(), dispatcher)
+        address: Supervisor(address, SchedulerConfig(), ledger, await ledger.next_epoch(), dispatcher, KVEvents())
         for address in ("stays", "goes")
     }
     running = {address: asyncio.create_task(each.run()) for address, each in found.items()}
@@ -78,7 +79,7 @@ async def test_a_loss_is_told_and_how_long_it_took_to_get_over_it(monkeypatch: p
     LosingLink.losses = asyncio.Queue()
     events = Events()
     ledger, dispatcher = MemoryLedger(), Dispatcher(epoch=1, observers=[events])
-    running = asyncio.create_task(Supervisor("a", SchedulerConfig(), ledger, 1, dispatcher).run())
+    running = asyncio.create_task(Supervisor("a", SchedulerConfig(), ledger, 1, dispatcher, KVEvents()).run())
     async with asyncio.timeout(60):
         assert (await events.heard.get()).kind is EventKind.EXECUTOR_ATTACHED
         LosingLink.losses.put_nowait(None)

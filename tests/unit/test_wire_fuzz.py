@@ -32,6 +32,7 @@ from quire.services.frontend import scheduler_link
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.scheduler import supervisor
 from quire.services.scheduler.dispatcher import Dispatcher
+from quire.services.scheduler.kv_events import KVEvents
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
 from quire.services.up.stack import LOOPBACK, free_port
@@ -203,7 +204,7 @@ async def test_a_scheduler_refuses_wrong_requests(monkeypatch: pytest.MonkeyPatc
         serving(place[1], [], register_scheduler, grace=0),
         grpc.aio.insecure_channel(place[1]) as channel,
     ):
-        driving = asyncio.create_task(Supervisor(place[0], SchedulerConfig(), ledger, 1, dispatcher).run())
+        driving = asyncio.create_task(Supervisor(place[0], SchedulerConfig(), ledger, 1, dispatcher, KVEvents()).run())
         while not dispatcher.is_serving:
             await dispatcher.changed()
         stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
@@ -280,7 +281,9 @@ async def test_a_bad_executor_is_left_out(monkeypatch: pytest.MonkeyPatch, caplo
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
 
     async with asyncio.timeout(SECONDS), serving(address, [], register, grace=0):
-        driving = asyncio.create_task(Supervisor(address, SchedulerConfig(), MemoryLedger(), 1, dispatcher).run())
+        driving = asyncio.create_task(
+            Supervisor(address, SchedulerConfig(), MemoryLedger(), 1, dispatcher, KVEvents()).run()
+        )
         stream, handle = dispatcher.connect(), 0
         while servicer.num_left >= 0 or stream.sequences:
             assert not driving.done(), driving.exception()

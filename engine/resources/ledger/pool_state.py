@@ -91,7 +91,7 @@ class _Overlay:
         self.holds: dict[tuple[str, int], bool] = {}
 
     def replay(self, tx: LedgerTransaction) -> None:
-        for block, name in tx.publish:
+        for block, name, *_ in tx.publish:
             self._require(self._refs(block) > 0, "publish", block, "not held")
             self._require(self._hash(block) is None, "publish", block, "published already")
             self._require(self._find(name) is None, "publish", block, "its hash names another block")

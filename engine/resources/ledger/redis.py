@@ -82,8 +82,10 @@ class RedisLedger(KVLedger):
     async def commit(self, pool: PoolIdentity, epoch: int, tx: LedgerTransaction) -> None:
         args: list[str | int | bytes] = [tx.step]
         args += [len(tx.publish), len(tx.release), len(tx.evict), len(tx.share), len(tx.acquire)]
-        for item in (*tx.publish, *tx.release):
-            args.extend(item)
+        for publication in tx.publish:
+            args.extend(publication[:2])
+        for release in tx.release:
+            args.extend(release)
         args.extend(tx.evict)
         for hold in (*tx.share, *tx.acquire):
             args.extend(hold)

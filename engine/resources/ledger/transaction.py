@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from quire.engine.resources.publication import Publication
+
 
 @dataclass(slots=True)
 class LedgerTransaction:
@@ -10,7 +12,7 @@ class LedgerTransaction:
     A holder is any name that is not empty and has neither comma nor bar.
 
     Attributes:
-        publish: (block, hash): the held block's KV is complete and may be found by its hash.
+        publish: the held block's KV is complete and may be found by its hash. The ledger keeps block and hash alone.
         release: (holder, block, rank, expires): the holder lets go. The last one to do so leaves the block cached
             if it is published, ranked by `rank` (lowest is evicted first), else free. From `expires` on, in
             milliseconds since 1970, its retention priority is void; 0: never.
@@ -19,14 +21,16 @@ class LedgerTransaction:
         acquire: (holder, block): a free block gets its only holder.
         step: number of the plan that leaves once this is applied; 0: none does. It is kept with the pool, so that
             books from before what the executor has run (Redis may lose its last second) are not believed.
+        described: published blocks of which more is known now; nothing that the ledger keeps.
     """
 
-    publish: list[tuple[int, bytes]] = field(default_factory=list)
+    publish: list[Publication] = field(default_factory=list)
     release: list[tuple[str, int, int, int]] = field(default_factory=list)
     evict: list[int] = field(default_factory=list)
     share: list[tuple[str, int]] = field(default_factory=list)
     acquire: list[tuple[str, int]] = field(default_factory=list)
     step: int = 0
+    described: list[Publication] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether it changes any block."""

@@ -1,0 +1,24 @@
+"""What a pool's mirror knows of a published block."""
+
+from array import array
+from typing import NamedTuple
+
+
+class Publication(NamedTuple):
+    """A block that may be found by its hash.
+
+    Attributes:
+        block: its number.
+        name: its hash.
+        parent: hash of the block in front of it, or the root of its chain; b"": not known.
+        tokens: its token ids; None: not known, since another scheduler published it.
+        depth: blocks in front of it in its prefix.
+        is_salted: whether requests with a cache salt of their own alone find it.
+    """
+
+    block: int
+    name: bytes
+    parent: bytes = b""
+    tokens: "array[int] | None" = None
+    depth: int = 0
+    is_salted: bool = False
