@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SURFACE := $(addprefix tests/services/test_,api.py http.py bad_input.py greedy.py determinism.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference released-protos clean
+.PHONY: help demo setup test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference released-protos wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -92,6 +92,11 @@ reference: $(STAMP) ## write the pages that come from settings and protos; tests
 
 released-protos: $(STAMP) ## with a release: record its public protos; `make lint` compares later ones with them
 	$(BIN)/buf build --path protos/quire/v1 --exclude-source-info -o protos/released.txtpb
+
+wheel: $(STAMP) ## a wheel in dist/ that carries the C++ kernels for every level of instructions
+	@rm -rf build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" QUIRE_WHEEL_KERNELS=1 $(BIN)/python -m hatchling build --target wheel --directory build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 --wheel-dir dist build/wheel/*.whl
 
 clean: ## remove .venv, stubs, builds and caches
 	rm -rf .venv .editable build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache clients/go/v1 clients/node/node_modules

@@ -2,9 +2,15 @@
 
 A wheel gets the stubs from a temporary folder. An editable install gets `.editable/quire`: the stubs,
 and links to the checkout's folders. So `quire.engine` is `engine/`, for Python and for type checkers.
+
+With QUIRE_WHEEL_KERNELS=1 a wheel also gets the C++ kernels for every level of instructions, and is for x86-64 only.
+Others are for any machine, and compile the kernels where they are first used.
 """
 
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,14 +30,19 @@ class CompileProtos(BuildHookInterface):  # type: ignore[type-arg]
             for name in self.build_config.build_config["only-include"]:
                 (out / "quire" / name).symlink_to(root / name)
         else:
-            self.stubs = tempfile.TemporaryDirectory(prefix="quire-stubs-")
-            for package in write_stubs(root / "protos", Path(self.stubs.name)):
-                # `sources` in pyproject.toml puts "quire/" before this as before every other path.
+            self.made = tempfile.TemporaryDirectory(prefix="quire-made-")
+            # `sources` in pyproject.toml puts "quire/" before these as before every other path.
+            for package in write_stubs(root / "protos", Path(self.made.name) / "stubs"):
                 build_data["force_include"][str(package)] = package.name
+            if os.environ.get("QUIRE_WHEEL_KERNELS") == "1":
+                kernels = compile_kernels(root / "kernels", Path(self.made.name))
+                build_data["force_include"][str(kernels)] = "kernels/native/lib"
+                # Plain C behind ctypes: one library for every Python. auditwheel writes the tag that PyPI takes.
+                build_data.update(pure_python=False, tag="py3-none-linux_x86_64")
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         if version != "editable":
-            self.stubs.cleanup()
+            self.made.cleanup()
 
 
 def write_stubs(protos: Path, out: Path) -> list[Path]:
@@ -51,3 +62,15 @@ def compile_protos(protos: Path, out: Path) -> None:
     plugins = [f"--{kind}={out}" for kind in ("python_out", "grpc_python_out", "mypy_out", "mypy_grpc_out")]
     if protoc.main(["protoc", f"-I{protos}", f"-I{include}", *plugins, *files]) != 0:
         raise RuntimeError(f"protoc failed on {files}; is protoc-gen-mypy of mypy-protobuf on PATH?")
+
+
+def compile_kernels(kernels: Path, out: Path) -> Path:
+    """Compiles the C++ kernels for every level of instructions; returns the folder of the libraries."""
+    # A package that holds nothing else: Quire's dependencies are not there while it is built.
+    package = out / "package" / "quire"
+    package.mkdir(parents=True)
+    (package / "kernels").symlink_to(kernels)
+    environment = {**os.environ, "PYTHONPATH": str(package.parent), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "quire.kernels.native.shipped", str(out / "lib")]
+    subprocess.run(command, env=environment, check=True)
+    return out / "lib"

@@ -8,6 +8,11 @@
 #include "common/pool.h"
 #include "common/simd.h"
 
+#if defined(__GLIBC__) && defined(__x86_64__)
+// The same function as log@GLIBC_2.29, by the name that older systems know, too: wheels are for glibc 2.28.
+__asm__(".symver log, log@GLIBC_2.2.5");
+#endif
+
 namespace quire {
 namespace {
 

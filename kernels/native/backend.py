@@ -14,15 +14,9 @@ from quire.kernels.gated_linear import gated
 from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.linear import Linear, LinearMaker, TorchLinear
 from quire.kernels.native import attention
-from quire.kernels.native.compiler import (
-    BF16_LEVELS,
-    LEVELS,
-    CompileError,
-    compiled_library,
-    find_compiler,
-    supported_levels,
-)
+from quire.kernels.native.compiler import CompileError, NoCompiler
 from quire.kernels.native.decoder_blocks import fuse
+from quire.kernels.native.levels import BF16_LEVELS, LEVELS, supported_levels
 from quire.kernels.native.library import DTYPES, NativeLibrary
 from quire.kernels.native.linear import NativeLinear
 from quire.kernels.native.logprobs import NativeLogprobs
@@ -30,6 +24,7 @@ from quire.kernels.native.pages import zeros
 from quire.kernels.native.penalties import NativePenalize
 from quire.kernels.native.rms_norm import NativeRmsNorm
 from quire.kernels.native.sampling import NativeSample
+from quire.kernels.native.shipped import native_library
 from quire.kernels.native.take_rows import NativeTakeRows
 from quire.kernels.reference import TORCH_SUITE
 from quire.kernels.suite import KernelSuite
@@ -80,13 +75,14 @@ def _load(options: SuiteOptions) -> KernelSuite:
 def _library(levels: Sequence[str], num_threads: int) -> tuple[str, NativeLibrary]:
     """Library of the widest usable level: not every compiler knows the newest, nor does every system permit them."""
     try:
-        find_compiler()
         for level in levels[:-1]:
             try:
-                return level, NativeLibrary(compiled_library(level), num_threads)
+                return level, NativeLibrary(native_library(level), num_threads)
+            except NoCompiler:
+                raise
             except (CompileError, OSError) as error:
                 logger.warning("no C++ kernels for %s, slower ones are tried: %s", level, error)
-        return levels[-1], NativeLibrary(compiled_library(levels[-1]), num_threads)
+        return levels[-1], NativeLibrary(native_library(levels[-1]), num_threads)
     except (CompileError, OSError) as error:
         raise ValueError(str(error)) from error
 
@@ -94,7 +90,7 @@ def _library(levels: Sequence[str], num_threads: int) -> tuple[str, NativeLibrar
 BACKEND: Final = Backend(
     name="native",
     title="C++ kernels",
-    needs=Requirements(device_type="cpu", dtypes=DTYPES, instruction_sets=LEVELS["avx2"][0]),
+    needs=Requirements(device_type="cpu", dtypes=DTYPES, instruction_sets=LEVELS["avx2"].needs),
     capabilities=frozenset({Capability.INT8_WEIGHTS, Capability.FUSED_DECODER_BLOCKS}),
     attention=(attention.KERNELS,),
     load=_load,

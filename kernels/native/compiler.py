@@ -1,4 +1,4 @@
-"""Compiles the C++ kernels for a level of instructions and keeps the result in the user's cache."""
+"""Compiles the C++ kernels for a level of instructions: for this machine into the user's cache, or for any machine."""
 
 import fcntl
 import hashlib
@@ -7,45 +7,22 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
-from quire.kernels.processor import instruction_sets
+from quire.kernels.native.levels import LEVELS
 
 CSRC: Final = Path(__file__).parent.parent / "csrc"
-_COMMON_FLAGS: Final = ("-std=c++20", "-O3", "-fPIC", "-pthread", "-mtune=native")
-
-_AVX512: Final = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
-_AVX512_FLAGS: Final = ("-march=x86-64-v4", "-mprefer-vector-width=512")
-_AVX512_BF16_FLAGS: Final = (*_AVX512_FLAGS, "-mavx512bf16")
-# From the widest down: flags that /proc/cpuinfo must list, and options for the compiler.
-LEVELS: Final[Mapping[str, tuple[frozenset[str], tuple[str, ...]]]] = MappingProxyType(
-    {
-        "amx_bf16": (
-            _AVX512 | {"avx512_bf16", "amx_tile", "amx_bf16"},
-            (*_AVX512_BF16_FLAGS, "-mamx-tile", "-mamx-bf16"),
-        ),
-        "avx512_bf16": (_AVX512 | {"avx512_bf16"}, _AVX512_BF16_FLAGS),
-        "avx512": (_AVX512, _AVX512_FLAGS),
-        "avx2": (frozenset({"avx2", "fma", "f16c", "bmi2"}), ("-march=x86-64-v3",)),
-    }
-)
-
-BF16_LEVELS: Final = frozenset({"amx_bf16", "avx512_bf16"})
-"""The levels that multiply bfloat16; others convert it to float32 first."""
+_COMMON_FLAGS: Final = ("-std=c++20", "-O3", "-fPIC", "-pthread")
 
 
 class CompileError(Exception):
     """There is no compiler, or it failed; the message says which and how."""
 
 
-def supported_levels(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
-    """The levels that this processor can run, widest first; none where it cannot be known."""
-    there = instruction_sets(cpuinfo)
-    return tuple(level for level, (needed, _) in LEVELS.items() if needed <= there)
+class NoCompiler(CompileError):
+    """There is none for any level."""
 
 
 def compiled_library(level: str, cache: Path | None = None) -> Path:
@@ -59,26 +36,36 @@ def compiled_library(level: str, cache: Path | None = None) -> Path:
         CompileError: it cannot be made.
     """
     compiler = find_compiler()
-    sources = sorted(CSRC.rglob("*.cpp"))
-    flags = (*_COMMON_FLAGS, *LEVELS[level][1])
+    flags = (*_COMMON_FLAGS, "-mtune=native", *LEVELS[level].flags)
     folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quire" / "native"
-    library = folder / f"{level}-{_digest(compiler, sources, flags)}.so"
+    library = folder / f"{level}-{_digest(compiler, flags)}.so"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{level}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not library.is_file():
-                _compile(compiler, flags, sources, library)
+                _compile(compiler, flags, library)
     except OSError as error:
         raise CompileError(f"cannot keep compiled kernels in {folder}: {error}") from error
     return library
+
+
+def compile_for_others(level: str, library: Path) -> None:
+    """Compiles a level for any processor that runs it.
+
+    Raises:
+        CompileError: it cannot be made.
+    """
+    chosen = LEVELS[level]
+    # Without symbols for debuggers and linkers, which double the size.
+    _compile(find_compiler(), (*_COMMON_FLAGS, f"-mtune={chosen.tune}", *chosen.flags, "-s"), library)
 
 
 def find_compiler() -> tuple[str, ...]:
     """The command: CXX may hold arguments, or a wrapper in front of the compiler, as make has it.
 
     Raises:
-        CompileError: there is none.
+        NoCompiler: there is none.
     """
     named = shlex.split(os.environ.get("CXX", ""))
     candidates = [named] if named else [["g++"], ["clang++"], ["c++"]]
@@ -86,21 +73,31 @@ def find_compiler() -> tuple[str, ...]:
         if path := shutil.which(name):
             return path, *arguments
     names = ", ".join(name for name, *_ in candidates)
-    raise CompileError(f"no C++ compiler: none of {names} is on the path")
+    raise NoCompiler(f"no C++ compiler: none of {names} is on the path")
 
 
-def _digest(compiler: tuple[str, ...], sources: list[Path], flags: tuple[str, ...]) -> str:
-    """Over all that the library depends on: the compiler, its flags, sources and headers."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
-    digest = hashlib.sha256("\n".join((*compiler, version, *flags)).encode())
-    for path in [*sources, *sorted(CSRC.rglob("*.h"))]:
+def sources_digest() -> str:
+    """Over sources and headers, names and contents."""
+    digest = hashlib.sha256()
+    for path in [*_sources(), *sorted(CSRC.rglob("*.h"))]:
         digest.update(str(path.relative_to(CSRC)).encode())
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:24]
+    return digest.hexdigest()
 
 
-def _compile(compiler: tuple[str, ...], flags: tuple[str, ...], sources: list[Path], library: Path) -> None:
+def _sources() -> list[Path]:
+    return sorted(CSRC.rglob("*.cpp"))
+
+
+def _digest(compiler: tuple[str, ...], flags: tuple[str, ...]) -> str:
+    """Over all that the library depends on: the compiler, its flags, sources and headers."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    return hashlib.sha256("\n".join((*compiler, version, *flags, sources_digest())).encode()).hexdigest()[:24]
+
+
+def _compile(compiler: tuple[str, ...], flags: tuple[str, ...], library: Path) -> None:
     """Compiles to a file beside `library` first: an interrupted compilation leaves no library that looks complete."""
+    sources = _sources()
     with (
         tempfile.TemporaryDirectory(dir=library.parent) as folder,
         ThreadPoolExecutor(os.cpu_count() or 1) as pool,

@@ -1,10 +1,11 @@
-"""Environments with the wheel and one extra, which do without torch, against services in this one."""
+"""Environments with the wheel and one extra: without torch, or without a compiler; against services in this one."""
 
 import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from quire.engine.demo_model import DEMO_MODEL
 from quire.services.up.ports import LOOPBACK, free_port
 from quire.services.up.stack import is_serving
 from support.stacks import RunningStack, launch
-from support.wheel import build, copy_checkout, run
+from support.wheel import ROOT, build, copy_checkout, run
 
 pytestmark = pytest.mark.clients
 
@@ -52,6 +53,21 @@ def environment(folder: Path, requirement: str) -> Path:
 @pytest.fixture(scope="module")
 def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment(tmp_path_factory.mktemp("bare") / "venv", str(wheel))
+
+
+@pytest.fixture(scope="module")
+def scheduler(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return environment(tmp_path_factory.mktemp("scheduler") / "venv", f"{wheel}[scheduler]")
+
+
+@pytest.fixture(scope="module")
+def executor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the wheel that carries compiled kernels."""
+    folder = tmp_path_factory.mktemp("executor")
+    checkout = copy_checkout(folder / "checkout")
+    run("make", "wheel", f"BIN={ROOT / '.venv/bin'}", f"STAMP={ROOT / '.venv/.stamp'}", cwd=checkout)
+    (wheel,) = (checkout / "dist").iterdir()
+    return environment(folder / "venv", f"{wheel}[executor]")
 
 
 @pytest.fixture(scope="module")
@@ -94,15 +110,44 @@ def test_the_engine_in_process_names_its_extra(bare: Path) -> None:
     assert done.stderr.splitlines()[-1].endswith("pip install 'quire[executor]'")
 
 
-async def test_a_frontend_does_without_torch(frontend: Path, stack: RunningStack, text: str) -> None:
-    assert run(frontend / "python", "-c", MISSING, "torch", "redis", cwd=frontend).split() == []
+@asynccontextmanager
+async def service(programs: Path, name: str, log: Path, **settings: str) -> AsyncIterator[str]:
+    """A service of an environment, which finds no other programs, once it is SERVING; its address."""
     place = f"{LOOPBACK}:{free_port()}"
-    flags = (f"--listen={place}", "--http-listen=", f"--scheduler={stack.stack.scheduler}", f"--model={DEMO_MODEL}")
-    process = await asyncio.create_subprocess_exec(frontend / "quire", "frontend", *flags, env=os.environ)
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in {"listen": place, **settings}.items()]
+    # No compiler on the path, nothing compiled before.
+    variables = {**os.environ, "PATH": str(programs), "XDG_CACHE_HOME": str(log.parent / "cache")}
+    with log.open("w") as lines:
+        process = await asyncio.create_subprocess_exec(
+            programs / "quire", name, *flags, env=variables, stdout=lines, stderr=lines
+        )
     try:
         await is_serving(place)
-        answer = await asyncio.to_thread(generated, frontend, place)
-        assert answer.rstrip("\n") == text.rstrip("\n")
+        yield place
     finally:
         process.terminate()
-        assert await process.wait() == 0
+        assert await process.wait() == 0, log.read_text()
+
+
+async def test_a_frontend_does_without_torch(frontend: Path, stack: RunningStack, text: str, tmp_path: Path) -> None:
+    assert run(frontend / "python", "-c", MISSING, "torch", "redis", cwd=frontend).split() == []
+    settings = {"http_listen": "", "scheduler": stack.stack.scheduler, "model": str(DEMO_MODEL)}
+    async with service(frontend, "frontend", tmp_path / "log", **settings) as place:
+        answer = await asyncio.to_thread(generated, frontend, place)
+    assert answer.rstrip("\n") == text.rstrip("\n")
+
+
+async def test_a_scheduler_does_without_torch_and_an_executor_without_a_compiler(
+    frontend: Path, scheduler: Path, executor: Path, stack: RunningStack, text: str, tmp_path: Path
+) -> None:
+    assert run(scheduler / "python", "-c", MISSING, "torch", "tokenizers", "uvicorn", cwd=scheduler).split() == []
+    redis = f"{stack.stack.redis.removesuffix('/0')}/1"
+    async with (
+        service(executor, "executor", tmp_path / "executor.log", num_blocks="256") as computes,
+        service(scheduler, "scheduler", tmp_path / "scheduler.log", redis=redis, executors=computes) as decides,
+        service(frontend, "frontend", tmp_path / "frontend.log", http_listen="", scheduler=decides) as place,
+    ):
+        answer = await asyncio.to_thread(generated, frontend, place)
+    assert answer.rstrip("\n") == text.rstrip("\n")
+    assert "computing with C++ kernels for " in (tmp_path / "executor.log").read_text()
+    assert not (tmp_path / "cache" / "quire").exists()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from quire.kernels.native.levels import LEVELS
+from support.compilers import write_compiler
 from support.wheel import ROOT, build, copy_checkout, run
 
 STUBS = {
@@ -75,9 +77,22 @@ def test_wheel_holds_no_leftovers_and_no_other_language(wheel: Path) -> None:
     assert [name for name in names_in(wheel) if name.startswith(others)] == []
 
 
+def test_a_wheel_is_for_any_machine_unless_it_is_to_carry_compiled_kernels(
+    wheel: Path, checkout: Path, tmp_path: Path
+) -> None:
+    assert wheel.name.endswith("-py3-none-any.whl")
+    # What a real compiler makes of the kernels is tested where wheels are installed.
+    compiler = write_compiler(tmp_path, "")
+    carrying = build(checkout, "wheel", tmp_path / "wheel", QUIRE_WHEEL_KERNELS="1", CXX=compiler)
+    assert carrying.name.endswith("-py3-none-linux_x86_64.whl")
+    libraries = {f"quire/kernels/native/lib/{level}.so" for level in LEVELS}
+    assert names_in(carrying) - names_in(wheel) == libraries | {"quire/kernels/native/lib/sources.sha256"}
+
+
 def test_building_leaves_the_checkout_as_it_was(wheel: Path, checkout: Path) -> None:
     assert not (checkout / "build").exists()
     assert not (checkout / ".editable").exists()
+    assert not (checkout / "kernels/native/lib").exists()
 
 
 def test_sdist_can_be_built_and_tested(unpacked_sdist: Path) -> None:

@@ -22,7 +22,7 @@ from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.step import SequenceStart, StepPlan
-from quire.kernels.native.compiler import supported_levels
+from quire.kernels.native.levels import supported_levels
 from support.starts import sequence_start
 
 pytestmark = pytest.mark.skipif(not supported_levels(), reason="needs an x86-64 processor with AVX2")

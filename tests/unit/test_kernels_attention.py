@@ -15,7 +15,8 @@ from quire.kernels.attention import AttentionSpec, PagedBatch
 from quire.kernels.kv_append import kv_append
 from quire.kernels.kv_copy import kv_copy
 from quire.kernels.native.attention import KERNELS, NativeAttention
-from quire.kernels.native.compiler import compiled_library, supported_levels
+from quire.kernels.native.compiler import compiled_library
+from quire.kernels.native.levels import supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.registry import attention_backend
 

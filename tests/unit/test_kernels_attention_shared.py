@@ -12,7 +12,8 @@ from torch import Tensor
 
 from quire.kernels.attention import AttentionSpec, PagedBatch
 from quire.kernels.native.attention import NativeAttention
-from quire.kernels.native.compiler import compiled_library, supported_levels
+from quire.kernels.native.compiler import compiled_library
+from quire.kernels.native.levels import supported_levels
 from quire.kernels.native.library import NativeLibrary
 
 NUM_BLOCKS = 1000

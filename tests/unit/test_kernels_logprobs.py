@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from quire.kernels.logprobs import logprobs as reference
-from quire.kernels.native.compiler import compiled_library, supported_levels
+from quire.kernels.native.compiler import compiled_library
+from quire.kernels.native.levels import supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.logprobs import NativeLogprobs
 

@@ -3,7 +3,6 @@
 import os
 import shlex
 import shutil
-import stat
 import threading
 from pathlib import Path
 
@@ -18,13 +17,15 @@ from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.linear import TorchLinear
 from quire.kernels.native import backend as native_backend
 from quire.kernels.native.backend import native_suite
-from quire.kernels.native.compiler import CSRC, LEVELS, CompileError, compiled_library, find_compiler, supported_levels
+from quire.kernels.native.compiler import CSRC, CompileError, compiled_library, find_compiler
+from quire.kernels.native.levels import LEVELS, supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.linear import NativeLinear
 from quire.kernels.native.rms_norm import NativeRmsNorm
 from quire.kernels.native.take_rows import NativeTakeRows
 from quire.kernels.registry import kernel_suite
 from quire.kernels.rms_norm import add_rms_norm, rms_norm
+from support.compilers import write_compiler
 
 CPU = torch.device("cpu")
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 1e-2}
@@ -168,17 +169,9 @@ def test_products_are_the_same_on_any_number_of_threads(num_threads: int) -> Non
         assert torch.equal(linear(x), wanted)
 
 
-def write_compiler(folder: Path, body: str) -> Path:
-    compiler = folder / "c++"
-    compiler.write_text(f"#!/bin/sh\n{body}\n")
-    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
-    return compiler
-
-
 def test_two_that_compile_at_once_compile_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler that writes down its calls and makes empty files."""
-    find_output = 'while [ "$1" != -o ]; do [ "$1" ] || exit 0; shift; done'
-    body = f'echo "$@" >> {tmp_path}/calls; {find_output}; sleep 0.05; : > "$2"'
+    body = f'echo "$@" >> {tmp_path}/calls; sleep 0.05'
     # As with "ccache g++": the command is more than one word.
     monkeypatch.setenv("CXX", f"/bin/sh {write_compiler(tmp_path, body)}")
     cache, found = tmp_path / "cache", list[Path]()
@@ -198,8 +191,7 @@ def test_a_library_serves_until_a_source_or_a_header_changes(tmp_path: Path, mon
     sources = tmp_path / "csrc"
     shutil.copytree(CSRC, sources)
     monkeypatch.setattr("quire.kernels.native.compiler.CSRC", sources)
-    find_output = 'while [ "$1" != -o ]; do [ "$1" ] || exit 0; shift; done'
-    monkeypatch.setenv("CXX", str(write_compiler(tmp_path, f'{find_output}; : > "$2"')))
+    monkeypatch.setenv("CXX", write_compiler(tmp_path, ""))
     found = compiled_library("avx2", tmp_path)
     assert compiled_library("avx2", tmp_path) == found
     others = [found]
@@ -244,7 +236,7 @@ def test_a_level_that_cannot_be_had_gives_way_to_the_next(
 
 def test_a_failing_compiler_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = write_compiler(tmp_path, "echo 'fatal: out of tin' >&2\nexit 3")
-    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("CXX", compiler)
     with pytest.raises(CompileError, match="failed with status 3: fatal: out of tin"):
         compiled_library("avx2", tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.so"))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import RepetitionPenaltyLogitsProcessor
 
-from quire.kernels.native.compiler import compiled_library, supported_levels
+from quire.kernels.native.compiler import compiled_library
+from quire.kernels.native.levels import supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.penalties import NativePenalize
 from quire.kernels.penalties import GENERATED, IN_PROMPT, PenaltyRows, penalize

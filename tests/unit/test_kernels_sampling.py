@@ -15,7 +15,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from quire.kernels.native.compiler import compiled_library, supported_levels
+from quire.kernels.native.compiler import compiled_library
+from quire.kernels.native.levels import supported_levels
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.sampling import NativeSample
 from quire.kernels.philox import philox4x32, uniform

@@ -17,7 +17,7 @@ from quire.engine.model import placement
 from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.placement import place
 from quire.kernels.native import backend as native_backend
-from quire.kernels.native.compiler import BF16_LEVELS, LEVELS, supported_levels
+from quire.kernels.native.levels import BF16_LEVELS, LEVELS, supported_levels
 from quire.kernels.suite import KernelSuite
 from support.checkpoints import edit_weights, write_llama
 
@@ -41,8 +41,8 @@ def dtype_of(folder: Path, **settings: Any) -> torch.dtype:
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_processor_that_multiplies_bfloat16_computes_with_it(level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever this machine has: its own kernels stand in for those of the level."""
-    path = native_backend.compiled_library(supported_levels()[-1])
-    monkeypatch.setattr(native_backend, "compiled_library", lambda _: path)
+    path = native_backend.native_library(supported_levels()[-1])
+    monkeypatch.setattr(native_backend, "native_library", lambda _: path)
     monkeypatch.setattr(native_backend, "supported_levels", lambda: (level,))
     assert dtype_of(DEMO_MODEL) is (BF16 if level in ("amx_bf16", "avx512_bf16") else F32)
 
@@ -51,14 +51,14 @@ def test_a_processor_that_multiplies_bfloat16_computes_with_it(level: str, monke
 def test_a_level_that_cannot_be_had_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     level = supported_levels()[-1]
     assert level not in BF16_LEVELS
-    path = native_backend.compiled_library(level)
+    path = native_backend.native_library(level)
 
     def compiled(asked: str) -> Path:
         if asked != level:
             raise native_backend.CompileError("too old")
         return path
 
-    monkeypatch.setattr(native_backend, "compiled_library", compiled)
+    monkeypatch.setattr(native_backend, "native_library", compiled)
     monkeypatch.setattr(native_backend, "supported_levels", lambda: ("amx_bf16", level))
     assert dtype_of(DEMO_MODEL) is F32
 

@@ -16,7 +16,7 @@ from quire.engine.model.transformer import Transformer
 from quire.kernels.attention import AttentionSpec, PagedBatch
 from quire.kernels.decoder_blocks import BlockShape
 from quire.kernels.linear import Linear
-from quire.kernels.native.compiler import supported_levels
+from quire.kernels.native.levels import supported_levels
 from quire.kernels.registry import kernel_suite
 
 CPU = torch.device("cpu")
