@@ -38,6 +38,7 @@ COMMANDS = {
     "scheduler": Command("quire.services.scheduler.main", "start one scheduler", ("scheduler",)),
     "executor": Command("quire.services.executor.main", "start one executor", ("executor",)),
     "stats": Command("quire.clients.stats", "what waits, runs and is cached on every executor"),
+    "health": Command("quire.clients.health", "whether a service can work now: exit code 0 or 1"),
     "ledger": Command("quire.services.ledger", "audit or show the KV-block ledger", ("scheduler",)),
 }
 

@@ -56,8 +56,8 @@ def test_every_variable_of_the_settings_reference_is_read(command: str, monkeypa
         given = default.startswith("`") or default in ("yes", "no")
         value = default.strip("`") if given else _example(kind)
         monkeypatch.setenv(variable, {"yes": "true", "no": "false"}.get(value, value))
-    num_positional = len(re.findall(r"^\| `[A-Z_]+` \|", section, re.MULTILINE))
-    words = ["audit"] if command == "ledger" else ["x"] * num_positional
+    positional = re.findall(r"^\| `([A-Z_]+)` \|", section, re.MULTILINE)
+    words = ["audit"] if command == "ledger" else ["h:1" if name == "ADDRESS" else "x" for name in positional]
     read = set(_set_fields(CliApp.run(settings_of(command), cli_args=words)))
     assert {flag.replace("-", "_") for flag, *_ in rows} <= read
 

@@ -1,0 +1,39 @@
+"""`quire health`: whether a service can work now, by the gRPC health protocol; for people, containers and probes."""
+
+import sys
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import Field
+from pydantic_settings import CliPositionalArg, SettingsConfigDict
+
+from quire.clients.settings import ClientSettings
+from quire.protos.address import Address
+
+
+class Settings(ClientSettings):
+    """Asks a service whether it can work now; ends with 0 if it can, else with 1."""
+
+    model_config = SettingsConfigDict(env_prefix="QUIRE_HEALTH_")
+
+    address: CliPositionalArg[Address]
+    """Host and port of a gRPC service."""
+
+    service: str = ""
+    """Name of one gRPC service there; default: the server as a whole."""
+
+    timeout: float = Field(5.0, gt=0, allow_inf_nan=False)
+    """Seconds that the answer may take."""
+
+
+def run(settings: Settings) -> int:
+    """Prints the status; returns the exit code: 0 if it is SERVING, else 1."""
+    request = health_pb2.HealthCheckRequest(service=settings.service)
+    try:
+        with grpc.insecure_channel(settings.address) as channel:
+            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=settings.timeout)
+    except grpc.RpcError as error:
+        print(f"quire health: error: {settings.address}: {error.code().name}: {error.details()}", file=sys.stderr)
+        return 1
+    print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
