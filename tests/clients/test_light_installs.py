@@ -137,6 +137,8 @@ async def test_a_frontend_does_without_torch(frontend: Path, stack: RunningStack
     assert answer.rstrip("\n") == text.rstrip("\n")
 
 
+# Compiles the kernels four times.
+@pytest.mark.timeout(1500)
 async def test_a_scheduler_does_without_torch_and_an_executor_without_a_compiler(
     frontend: Path, scheduler: Path, executor: Path, stack: RunningStack, text: str, tmp_path: Path
 ) -> None:
