@@ -37,6 +37,7 @@ COMMANDS = {
     "frontend": Command("quire.services.frontend.main", "start one frontend", ("frontend",)),
     "scheduler": Command("quire.services.scheduler.main", "start one scheduler", ("scheduler",)),
     "executor": Command("quire.services.executor.main", "start one executor", ("executor",)),
+    "plan": Command("quire.services.plan.main", "what fits on a machine, and how fast it is", ("frontend",)),
     "stats": Command("quire.clients.stats", "what waits, runs and is cached on every executor"),
     "health": Command("quire.clients.health", "whether a service can work now: exit code 0 or 1"),
     "ledger": Command("quire.services.ledger", "audit or show the KV-block ledger", ("scheduler",)),

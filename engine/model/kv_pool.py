@@ -1,24 +1,33 @@
-"""The KV pool's size: how many blocks the settings and the device's memory allow."""
+"""The KV pool's size: how many blocks settings and memory allow. Knows no torch: `quire plan` asks, too."""
 
 import logging
-
-import torch
+from typing import Protocol
 
 from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
-from quire.engine.model.model_config import ModelConfig
 
 logger = logging.getLogger(__name__)
 
 _CPU_MIB = 512
 
 
-def block_bytes(config: ExecutorConfig, model: ModelConfig, dtype: torch.dtype) -> int:
-    """Bytes of one block in all layers, with keys and values of that dtype."""
-    return config.block_size * model.num_layers * 2 * model.num_kv_heads * model.head_dim * dtype.itemsize
+class KeysAndValues(Protocol):
+    """Sizes of a model on which those of its blocks depend."""
+
+    @property
+    def num_layers(self) -> int: ...
+    @property
+    def num_kv_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
 
 
-def fixed_size(config: ExecutorConfig, per_block: int, device: torch.device) -> int | None:
+def block_bytes(config: ExecutorConfig, model: KeysAndValues, itemsize: int) -> int:
+    """Bytes of one block in all layers, with so many for each number of a key or value."""
+    return config.block_size * model.num_layers * 2 * model.num_kv_heads * model.head_dim * itemsize
+
+
+def fixed_size(config: ExecutorConfig, per_block: int, is_gpu: bool) -> int | None:
     """Number of blocks from `num_blocks` or else `kv_memory_mib`; None: it depends on the device's free memory.
 
     Raises:
@@ -26,7 +35,7 @@ def fixed_size(config: ExecutorConfig, per_block: int, device: torch.device) -> 
     """
     if config.num_blocks is not None:
         return config.num_blocks
-    if config.kv_memory_mib is None and device.type == "cuda":
+    if config.kv_memory_mib is None and is_gpu:
         return None
     mib = config.kv_memory_mib or _CPU_MIB
     num_blocks = (mib << 20) // per_block
@@ -38,17 +47,16 @@ def fixed_size(config: ExecutorConfig, per_block: int, device: torch.device) -> 
     return num_blocks
 
 
-def size_from_memory(config: ExecutorConfig, per_block: int, peak: int, device: torch.device) -> int:
+def size_from_memory(config: ExecutorConfig, per_block: int, peak: int, total: int, others: int) -> int:
     """Number of blocks that fit beside everything else.
 
     Args:
         peak: bytes that weights, counts and the largest step take at once.
+        total, others: bytes of the device, and those that other processes take.
 
     Raises:
         StartupError: nothing is left; the message has the numbers.
     """
-    free, total = torch.cuda.mem_get_info(device)
-    others = total - free - torch.cuda.memory_reserved(device)
     left = int(total * config.kv_memory_fraction) - others - peak
     gib = [f"{size / 2**30:.2f}" for size in (total, others, peak, left)]
     logger.info("GPU memory in GiB: %s, taken by others %s, weights and the largest step %s, left for KV %s", *gib)

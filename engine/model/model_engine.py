@@ -56,8 +56,8 @@ class ModelEngine:
         cos_sin = cos_sin_table(model.inv_freq, model.rope_scale, self.max_model_len, self.device)
         self._shape = BlockShape(model.num_qo_heads, model.num_kv_heads, model.head_dim, model.rms_norm_eps, cos_sin)
         self._weights = load_weights(checkpoint, placement.dtype, self.device)
-        per_block = block_bytes(config, model, self._kv_dtype)
-        size = fixed_size(config, per_block, self.device)
+        per_block = block_bytes(config, model, self._kv_dtype.itemsize)
+        size = fixed_size(config, per_block, self.device.type == "cuda")
         self.num_blocks = self._measure(per_block, num_user_processors) if size is None else size
         # One block more than is reported: padded rows write there.
         self._kv = self._allocate_kv(self.num_blocks + 1)
@@ -140,7 +140,9 @@ class ModelEngine:
         )
         del transformer, logits
         torch.cuda.empty_cache()
-        return size_from_memory(self._config, per_block, peak, self.device)
+        free, total = torch.cuda.mem_get_info(self.device)
+        others = total - free - torch.cuda.memory_reserved(self.device)
+        return size_from_memory(self._config, per_block, peak, total, others)
 
     @torch.inference_mode()
     def _capture(self) -> StepGraphs | None:

@@ -1,0 +1,1 @@
+"""`quire plan`: what fits on a machine and how fast it is, from measured ceilings. Knows no torch."""
