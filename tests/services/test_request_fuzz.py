@@ -81,7 +81,9 @@ async def fuzz_messages(stack: RunningStack, count: int) -> None:
             request: Any = mutated(chance.choice(good_requests()), chance)
             request.request_id = ""
             if not isinstance(request, pb.EmbedRequest) and request.HasField("deadline_ms"):
-                request.deadline_ms = min(request.deadline_ms, 5_000)
+                # A search of many tokens and beams is a hundred steps.
+                longest = 300 if isinstance(request, pb.BeamSearchRequest) else 5_000
+                request.deadline_ms = min(request.deadline_ms, longest)
             calls = {pb.EmbedRequest: stub.Embed, pb.BeamSearchRequest: stub.BeamSearch}
             sent = calls.get(type(request), stub.Generate)(request, timeout=120)
             code, details = await sent.code(), await sent.details() or ""
