@@ -16,7 +16,10 @@ class BeamTexts:
     """
 
     def __init__(self, tokenizer: Tokenizer, params: SamplingParams) -> None:
-        self._texts = {(): OutputText(tokenizer, params)} if params.stop else {}
+        # Without stop strings there is none.
+        self._texts: dict[tuple[int, ...], OutputText] = {}
+        if params.stop:
+            self._texts[()] = OutputText(tokenizer, params)
 
     def is_stopped(self, token_ids: tuple[int, ...]) -> bool:
         """Whether a stop string ends with the last of these tokens; that without it is a beam that was kept."""
