@@ -86,9 +86,10 @@ $(DOCS_STAMP): $(STAMP)
 docs: reference $(DOCS_STAMP) ## build the site in build/site; a dead link or a page outside the navigation fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-reference: $(STAMP) ## write the pages that come from settings and protos; tests compare them
+reference: $(STAMP) ## write the pages that come from settings, protos and metrics; tests compare them
 	$(BIN)/python tools/settings_reference.py docs/reference/settings.md
 	$(BIN)/python tools/grpc_reference.py docs/reference
+	$(BIN)/python tools/metrics_reference.py docs/reference/metrics.md
 
 released-protos: $(STAMP) ## with a release: record its public protos; `make lint` compares later ones with them
 	$(BIN)/buf build --path protos/quire/v1 --exclude-source-info -o protos/released.txtpb

@@ -1,9 +1,11 @@
 """What one scheduling step costs: the real scheduler and the Redis ledger, with an executor that does nothing.
 
-    python benchmarks/scheduler_cost.py [--redis URL] [--sequences 64,256,1024] [--steps 600]
+    python benchmarks/scheduler_cost.py [--redis URL] [--sequences 64,256,1024] [--steps 600] [--metrics 4]
 
 All sequences decode all the time, so in a step about one sixteenth of them begin a new block and publish one.
-CPU is that of this process, which includes the Redis client; wall time of the commit includes Redis.
+CPU is that of this process, which includes the Redis client; wall time of the commit includes Redis. With --metrics N
+each step's metrics are counted, too, in every other run of 2 N. They are timed by themselves, as differences of whole
+steps are less than what a machine's noise makes of them; both are printed.
 """
 
 import argparse
@@ -11,7 +13,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +28,10 @@ from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.sequence import Sequence
 from quire.engine.step import DeviceKind, ExecutorInfo, StepPlan, StepResult
+from quire.services.common.metrics.meter import Meter
 from quire.services.common.wire import plan_to_proto
+from quire.services.scheduler.metrics import METRICS
+from quire.services.scheduler.step_meter import StepMeter
 
 BLOCK_SIZE = 16
 PROMPT = 64
@@ -40,11 +45,18 @@ class Samples:
     commit: list[float] = field(default_factory=list)
     wire: list[float] = field(default_factory=list)
     update: list[float] = field(default_factory=list)
+    metrics: list[float] = field(default_factory=list)
     commit_wall: list[float] = field(default_factory=list)
     plan_bytes: list[float] = field(default_factory=list)
 
+    @property
+    def cpu(self) -> list[float]:
+        """Of whole steps."""
+        parts = zip(self.schedule, self.commit, self.wire, self.update, self.metrics, strict=True)
+        return [sum(each) for each in parts]
+
     def row(self, num_sequences: int) -> str:
-        cpu = [sum(parts) for parts in zip(self.schedule, self.commit, self.wire, self.update, strict=True)]
+        cpu = self.cpu
         parts = (self.schedule, self.commit, self.wire, self.update, cpu, self.commit_wall)
         cells = " | ".join(f"{statistics.median(part):7.0f}" for part in parts)
         p99 = statistics.quantiles(cpu, n=100)[98]
@@ -87,7 +99,7 @@ class Pretender:
         return StepResult(plan.step, slots, self._rng.integers(3, 30_000, len(slots)).astype(np.int32), 1)
 
 
-async def measure(ledger: KVLedger, num_sequences: int, num_steps: int) -> Samples:
+async def measure(ledger: KVLedger, num_sequences: int, num_steps: int, meter: StepMeter | None = None) -> Samples:
     num_blocks = num_sequences * ((PROMPT + BLOCK_SIZE + num_steps + 200) // BLOCK_SIZE + 2)
     info = ExecutorInfo(
         f"cost-{num_sequences}", "model", 32_000, 10**6, num_blocks, BLOCK_SIZE, num_sequences, (), DeviceKind.GPU
@@ -100,25 +112,55 @@ async def measure(ledger: KVLedger, num_sequences: int, num_steps: int) -> Sampl
     for index in range(num_steps + warm_up):
         if index == warm_up:
             samples = Samples()
+        began = time.perf_counter_ns()
         with cpu(samples.schedule):
             plan = scheduler.schedule()
         assert plan is not None
-        began = time.perf_counter_ns()
+        scheduled = time.perf_counter_ns()
         with cpu(samples.commit):
             transaction = scheduler.take_transaction()
             if transaction:
                 await ledger.commit(pool, epoch, transaction)
-        samples.commit_wall.append((time.perf_counter_ns() - began) / 1000)
+        committed = time.perf_counter_ns()
+        samples.commit_wall.append((committed - scheduled) / 1000)
         with cpu(samples.wire):
             samples.plan_bytes.append(float(len(plan_to_proto(plan).SerializeToString())))
+        sent = time.perf_counter_ns()
         pending.append(executor.execute(plan))
-        if len(pending) == 2:
-            with cpu(samples.update):
-                scheduler.update(pending.pop(0))
-        else:
+        if len(pending) < 2:
             samples.update.append(0.0)
+            samples.metrics.append(0.0)
+            continue
+        result = pending.pop(0)
+        with cpu(samples.update):
+            output = scheduler.update(result)
+        with cpu(samples.metrics):
+            if meter is not None:
+                meter.planned(plan, began, scheduled, committed, sent)
+                meter.updated(result, len(output.token_ids), sent, sent, time.perf_counter_ns())
     await ledger.remove(pool, epoch)
     return samples
+
+
+async def compare(url: str, counts: list[int], num_steps: int, num_runs: int) -> None:
+    """Metrics off and on, in turn."""
+    ledger = RedisLedger.connect(url)
+    print(f"CPU µs per step, medians of {num_runs} runs each, off and on in turn")
+    print("| seqs | off | on | metrics alone | of a step |")
+    print("|---|---|---|---|---|")
+    for count in counts:
+        off, on, alone = [], [], []
+        for _ in range(num_runs):
+            without = await measure(ledger, count, num_steps)
+            samples = await measure(ledger, count, num_steps, StepMeter(Meter(METRICS, {}), "executor"))
+            off.append(statistics.median(without.cpu))
+            on.append(statistics.median(samples.cpu))
+            # Less what it takes to time nothing. Means: of every thousand rows one is dear.
+            alone.append(statistics.fmean(samples.metrics) - statistics.fmean(without.metrics))
+        figures = [statistics.median(each) for each in (off, on, alone)]
+        share = figures[2] / figures[0]
+        print(f"| {count:>5} | {figures[0]:7.1f} | {figures[1]:7.1f} | {figures[2]:5.2f} | {share:.2%} |", flush=True)
+    await ledger.close()
 
 
 async def run(url: str, counts: list[int], num_steps: int) -> None:
@@ -136,12 +178,13 @@ def main() -> None:
     parser.add_argument("--redis", help="URL; default: a private server")
     parser.add_argument("--sequences", default="64,256,1024")
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--metrics", type=int, metavar="N", help="runs with and without metrics, N each")
     args = parser.parse_args()
     counts = [int(each) for each in args.sequences.split(",")]
-    if args.redis:
-        asyncio.run(run(args.redis, counts, args.steps))
-    else:
-        with private_redis() as url:
+    with nullcontext(args.redis) if args.redis else private_redis() as url:
+        if args.metrics:
+            asyncio.run(compare(url, counts, args.steps, args.metrics))
+        else:
             asyncio.run(run(url, counts, args.steps))
 
 

@@ -40,6 +40,7 @@ class TirelessScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
             tokenizer_fingerprint=tokenizer_fingerprint,
         )
         self._interval = 1 / steps_per_second if steps_per_second else 0.0
+        self._started: set[int] = set()
         self._random = np.random.default_rng(0)
 
     async def Connect(  # noqa: N802
@@ -86,21 +87,28 @@ class TirelessScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
     def _steps(self, left: dict[int, int]) -> Iterator[scheduler_pb2.StepOutput]:
         """The next steps of all that are open now; the last one ends those that have all their tokens."""
         handles = list(left)
+        new = [handle for handle in handles if handle not in self._started]
+        self._started.update(new)
         packed = np.array(handles, np.int32).tobytes()
         num_steps = min(STEPS_AT_ONCE, *left.values())
         ids = self._random.integers(FIRST_TOKEN, self._state.vocab_size, (num_steps, len(handles)), np.int32)
         for step in range(num_steps):
             output = scheduler_pb2.StepOutput(handles=packed, token_ids=ids[step].tobytes())
+            if new and step == 0:
+                output.started_handles = np.array(new, np.int32).tobytes()
+                output.cached_tokens = output.queue_seconds = bytes(4 * len(new))
             if step == num_steps - 1:
                 output.finished.extend(self._ended(left, handles, num_steps))
             yield output
 
-    @staticmethod
-    def _ended(left: dict[int, int], handles: list[int], num_steps: int) -> Iterator[scheduler_pb2.SequenceFinished]:
+    def _ended(
+        self, left: dict[int, int], handles: list[int], num_steps: int
+    ) -> Iterator[scheduler_pb2.SequenceFinished]:
         for handle in handles:
             if handle in left:
                 left[handle] -= num_steps
                 if not left[handle]:
                     del left[handle]
+                    self._started.discard(handle)
                     reason = inference_pb2.FINISH_REASON_LENGTH
                     yield scheduler_pb2.SequenceFinished(handle=handle, reason=reason)

@@ -83,6 +83,7 @@ class Executor:
 
     Attributes:
         info: who it is and what it can hold.
+        dtype: of weights and activations, such as "bfloat16".
     """
 
     def __init__(self, config: ExecutorConfig, processors: Mapping[str, UserProcessor] = _NONE) -> None:
@@ -98,6 +99,7 @@ class Executor:
         logger.info("computing in %s, KV cache in %s", placement.dtype, placement.kv_dtype)
         users = {**load_processors(config.logits_processors), **processors}
         self._engine = _engine(config, checkpoint, placement, len(users))
+        self.dtype = str(placement.dtype).removeprefix("torch.")
         self._kernels = placement.kernels
         self._decoder = Decoder(placement.kernels)
         self._grammars = GrammarStore(partial(_vocabulary, checkpoint))
@@ -136,6 +138,24 @@ class Executor:
             for plan in warmup_plans(config.max_batch_size - 1):
                 self.execute(plan)
             self.reset()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self._engine.device
+
+    @property
+    def kv_bytes(self) -> int:
+        """Memory that the KV pool takes."""
+        return self._engine.kv_bytes
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes of a GPU: "total" and "free" of all, "allocated" and "reserved" by this process; empty for a CPU."""
+        if self.device.type != "cuda":
+            return {}
+        free, total = torch.cuda.mem_get_info(self.device)
+        allocated, reserved = torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device)
+        return {"total": total, "free": free, "allocated": allocated, "reserved": reserved}
 
     def prepare(self, structure: StructuredOutput) -> None:
         """Compile what sequences will ask for; on any thread, beside the steps.

@@ -87,6 +87,11 @@ class OpenRequest:
         """Whether its terminal message has come."""
         return self.finish is not None or self._error is not None
 
+    @property
+    def outcome(self) -> Finish | RequestError | None:
+        """How it ended; None: it has not."""
+        return self.finish or self._error
+
     def start(self, cached_tokens: int) -> None:
         """So many tokens of the prompt were found in the cache, when it first started."""
         if self.cached_tokens is None:

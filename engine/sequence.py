@@ -39,6 +39,8 @@ class Sequence:
         num_context: tokens known when it (re)started; the context to compute.
         num_scheduled: context tokens computed or in flight, those found in the cache included.
         num_cached: tokens of the prompt found in the cache at the first start.
+        arrived: when it was queued first, in seconds of the scheduler's monotonic clock.
+        queue_seconds: from then to its first start.
         was_started: it held resources before, so it goes before those that never did.
         num_computed: context tokens whose step's result has come since it (re)started.
         num_faults: executors lost in a row while it ran and made no progress. A request that is submitted again after
@@ -53,6 +55,7 @@ class Sequence:
     """
 
     __slots__ = (
+        "arrived",
         "blocks",
         "finish_reason",
         "furthest",
@@ -67,6 +70,7 @@ class Sequence:
         "num_published",
         "num_reserved",
         "num_scheduled",
+        "queue_seconds",
         "request",
         "slot",
         "state",
@@ -89,6 +93,8 @@ class Sequence:
         self.num_computed = 0
         self.furthest = (self.num_context, 0)
         self.num_cached = 0
+        self.arrived = 0.0
+        self.queue_seconds = 0.0
         self.was_started = False
         self.num_faults = 0
         self.num_passed = 0

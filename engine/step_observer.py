@@ -6,7 +6,7 @@ from quire.engine.step import StepPlan, StepResult
 
 
 class StepObserver:
-    """Told by the loop that plans steps, and by the thread that launches them; does nothing with it.
+    """Told by the loop that plans steps, and by the one that has them computed; does nothing with it.
 
     Times are `time.monotonic_ns`, which is the machine's. Every method is on the path of every step: it has a
     microsecond, and raises nothing.
@@ -39,8 +39,9 @@ class StepObserver:
     def seeded(self, seconds: float) -> None:
         """The ledger has the mirror's content, so long behind `refused`."""
 
-    def launched(self, plan: StepPlan, began: int, ended: int) -> None:
-        """A plan has been launched, on the thread that calls this; without a device, it has been computed."""
+    def computed(self, plan: StepPlan, result: StepResult, began: int, ended: int) -> None:
+        """A plan's result is there.
 
-    def computed(self, result: StepResult) -> None:
-        """A launched plan's result is there."""
+        Args:
+            began, ended: its launch; without a device, it was computed in this time.
+        """

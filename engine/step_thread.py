@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from time import monotonic_ns
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.executor import Executor, PendingStep
@@ -11,14 +11,24 @@ from quire.engine.step import StepPlan, StepResult
 from quire.engine.step_observer import StepObserver
 from quire.engine.worker_thread import WorkerThread
 
-Launched: TypeAlias = asyncio.Future[PendingStep]
+
+class Launch(NamedTuple):
+    """A plan that was launched, and when, of `time.monotonic_ns`."""
+
+    plan: StepPlan
+    pending: PendingStep
+    began: int
+    ended: int
+
+
+Launched: TypeAlias = asyncio.Future[Launch]
 
 
 class StepThread:
     """Launches plans in their order on one thread, waits for a device's results on another, and compiles on a third.
 
     Args:
-        observers: are told of every launch and result.
+        observers: are told of every result, on the event loop.
     """
 
     def __init__(self, executor: Executor, observers: Iterable[StepObserver] = ()) -> None:
@@ -35,13 +45,13 @@ class StepThread:
     async def result(self, launched: Launched) -> StepResult:
         """Waits for a launch and its step; raises what the executor raised."""
         # Not cancelled with the caller: a launch in the queue would be left out, and the one behind it not.
-        pending = await asyncio.shield(launched)
+        plan, pending, began, ended = await asyncio.shield(launched)
         if pending.is_over:
             result = pending.result()
         else:
             result = await asyncio.get_running_loop().run_in_executor(self._waiting, pending.result)
         for observer in self._observers:
-            observer.computed(result)
+            observer.computed(plan, result, began, ended)
         return result
 
     def prepare(self, structure: StructuredOutput) -> asyncio.Future[None]:
@@ -58,9 +68,7 @@ class StepThread:
             thread.shutdown(cancel_futures=True)
         del self._executor
 
-    def _launch(self, plan: StepPlan) -> PendingStep:
+    def _launch(self, plan: StepPlan) -> Launch:
         began = monotonic_ns()
         pending = self._executor.launch(plan)
-        for observer in self._observers:
-            observer.launched(plan, began, monotonic_ns())
-        return pending
+        return Launch(plan, pending, began, monotonic_ns())

@@ -54,7 +54,7 @@ class Trace(StepObserver):
         self._span("wait", result.step, began, received)
         self._span("update", result.step, received, updated)
 
-    def launched(self, plan: StepPlan, began: int, ended: int) -> None:
+    def computed(self, plan: StepPlan, result: StepResult, began: int, ended: int) -> None:
         self._span("execute", plan.step, began, ended)
 
     def request(self, phase: Phase, request: str, **about: object) -> None:

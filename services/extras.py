@@ -9,11 +9,29 @@ from quire.engine.api.errors import StartupError
 
 EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
-        "frontend": ("grpc_reflection", "httptools", "huggingface_hub", "jinja2", "starlette", "tokenizers", "uvicorn"),
-        "scheduler": ("grpc_reflection", "redis"),
+        "frontend": (
+            "grpc_reflection",
+            "httptools",
+            "huggingface_hub",
+            "jinja2",
+            "prometheus_client",
+            "starlette",
+            "tokenizers",
+            "uvicorn",
+        ),
+        "scheduler": ("grpc_reflection", "prometheus_client", "redis"),
         "kv-events": ("msgspec", "zmq"),
         "chat": ("prompt_toolkit", "rich"),
-        "executor": ("grpc_reflection", "huggingface_hub", "jinja2", "safetensors", "tokenizers", "torch", "xgrammar"),
+        "executor": (
+            "grpc_reflection",
+            "huggingface_hub",
+            "jinja2",
+            "prometheus_client",
+            "safetensors",
+            "tokenizers",
+            "torch",
+            "xgrammar",
+        ),
     }
 )
 """Modules by the extra of pyproject.toml that brings them."""

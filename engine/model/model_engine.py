@@ -103,6 +103,11 @@ class ModelEngine:
         layers = prepare(self._weights, self._shape, per_layer, kv, self._kernels)
         return Transformer(self._shape, layers, self._kernels)
 
+    @property
+    def kv_bytes(self) -> int:
+        """Memory that the KV pool takes."""
+        return self._kv.nbytes
+
     def _allocate_kv(self, num_blocks: int) -> Tensor:
         """[num_layers, num_blocks, 2, block_size, num_kv_heads, head_dim]."""
         model = self._model

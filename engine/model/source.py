@@ -39,6 +39,11 @@ def resolve_model(model: str | None, weights: bool = True) -> Path:
     return folder
 
 
+def model_name(model: str | None, folder: Path) -> str:
+    """What a model is called: a hub id as it was given; a folder has a name of its own."""
+    return folder.resolve().name if model is None or Path(model).expanduser().is_dir() else model
+
+
 def _folder(model: str | None, weights: bool) -> Path:
     if model is None:
         return DEMO_MODEL

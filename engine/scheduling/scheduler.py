@@ -66,6 +66,7 @@ class Scheduler:
         self._num_starts = 0
         self._num_pauses = 0
         self._fault: PluginError | None = None
+        self._clock = clock
         # The last step whose plan changed blocks.
         self._committed = state.step
         self._in_flight: deque[ScheduledStep] = deque()
@@ -117,6 +118,11 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         return len(self._waiting)
+
+    @property
+    def num_pauses(self) -> int:
+        """Pauses of sequences so far."""
+        return self._num_pauses
 
     @property
     def queue_room(self) -> int:
@@ -185,6 +191,7 @@ class Scheduler:
         else:
             self._validate(sequence.request)
             self._waiting.append(sequence)
+        sequence.arrived = self._clock()
         # What it needs of the executor can be made ready while it waits.
         self._structures.can_start(sequence)
         self._admission.look_again()
@@ -351,8 +358,11 @@ class Scheduler:
             check_prefix(self._kv, sequence)
             starts.append(sequence)
             room -= sequence.num_context_left
+        now = self._clock() if starts else 0.0
         for sequence in starts:
             self._waiting.start(sequence)
+            if not sequence.queue_seconds:
+                sequence.queue_seconds = now - sequence.arrived
             sequence.was_started = True
         self._context.extend(starts)
         return starts

@@ -36,6 +36,7 @@ class Pieces:
             piece = text.finish(token_ids, by_stop_token=finish.stop_token_id is not None)
         if text.matched is not None:
             finish = Finish(FinishReason.STOP)
+            request.end(finish)
         self.is_over = finish is not None
         num_new = text.num_tokens - num_before
         logprobs = request.take_logprobs(num_new)

@@ -28,9 +28,16 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         write_seconds: how long a client may leave a message of a stream unread; its call then ends. None: as long as
             it likes.
         intake: bounds messages and parses large ones; None: they are parsed as they come.
+        on_refusal: called with each error that a call ends with.
     """
 
-    def __init__(self, write_seconds: float | None = None, intake: Intake | None = None) -> None:
+    def __init__(
+        self,
+        write_seconds: float | None = None,
+        intake: Intake | None = None,
+        on_refusal: Callable[[RequestError], None] | None = None,
+    ) -> None:
+        self._on_refusal = on_refusal
         self._write_seconds = write_seconds
         self._intake = intake
 
@@ -48,17 +55,20 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         if self._intake is not None:
             decode = _deferring(decode, self._intake.max_bytes)
         if handler.stream_stream is not None:
-            both: Any = _refusing(_writing(self._reading_each(handler.stream_stream), self._write_seconds))
+            both: Any = self._refusing(_writing(self._reading_each(handler.stream_stream), self._write_seconds))
             return grpc.stream_stream_rpc_method_handler(both, decode, handler.response_serializer)
         if handler.unary_unary is not None:
-            unary: Any = _refusing(self._reading_one(handler.unary_unary))
+            unary: Any = self._refusing(self._reading_one(handler.unary_unary))
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
         # Ours yield their answers; that of gRPC's health service is awaited and writes them to its context.
         stream: Any = handler.unary_stream
         if inspect.isasyncgenfunction(stream):
             stream = _writing(stream, self._write_seconds)
-        stream = _refusing(self._reading_one(stream))
+        stream = self._refusing(self._reading_one(stream))
         return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)
+
+    def _refusing(self, behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        return _refusing(behavior, self._on_refusal)
 
     async def _read(self, message: Any) -> Any:
         """The message, parsed; raises what is wrong with it."""
@@ -157,12 +167,16 @@ def _deferring(decode: Callable[[bytes], Any], max_bytes: int) -> Callable[[byte
     return decode_small
 
 
-def _refusing(behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _refusing(
+    behavior: Callable[..., Awaitable[Any]], on_refusal: Callable[[RequestError], None] | None
+) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
             return await behavior(request, context)
         except RequestError as error:
             refusal = to_status(error)
+            if on_refusal is not None:
+                on_refusal(error)
         except asyncio.CancelledError:
             # Its caller has gone, or the service ends. gRPC would log it as an error that nobody handled.
             if context.done():

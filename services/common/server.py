@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from quire.engine.api.errors import StartupError
+from quire.engine.api.errors import RequestError, StartupError
 from quire.engine.garbage import freeze_gc
 from quire.protos.channel import DEFAULT_KEEPALIVE, MAX_MESSAGE_BYTES, MIN_KEEPALIVE_SECONDS, Keepalive
 from quire.services.common.address import bound_socket
@@ -59,13 +59,15 @@ async def serving(
     keepalive: Keepalive = DEFAULT_KEEPALIVE,
     intake: Intake | None = None,
     own_address: str = "",
+    on_refusal: Callable[[RequestError], None] | None = None,
 ) -> AsyncIterator[Health]:
     """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until `Health.set(True)`.
 
     A client that leaves a message unread for `write_seconds` loses its call, one that hangs is given up by `keepalive`.
     The intake, if there is one, bounds messages and parses large ones. gRPC itself receives twice the bound, so that
     most of what is too large is refused with the numbers. A server with an address of its own listens there, too, and
-    shares `listen` with others like it: the kernel spreads connections over them.
+    shares `listen` with others like it: the kernel spreads connections over them. `on_refusal` is called with each
+    error that a call ends with.
     On leaving, calls have `grace` seconds to end before they are cancelled.
 
     Raises:
@@ -76,7 +78,7 @@ async def serving(
     # Two services on one port would share its connections at random; the second must fail instead.
     shares_port = ("grpc.so_reuseport", int(bool(own_address)))
     options = [*SERVER_OPTIONS, shares_port, *keepalive.options, ("grpc.max_receive_message_length", max_bytes)]
-    server = grpc.aio.server(options=options, interceptors=[RefusalInterceptor(write_seconds, intake)])
+    server = grpc.aio.server(options=options, interceptors=[RefusalInterceptor(write_seconds, intake, on_refusal)])
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     enable_reflection([*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)

@@ -21,6 +21,7 @@ from pydantic_settings import (
 
 from quire.engine.api.errors import StartupError
 from quire.engine.config import mistakes
+from quire.protos.address import OptionalAddress
 from quire.protos.channel import DEFAULT_KEEPALIVE, MIN_KEEPALIVE_SECONDS, Keepalive
 
 # Types, as the library spells them, in the help text.
@@ -96,6 +97,13 @@ class ServiceSettings(ProcessSettings):
         return Keepalive(self.keepalive_seconds, self.keepalive_timeout_seconds)
 
 
+class MeasuredSettings(ServiceSettings):
+    """Settings of the services that have no HTTP port for their metrics."""
+
+    metrics_listen: OptionalAddress = ""
+    """host:port of /metrics for Prometheus; port 0 chooses a free one, "" leaves it out and measures nothing."""
+
+
 def parse(settings: type[SettingsT], prog: str, argv: Sequence[str]) -> SettingsT:
     """Settings from a command line; on a mistake prints what is wrong and exits with 2, as argparse does."""
     source: CliSettingsSource[Any] = CliSettingsSource(
@@ -120,7 +128,9 @@ def to_flags(values: Mapping[str, object]) -> list[str]:
     for name, value in values.items():
         if isinstance(value, (tuple, list)):
             value = ",".join(value)
-        if value is not None:
+        if isinstance(value, bool):
+            flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+        elif value is not None:
             flags.append(f"--{name.replace('_', '-')}={value}")
     return flags
 

@@ -310,6 +310,18 @@ def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) ->
     )
 
 
+def queue_seconds_from_proto(output: scheduler_pb2.StepOutput) -> list[float]:
+    """Of the sequences that started, in their order; none of them is negative."""
+    if len(output.queue_seconds) != len(output.started_handles):
+        limit = f"must have {len(output.started_handles)} bytes, one number for each of started_handles"
+        raise InvalidRequest("queue_seconds", len(output.queue_seconds), limit)
+    seconds = np.frombuffer(output.queue_seconds, "<f4")
+    if not (np.isfinite(seconds) & (seconds >= 0)).all():
+        raise InvalidRequest("queue_seconds", seconds.tolist(), "must be at least 0 and finite")
+    found: list[float] = seconds.tolist()
+    return found
+
+
 def _finish_from_proto(finished: scheduler_pb2.SequenceFinished, vocab_size: int) -> Finish:
     check_range("finished.reason", finished.reason, min(FinishReason), max(FinishReason))
     if not finished.HasField("stop_token_id"):

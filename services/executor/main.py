@@ -8,17 +8,23 @@ from pydantic_settings import SettingsConfigDict
 
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
+from quire.engine.model.source import model_name, resolve_model
 from quire.engine.step_observer import StepObserver
 from quire.engine.trace import Trace
 from quire.internal.v1 import executor_pb2_grpc
 from quire.protos.address import Address
+from quire.services.common.metrics.meter import Meter
+from quire.services.common.metrics.serving import metrics_serving
 from quire.services.common.server import serving
-from quire.services.common.settings import ServiceSettings
+from quire.services.common.settings import MeasuredSettings
 from quire.services.common.signals import ending_at_once, until_signal
+from quire.services.executor.gauges import Gauges
+from quire.services.executor.meter import ExecutorMeter
+from quire.services.executor.metrics import METRICS
 from quire.services.executor.servicer import ExecutorServicer
 
 
-class Settings(ServiceSettings, ExecutorConfig):
+class Settings(MeasuredSettings, ExecutorConfig):
     """Serve one model on one device to a scheduler."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_EXECUTOR_")
@@ -43,15 +49,23 @@ async def _serve(settings: Settings, executor: Executor) -> None:
     observers: list[StepObserver] = []
     if settings.trace_dir is not None:
         observers.append(Trace(settings.trace_dir, "executor"))
+    meter = Meter(METRICS, {})
+    if settings.metrics_listen:
+        observers.append(ExecutorMeter(meter))
     servicer = ExecutorServicer(executor, observers)
+    name = model_name(settings.model, resolve_model(settings.model))
+    meter.before_each(Gauges(meter, name, executor, servicer).refresh)
 
     def register(server: grpc.aio.Server) -> None:
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(servicer, server)
 
     # The step that runs may end; the scheduler then finds the stream closed and moves the sequences.
-    async with serving(
-        settings.listen, ["quire.internal.v1.ExecutorService"], register, grace=0.5, keepalive=settings.keepalive
-    ) as health:
+    async with (
+        metrics_serving(settings.metrics_listen, meter),
+        serving(
+            settings.listen, ["quire.internal.v1.ExecutorService"], register, grace=0.5, keepalive=settings.keepalive
+        ) as health,
+    ):
         await health.set(True)
         await until_signal()
         await health.set(False)

@@ -89,6 +89,16 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._answers = _Answers()
         self._ended = asyncio.Event()
 
+    @property
+    def is_attached(self) -> bool:
+        """Whether a scheduler drives this executor now."""
+        return self._stream is not None
+
+    @property
+    def epoch(self) -> int:
+        """Of the scheduler that it obeys."""
+        return self._epoch
+
     async def Execute(
         self, request_iterator: AsyncIterator[pb.ExecuteRequest], context: _Context
     ) -> AsyncIterator[pb.ExecuteResponse]:

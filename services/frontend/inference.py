@@ -1,14 +1,15 @@
 """What every API of the frontend stands on: requests checked, opened and followed. Knows no transport."""
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from quire.engine.api.completion import Completion, join
 from quire.engine.api.embedding import Embedding
-from quire.engine.api.errors import InvalidRequest, Unavailable
+from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
 from quire.engine.api.limits import MAX_REQUEST_ID_BYTES, ServingLimits
 from quire.engine.api.options import DEFAULT_OPTIONS, PromptParams, RequestOptions
 from quire.engine.api.sampling import SamplingParams, choice_params
@@ -23,6 +24,7 @@ from quire.engine.text.tokenizer import Tokenizer, utf8
 from quire.engine.token_ids import token_array
 from quire.engine.validation import check_length, fill_defaults, validate, validate_options
 from quire.internal.v1 import scheduler_pb2
+from quire.services.frontend.observer import FrontendObserver
 from quire.services.frontend.scheduler_link import SchedulerLink
 
 # Steps that the scheduler may keep the tokens of an answer that is given in one piece: what is lost with it is computed
@@ -45,11 +47,13 @@ class PreparedRequest:
         prompt: token ids, int32, shape (num_prompt,).
         params: with every default filled in.
         options: priority, cache and prompt.
+        arrived: when, in seconds of `time.monotonic`.
     """
 
     prompt: Int32Array
     params: SamplingParams
     options: RequestOptions
+    arrived: float
 
     def choice(self, index: int) -> "PreparedRequest":
         """The request for a further answer: each has a seed of its own, the first the request's."""
@@ -64,17 +68,26 @@ class Inference:
         tokenizer: of the model's folder.
         link: to the scheduler.
         stream_interval: steps that a stream's tokens, but for the first, may wait to be sent together.
+        observers: are told of requests that are refused.
 
     Attributes:
         model, tokenizer: as given.
     """
 
-    def __init__(self, model: str, tokenizer: Tokenizer, link: SchedulerLink, stream_interval: int = 1) -> None:
+    def __init__(
+        self,
+        model: str,
+        tokenizer: Tokenizer,
+        link: SchedulerLink,
+        stream_interval: int = 1,
+        observers: Iterable[FrontendObserver] = (),
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self._link = link
         self._encoder = TextEncoder(tokenizer)
         self._stream_interval = stream_interval
+        self._observers = tuple(observers)
         self._draining = asyncio.Event()
 
     @property
@@ -105,6 +118,11 @@ class Inference:
         if reason := self.unavailable_reason:
             raise Unavailable(reason)
         self._link.check_room()
+
+    def tell_refusal(self, error: RequestError) -> None:
+        """Tells the observers that an API answers with an error."""
+        for observer in self._observers:
+            observer.refuse(error)
 
     def drain(self) -> None:
         """Takes no more requests; those that run go on."""
@@ -145,13 +163,14 @@ class Inference:
         Raises:
             RequestError: it is refused.
         """
+        arrived = time.monotonic()
         self.admit()
         validate_options(options)
         limits = self._link.limits()
         token_ids = await self._token_ids(prompt, field, options.prompt, limits)
         params = fill_defaults(params, len(token_ids), limits, fills_context=fills_context)
         validate(token_ids, params, limits, field=field)
-        return PreparedRequest(token_ids, resolve_bad_words(params, self.tokenizer), options)
+        return PreparedRequest(token_ids, resolve_bad_words(params, self.tokenizer), options, arrived)
 
     def open(self, request: PreparedRequest, request_id: str = "", *, whole: bool = False) -> OpenRequest:
         """Opens a request; `follow` it, and `close` it when its caller has the end.
@@ -165,7 +184,9 @@ class Inference:
         """
         self.admit()
         interval = WHOLE_INTERVAL if whole and not request.params.stop else self._stream_interval
-        opened = self._link.submit(_name(request_id), request.prompt, request.params, request.options, interval)
+        opened = self._link.submit(
+            _name(request_id), request.prompt, request.params, request.options, interval, request.arrived
+        )
         if whole:
             opened.expect_end()
         return opened
@@ -173,7 +194,7 @@ class Inference:
     def hold(self, request: PreparedRequest, request_id: str = "") -> OpenRequest:
         """Opens a request, as `open` does, that is not computed itself: those of `open_step` are, on its behalf."""
         self.admit()
-        return self._link.hold(_name(request_id), request.prompt, request.params, request.options)
+        return self._link.hold(_name(request_id), request.prompt, request.params, request.options, request.arrived)
 
     def open_step(self, prompt: Int32Array, params: SamplingParams, options: RequestOptions) -> OpenRequest:
         """Opens a request for a held one, whose end is awaited; nothing refuses it. `withdraw` it in the end."""

@@ -14,25 +14,32 @@ from pydantic_settings import SettingsConfigDict
 from quire.engine.api.errors import Unavailable
 from quire.engine.chat.chat_format import ChatFormat
 from quire.engine.config import ChatConfig
-from quire.engine.model.source import resolve_model
+from quire.engine.model.source import model_name, resolve_model
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.text.tokenizer import Tokenizer
+from quire.internal.v1 import worker_pb2_grpc
 from quire.kserve import open_inference_pb2_grpc
 from quire.protos.address import Address, OptionalAddress
 from quire.protos.channel import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from quire.services.common.intake import Intake
+from quire.services.common.metrics.meter import Meter
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import MAX_WORKERS, ServiceSettings
 from quire.services.common.signals import until_signal
+from quire.services.frontend import vllm_metrics
+from quire.services.frontend.gauges import Gauges
 from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.limits import HttpLimits, raise_file_limit
 from quire.services.frontend.http.server import http_serving
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.kserve.servicer import KServeServicer
+from quire.services.frontend.meter import FrontendMeter
+from quire.services.frontend.metrics import METRICS
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
 from quire.services.frontend.siblings import Siblings
 from quire.services.frontend.workers import Workers
+from quire.services.frontend.workers_metrics import WorkersMetrics
 from quire.v1 import inference_pb2_grpc
 
 
@@ -91,6 +98,9 @@ class Settings(ServiceSettings, ChatConfig):
     write_seconds: float = Field(60.0, gt=0)
     """How long a client may leave what is sent to it unread before its call is ended."""
 
+    vllm_metrics: bool = False
+    """Whether /metrics has vLLM's names, too, for dashboards and endpoint pickers that read those."""
+
     drain_seconds: float = Field(5.0, ge=0)
     """How long running requests may go on after SIGINT or SIGTERM."""
 
@@ -106,23 +116,33 @@ def run(settings: Settings) -> int:
 
 
 async def serve(settings: Settings, own_address: str = "", siblings: Sequence[str] = ()) -> None:
-    """One process; a worker has an address of its own, and siblings at theirs."""
+    """One process; a worker has an address of its own, whose last part is its number, and siblings at theirs."""
+    worker = Path(own_address).stem
     folder = resolve_model(settings.model, weights=False)
     own_name = f"{socket.gethostname()}/{os.getpid()}"
+    name = settings.served_model_name or model_name(settings.model, folder)
+    meter = _meter(settings, name, worker)
+    observers = (FrontendMeter(meter),)
     link = SchedulerLink(
-        settings.scheduler, own_name, settings.max_requests, tokenizer_fingerprint(folder), settings.keepalive
+        settings.scheduler,
+        own_name,
+        settings.max_requests,
+        tokenizer_fingerprint(folder),
+        settings.keepalive,
+        observers,
     )
-    name = settings.served_model_name or _model_name(settings.model, folder)
     tokenizer = Tokenizer.load(folder)
-    inference = Inference(name, tokenizer, link, settings.stream_interval)
+    inference = Inference(name, tokenizer, link, settings.stream_interval, observers)
     chat_config = ChatConfig(**settings.model_dump(include=set(ChatConfig.model_fields)))
     chat = ChatFormat(folder, tokenizer.special_tokens, chat_config)
     others = Siblings(siblings)
-    servicer = InferenceServicer(inference, others)
+    servicer, workers_metrics = InferenceServicer(inference, others), WorkersMetrics(meter, others)
 
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
         open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(KServeServicer(inference), server)
+        if own_address:
+            worker_pb2_grpc.add_WorkerServiceServicer_to_server(workers_metrics, server)
 
     intake = Intake(settings.max_request_bytes)
     limits = HttpLimits(
@@ -132,9 +152,9 @@ async def serve(settings: Settings, own_address: str = "", siblings: Sequence[st
         body_seconds=settings.http_body_seconds,
         write_seconds=settings.write_seconds,
     )
-    app = make_app(inference, chat, intake, settings.http_cors_origins)
+    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins)
     place, shares_port = settings.http_listen, bool(own_address)
-    http = http_serving(place, app, limits, grace=1, shares_port=shares_port) if place else nullcontext()
+    http = http_serving(place, app, limits, grace=1, shares_port=shares_port) if place else nullcontext(lambda: 0)
     async with (
         others,
         serving(
@@ -146,10 +166,13 @@ async def serve(settings: Settings, own_address: str = "", siblings: Sequence[st
             keepalive=settings.keepalive,
             intake=intake,
             own_address=own_address,
+            on_refusal=inference.tell_refusal,
         ) as health,
-        http,
+        http as num_connections,
         asyncio.TaskGroup() as tasks,
     ):
+        gauges = Gauges(meter, link, num_connections, settings.vllm_metrics)
+        meter.before_each(gauges.refresh)
         running = tasks.create_task(link.run())
         watching = tasks.create_task(_watch(link, health))
         await until_signal()
@@ -162,9 +185,12 @@ async def serve(settings: Settings, own_address: str = "", siblings: Sequence[st
         await chat.close()
 
 
-def _model_name(model: str | None, folder: Path) -> str:
-    """A hub id as it was given; of a folder its own name."""
-    return folder.resolve().name if model is None or Path(model).expanduser().is_dir() else model
+def _meter(settings: Settings, model: str, worker: str) -> Meter:
+    labels = {"model_name": model}
+    if not settings.vllm_metrics:
+        return Meter(METRICS, labels, worker=worker)
+    both = (*METRICS, *vllm_metrics.METRICS)
+    return Meter(both, labels, worker=worker, aliases=vllm_metrics.ALIASES, alias_labels=vllm_metrics.LABELS)
 
 
 async def _watch(link: SchedulerLink, health: Health) -> None:

@@ -96,7 +96,7 @@ class Multiplex:
         if task.cancelled():
             self._fail(number, _CANCELLED)
         elif error := task.exception():
-            self._fail(number, _failure(number, error))
+            self._fail(number, self._failure(number, error))
         else:
             opened = task.result()
             self._open[number] = opened, Pieces(opened, self._inference.tokenizer)
@@ -145,18 +145,18 @@ class Multiplex:
         except Exception as error:
             # The other requests go on after any error of one.
             self._forget(number)
-            part.failure.CopyFrom(_failure(number, error))
+            part.failure.CopyFrom(self._failure(number, error))
         else:
             if pieces.is_over:
                 self._forget(number)
         return part.ByteSize()
 
+    def _failure(self, number: int, error: BaseException) -> pb.GenerateFailure:
+        if isinstance(error, RequestError):
+            self._inference.tell_refusal(error)
+            return failure_to_proto(error)
+        logger.error("request %d of a call of many", number, exc_info=error)
+        return pb.GenerateFailure(code=code_pb2.UNKNOWN, message=f"unexpected {error!r}")
+
 
 _CANCELLED = pb.GenerateFailure(code=code_pb2.CANCELLED, message="cancelled by the client")
-
-
-def _failure(number: int, error: BaseException) -> pb.GenerateFailure:
-    if isinstance(error, RequestError):
-        return failure_to_proto(error)
-    logger.error("request %d of a call of many", number, exc_info=error)
-    return pb.GenerateFailure(code=code_pb2.UNKNOWN, message=f"unexpected {error!r}")

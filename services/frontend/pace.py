@@ -1,6 +1,7 @@
 """How often requests are told of new tokens: the busier the event loop, the more tokens at a time."""
 
 import asyncio
+from collections.abc import Callable, Collection
 from typing import Final
 
 from quire.engine.open_request import OpenRequest
@@ -17,9 +18,13 @@ class Pace:
     While a round's pieces are written nothing is lost: tokens gather in their requests. A round that took long is
     followed by a rest, in which further steps are read, so that the next one has more tokens in each piece. With time
     to spare every step is a round of its own.
+
+    Args:
+        on_round: called in each round with those who are about to be told, and `time.monotonic`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_round: Callable[[Collection[OpenRequest], float], None] | None = None) -> None:
+        self._on_round = on_round
         self._waiting: dict[OpenRequest, None] = {}
         self._next_round = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -47,6 +52,8 @@ class Pace:
         waiting, self._waiting = self._waiting, {}
         loop = asyncio.get_running_loop()
         began = loop.time()
+        if self._on_round is not None:
+            self._on_round(waiting, began)
         for request in waiting:
             request.tell()
         # Runs behind those who were told.

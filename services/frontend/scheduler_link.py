@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+import time
 import uuid
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -21,6 +23,7 @@ from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.protos.status import readable
 from quire.services.common import wire
 from quire.services.common.channel import open_channel
+from quire.services.frontend.observer import FrontendObserver
 from quire.services.frontend.open_calls import OpenCalls
 from quire.services.frontend.pace import Pace
 
@@ -42,6 +45,10 @@ class SchedulerLink:
         max_requests: open at once; more are refused.
         tokenizer_fingerprint: this frontend's; with that of another model nothing is served.
         keepalive: when the scheduler is given up because it hangs.
+        observers: are told of requests.
+
+    Attributes:
+        load: what the scheduler said last that executors do; empty while it is not connected.
     """
 
     def __init__(
@@ -51,12 +58,16 @@ class SchedulerLink:
         max_requests: int,
         tokenizer_fingerprint: str,
         keepalive: Keepalive = DEFAULT_KEEPALIVE,
+        observers: Iterable[FrontendObserver] = (),
     ) -> None:
         self._address = address
         self._name = name
         self._tokenizer_fingerprint = tokenizer_fingerprint
         self._keepalive = keepalive
-        self._pace = Pace()
+        self._observers = tuple(observers)
+        self._pace = Pace(self._tell)
+        self.load = pb.Load()
+        self._lost_at: float | None = None
         self._requests: dict[int, OpenRequest] = {}
         # Of these, those that stand for others; the scheduler does not get them.
         self._held: set[OpenRequest] = set()
@@ -125,8 +136,12 @@ class SchedulerLink:
         params: SamplingParams,
         options: RequestOptions = DEFAULT_OPTIONS,
         interval: int = 1,
+        arrived: float | None = None,
     ) -> OpenRequest:
         """Opens a validated request; `close` it when its call has ended, it is over or not.
+
+        Args:
+            arrived: when, in seconds of `time.monotonic`; None: now.
 
         Raises:
             Overloaded: too many are open.
@@ -135,14 +150,23 @@ class SchedulerLink:
         self.check_room()
         request = self._new(request_id, prompt, params, options, interval)
         self._calls.begin(request)
+        self._begin(request, arrived)
         self._submit(request)
         return request
 
-    def hold(self, request_id: str, prompt: Int32Array, params: SamplingParams, options: RequestOptions) -> OpenRequest:
+    def hold(
+        self,
+        request_id: str,
+        prompt: Int32Array,
+        params: SamplingParams,
+        options: RequestOptions,
+        arrived: float | None = None,
+    ) -> OpenRequest:
         """Opens a request as `submit` does, which the scheduler does not get: those of `submit_step` stand for it."""
         self.check_room()
         request = self._new(request_id, prompt, params, options)
         self._calls.begin(request)
+        self._begin(request, arrived)
         self._held.add(request)
         return request
 
@@ -214,6 +238,9 @@ class SchedulerLink:
                     call.cancel()
                     self._is_open = False
                     self._room = None
+                    self.load = pb.Load()
+                    if self._lost_at is None and self._requests:
+                        self._lost_at = time.monotonic()
                     self._set_state(pb.ServingState())
                 await asyncio.sleep(RETRY_SECONDS)
 
@@ -233,6 +260,8 @@ class SchedulerLink:
                 if response.HasField("queue"):
                     self._room = response.queue.room
                     self._retry_after = response.queue.retry_ms / 1000
+                if response.HasField("load"):
+                    self.load = response.load
         finally:
             writer.cancel()
             with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
@@ -255,6 +284,10 @@ class SchedulerLink:
             for request in self._requests.values():
                 if request not in self._held:
                     self._enqueue(request, resumed=True)
+            if self._lost_at is not None:
+                for observer in self._observers:
+                    observer.recover(time.monotonic() - self._lost_at)
+                self._lost_at = None
 
     def _new(
         self, request_id: str, prompt: Int32Array, params: SamplingParams, options: RequestOptions, interval: int = 1
@@ -267,6 +300,14 @@ class SchedulerLink:
         self._next_handle = (self._next_handle + 1) % 2**31
         self._requests[request.handle] = self._by_id[request_id] = request
         return request
+
+    def _begin(self, request: OpenRequest, arrived: float | None) -> None:
+        for observer in self._observers:
+            observer.begin(request, time.monotonic() if arrived is None else arrived)
+
+    def _tell(self, requests: Collection[OpenRequest], now: float) -> None:
+        for observer in self._observers:
+            observer.tell(requests, now)
 
     def _submit(self, request: OpenRequest, resumed: bool = False) -> None:
         if self._room is not None:
@@ -287,7 +328,13 @@ class SchedulerLink:
 
     def _receive(self, output: pb.StepOutput) -> None:
         update = wire.step_update_from_proto(output, self._vocab_size)
+        queue_seconds = wire.queue_seconds_from_proto(output) if self._observers else []
         update.deliver(self._requests.get)
+        for observer in self._observers:
+            for (handle, _), seconds in zip(update.started, queue_seconds, strict=True):
+                if request := self._requests.get(handle):
+                    observer.start(request, seconds)
+            observer.step(len(output.token_ids) // 4)
         self._pace.end_step()
         for handle, _ in update.ended:
             self._forget(handle)
@@ -295,6 +342,8 @@ class SchedulerLink:
     def _forget(self, handle: int) -> OpenRequest | None:
         request = self._requests.pop(handle, None)
         if request is not None:
+            for observer in self._observers:
+                observer.end(request)
             del self._by_id[request.request_id]
             self._pace.forget(request)
             self._closed.set()

@@ -6,6 +6,7 @@ from typing import Final, Self
 
 import grpc
 
+from quire.internal.v1 import worker_pb2, worker_pb2_grpc
 from quire.protos.channel import CHANNEL_OPTIONS
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
@@ -45,6 +46,10 @@ class Siblings:
         """Requests that they have open."""
         return sum(await asyncio.gather(*map(self._num_requests, self._channels)))
 
+    async def metrics(self) -> list[str]:
+        """What each of them has measured; of those that answer."""
+        return [text for text in await asyncio.gather(*map(self._metrics, self._channels)) if text]
+
     async def _abort(self, channel: grpc.aio.Channel, request: pb.AbortRequest) -> bool:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         try:
@@ -60,3 +65,10 @@ class Siblings:
             ).num_requests
         except grpc.aio.AioRpcError:
             return 0
+
+    async def _metrics(self, channel: grpc.aio.Channel) -> str:
+        stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        try:
+            return (await stub.GetMetrics(worker_pb2.GetMetricsRequest(), timeout=TIMEOUT_SECONDS)).text
+        except grpc.aio.AioRpcError:
+            return ""

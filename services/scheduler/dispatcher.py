@@ -5,6 +5,7 @@ import itertools
 import logging
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import NoReturn
 
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
 from quire.engine.open_request import Finish
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 # Losses of executors in a row, while a request ran and got no further, behind which it is still tried again. After the
 # first it runs alone, so the others count against nobody else.
 MAX_FAULTS = 3
+# Between two looks at what frontends are told of the load.
+LOAD_SECONDS = 0.1
 
 
 class Dispatcher:
@@ -52,6 +55,24 @@ class Dispatcher:
         self._changed = asyncio.Event()
 
     @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    @property
+    def executors(self) -> list[AttachedExecutor]:
+        """Those that are attached."""
+        return list(self._executors.values())
+
+    @property
+    def expected(self) -> set[str]:
+        """Names of executors that are attached or may attach."""
+        return self._expected | self._executors.keys()
+
+    @property
+    def num_frontends(self) -> int:
+        return len(self._streams)
+
+    @property
     def is_serving(self) -> bool:
         return bool(self._open_executors())
 
@@ -67,6 +88,12 @@ class Dispatcher:
     def forget(self, name: str) -> None:
         """It may not any more."""
         self._expected.discard(name)
+
+    async def report_load(self) -> NoReturn:
+        """Tells frontends what executors do, for their metrics; a step has nothing to do with it."""
+        while True:
+            self._tell_load()
+            await asyncio.sleep(LOAD_SECONDS)
 
     def statistics(self) -> pb.GetStatisticsResponse:
         executors = [
@@ -299,6 +326,21 @@ class Dispatcher:
         self._changed.set()
         for stream in self._streams.values():
             stream.set_state(self._state())
+
+    def _tell_load(self) -> None:
+        if not self._streams:
+            return
+        load = pb.Load()
+        for executor in self._executors.values():
+            scheduler = executor.scheduler
+            load.num_waiting += scheduler.num_waiting
+            load.num_running += scheduler.num_running
+            load.num_blocks += scheduler.pool.num_blocks
+            load.num_held += scheduler.pool.num_blocks - scheduler.pool.num_available
+            load.num_pauses += scheduler.num_pauses
+        load.num_waiting += len(self._unplaced)
+        for stream in self._streams.values():
+            stream.set_load(load)
 
     def _tell_room(self) -> None:
         room = self._room()

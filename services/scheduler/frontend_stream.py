@@ -40,10 +40,13 @@ class FrontendStream:
         self._queue = queue
         self._room_told = 0
         self._room_changed = False
+        self._load = pb.Load()
+        self._load_changed = True
         self.sequences: dict[int, Sequence] = {}
         self._state: pb.ServingState | None = None
         self._handles, self._token_ids = array("i"), array("i")
         self._started, self._cached = array("i"), array("i")
+        self._queue_seconds = array("f")
         self._logprobs: list[tuple[int, TokenLogprobs]] = []
         self._prompt_logprobs: list[tuple[int, int, TokenLogprobs]] = []
         self._embeddings: list[tuple[int, NDArray[np.float32]]] = []
@@ -65,11 +68,19 @@ class FrontendStream:
             self._room_changed = True
             self._updated.set()
 
+    def set_load(self, load: pb.Load) -> None:
+        """What executors do now; told at once if it is something else."""
+        if load != self._load:
+            self._load = load
+            self._load_changed = True
+            self._updated.set()
+
     def start(self, handle: int, cached_tokens: int) -> None:
         """Its first token comes with the same step, and waits for no other."""
         self._steps_left = 1
         self._started.append(handle)
         self._cached.append(cached_tokens)
+        self._queue_seconds.append(self.sequences[handle].queue_seconds)
 
     def push(self, handle: int, token_id: int, interval: int) -> None:
         """A token, which may wait until `interval` steps have ended, this one included."""
@@ -118,9 +129,12 @@ class FrontendStream:
             self._state = None
         if self._handles or self._finished or self._failed or self._prompt_logprobs:
             messages.append(pb.ConnectResponse(output=self._take_output()))
-        if self._room_changed and not messages:
+        if (self._room_changed or self._load_changed) and not messages:
             messages.append(pb.ConnectResponse())
         if messages:
+            if self._load_changed:
+                messages[-1].load.CopyFrom(self._load)
+                self._load_changed = False
             queue = self._queue()
             messages[-1].queue.CopyFrom(queue)
             self._room_told, self._room_changed = queue.room, False
@@ -132,6 +146,7 @@ class FrontendStream:
             token_ids=self._token_ids.tobytes(),
             started_handles=self._started.tobytes(),
             cached_tokens=self._cached.tobytes(),
+            queue_seconds=self._queue_seconds.tobytes(),
             finished=self._finished,
             failed=self._failed,
             logprobs=wire.logprobs_to_proto(pack(self._logprobs)) if self._logprobs else None,
@@ -140,6 +155,7 @@ class FrontendStream:
         )
         self._handles, self._token_ids = array("i"), array("i")
         self._started, self._cached = array("i"), array("i")
+        self._queue_seconds = array("f")
         self._logprobs, self._prompt_logprobs, self._embeddings = [], [], []
         self._finished, self._failed = [], []
         return output

@@ -21,15 +21,20 @@ from quire.engine.scheduling.plugins import components
 from quire.engine.trace import Trace
 from quire.internal.v1 import scheduler_pb2_grpc
 from quire.protos.address import Address, Addresses
+from quire.services.common.metrics.meter import Meter
+from quire.services.common.metrics.serving import metrics_serving
 from quire.services.common.server import Health, serving
-from quire.services.common.settings import ServiceSettings
+from quire.services.common.settings import MeasuredSettings
 from quire.services.common.signals import until_signal
 from quire.services.extras import check_extras
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.fleet import Fleet
+from quire.services.scheduler.gauges import Gauges
 from quire.services.scheduler.kv_events import KVEvents
 from quire.services.scheduler.kv_events_servicer import KVEventsServicer
+from quire.services.scheduler.meter import SchedulerMeter
+from quire.services.scheduler.metrics import METRICS
 from quire.services.scheduler.observer import SchedulerObserver
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
@@ -42,7 +47,7 @@ E = TypeVar("E", bound=BaseException)
 SERVICES: Final = ("quire.internal.v1.SchedulerService", "quire.v1.KVEventsService")
 
 
-class Settings(ServiceSettings, SchedulerConfig):
+class Settings(MeasuredSettings, SchedulerConfig):
     """Take requests from frontends and drive executors, with the books in Redis."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_SCHEDULER_")
@@ -111,7 +116,12 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     observers: list[SchedulerObserver] = []
     if settings.trace_dir is not None:
         observers.append(Timeline(Trace(settings.trace_dir, f"scheduler-{epoch}")))
+    meter = Meter(METRICS, {})
+    measuring = SchedulerMeter(meter)
+    if settings.metrics_listen:
+        observers.append(measuring)
     dispatcher, kv_events = Dispatcher(epoch, observers), KVEvents()
+    meter.before_each(Gauges(meter, measuring, dispatcher).refresh)
     dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(epoch)))
 
     def supervise(address: str) -> Supervisor:
@@ -126,9 +136,12 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     stale: list[StaleEpoch] = []
     try:
         with _zmq_publisher(settings, kv_events, epoch) as publisher:
-            async with serving(settings.listen, SERVICES, register, grace=0.5, keepalive=settings.keepalive) as health:
-                work = [fleet.run(), _watch(dispatcher, health), *([publisher.run()] if publisher else [])]
-                await _drive(work)
+            async with (
+                metrics_serving(settings.metrics_listen, meter),
+                serving(settings.listen, SERVICES, register, grace=0.5, keepalive=settings.keepalive) as health,
+            ):
+                work = [fleet.run(), _watch(dispatcher, health), dispatcher.report_load()]
+                await _drive([*work, *([publisher.run()] if publisher else [])])
     except* StaleEpoch as group:
         stale.extend(_leaves(group))
     except* PluginError as group:

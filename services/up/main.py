@@ -32,12 +32,13 @@ async def _serve(stack: Stack, settings: UpSettings) -> None:
 
 
 def _welcome(stack: Stack, host: str) -> str:
+    metrics = f"\n  metrics    {', '.join(stack.metrics)}" if stack.metrics else ""
     everywhere = "" if reachable(host) == host else "\n             the same ports on every address of this machine"
     return f"""
   frontend   {stack.frontend}    gRPC: quire.v1.InferenceService, health, reflection
-             http://{stack.http}    /v1/completions, /v1/models, /health{everywhere}
+             http://{stack.http}    /v1/completions, /v1/models, /health, /metrics{everywhere}
   scheduler  {stack.scheduler}
-  executors  {", ".join(stack.executors)}
+  executors  {", ".join(stack.executors)}{metrics}
   redis      {redacted(stack.redis)}
 
   quire generate --address {stack.frontend} "def fibonacci(n):"

@@ -63,6 +63,10 @@ def _wanted(settings: UpSettings) -> Iterator[_Wanted]:
         for index in range(settings.num_executors):
             yield _Wanted("--executor-port", LOOPBACK, settings.executor_port + index)
 
+    for port in settings.ports_of_metrics:
+        if port:
+            yield _Wanted("--metrics-port", LOOPBACK, port)
+
 
 def _why_not(host: str, port: int) -> str:
     try:

@@ -45,6 +45,13 @@ class UpSettings(ProcessSettings, ChatConfig):
     num_executors: int = Field(1, ge=1, le=64)
     """Executors to start, each with the settings below."""
 
+    metrics_port: int | None = Field(None, ge=0, le=MAX_PORT)
+    """Port of the scheduler's /metrics on loopback, those of the executors follow it; 0 chooses free ones; default:
+    only the frontend's HTTP port has /metrics."""
+
+    vllm_metrics: bool = False
+    """Whether the frontend's /metrics has vLLM's names, too."""
+
     drain_seconds: float = Field(5.0, ge=0, le=600)
     """How long running requests may go on after Ctrl-C."""
 
@@ -53,6 +60,13 @@ class UpSettings(ProcessSettings, ChatConfig):
 
     scheduler: SchedulerConfig = SchedulerConfig()
     """Settings of the scheduler."""
+
+    @property
+    def ports_of_metrics(self) -> list[int]:
+        """The scheduler's, then the executors'; 0: to be chosen. Empty: they have none."""
+        if self.metrics_port is None:
+            return []
+        return [self.metrics_port and self.metrics_port + index for index in range(1 + self.num_executors)]
 
     @field_validator("num_executors")
     @classmethod

@@ -38,6 +38,7 @@ class Stack:
 
     Attributes:
         redis, frontend, http, scheduler, executors: where this machine reaches them; known once it is constructed.
+        metrics: the scheduler's /metrics, then the executors'; empty: they have none.
         children: the processes, in the order in which they stop.
     """
 
@@ -54,6 +55,7 @@ class Stack:
         first = settings.executor_port
         ports = [first + i if first else free_port() for i in range(settings.num_executors)]
         self.executors = [f"{LOOPBACK}:{port}" for port in ports]
+        self.metrics = [f"{LOOPBACK}:{port or free_port()}" for port in settings.ports_of_metrics]
         self.children: list[Child] = []
 
     async def start(self) -> None:
@@ -97,12 +99,16 @@ class Stack:
 
     async def start_executor(self, name: str, address: str) -> Child:
         flags = self._settings.executor.model_dump(exclude_unset=True)
-        places = {"listen": address, "drain_seconds": self._settings.drain_seconds}
+        places: dict[str, object] = {"listen": address, "drain_seconds": self._settings.drain_seconds}
+        if self.metrics:
+            places["metrics_listen"] = self.metrics[1 + self.executors.index(address)]
         return await self._service(name, "executor", {**places, **flags})
 
     async def start_scheduler(self) -> Child:
         flags = self._settings.scheduler.model_dump(exclude_unset=True)
         places = {"listen": self.scheduler, "executors": ",".join(self.executors)}
+        if self.metrics:
+            places["metrics_listen"] = self.metrics[0]
         # Its URL may have a password.
         return await self._service("scheduler", "scheduler", {**places, **flags}, {"QUIRE_SCHEDULER_REDIS": self.redis})
 
@@ -115,6 +121,7 @@ class Stack:
             "served_model_name": self._settings.served_model_name,
             "stream_interval": self._settings.stream_interval,
             "workers": self._settings.frontend_workers,
+            "vllm_metrics": self._settings.vllm_metrics,
             "drain_seconds": self._settings.drain_seconds,
             **self._settings.model_dump(include=set(ChatConfig.model_fields), exclude_unset=True),
         }

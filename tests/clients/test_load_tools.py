@@ -75,3 +75,14 @@ def test_aiperf(stack: RunningStack, tmp_path: Path, kind: str, flags: tuple[str
     assert (found["request_count"]["avg"], found["error_summary"]) == (NUM_REQUESTS, [])
     usage = found["usage_completion_tokens"]
     assert (usage["min"], usage["max"]) == (NUM_TOKENS, NUM_TOKENS)
+    check_server_metrics(stack, json.loads((tmp_path / "server_metrics_export.json").read_text()))
+
+
+def check_server_metrics(stack: RunningStack, found: dict[str, Any]) -> None:
+    """aiperf finds /metrics by itself, and reports what the frontend has counted meanwhile."""
+    assert found["summary"]["endpoints_successful"] == [f"http://{stack.http}/metrics"]
+    (tokens,) = found["metrics"]["quire_frontend_generation_tokens"]["series"]
+    # A warm-up may have been counted, too.
+    assert tokens["stats"]["total"] >= NUM_REQUESTS * NUM_TOKENS
+    (first,) = found["metrics"]["quire_frontend_time_to_first_token_seconds"]["series"]
+    assert first["stats"]["count"] >= NUM_REQUESTS

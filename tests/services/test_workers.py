@@ -19,6 +19,7 @@ from quire.engine.api.errors import Unavailable
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.services.up.ports import LOOPBACK, free_port
+from support.scrapes import scrape, total
 from support.stacks import RunningStack, launch, start_frontend
 
 # So many that it is as good as certain that each of two workers has some.
@@ -144,3 +145,18 @@ def test_workers_that_cannot_start(pair: RunningStack, tmp_path: object) -> None
     assert done.returncode == 1
     assert "ended with exit code 1 before it listened" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_metrics_are_those_of_all_workers(pair: RunningStack, clients: list[AsyncClient]) -> None:
+    name = "quire_frontend_requests_total"
+    before = await asyncio.to_thread(scrape, pair.http)
+    await asyncio.gather(*(client.generate("a", GREEDY) for client in clients))
+    # Whichever worker answers.
+    for _ in range(NUM_CONNECTIONS):
+        after = await asyncio.to_thread(scrape, pair.http)
+        grown = [total(after, name, worker=str(worker)) - total(before, name, worker=str(worker)) for worker in (0, 1)]
+        assert sum(grown) == len(clients)
+        assert min(grown) > 0
+        # What is the same for both is there once.
+        assert total(after, "quire_frontend_executors") == 1
+        assert total(after, "process_open_fds", worker="0") > 0

@@ -48,6 +48,11 @@ def test_the_grpc_reference_is_current() -> None:
     assert pages == found, "run: make reference"
 
 
+def test_the_metrics_reference_is_current() -> None:
+    page = tool("metrics_reference.py")["metrics_page"]()
+    assert page == (DOCS / "reference" / "metrics.md").read_text(), "run: make reference"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_variable_of_the_settings_reference_is_read(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     section = settings_sections()[command]
@@ -63,6 +68,8 @@ def test_every_variable_of_the_settings_reference_is_read(command: str, monkeypa
 
 
 def _example(kind: str) -> str:
+    if kind.startswith("host:port"):
+        return "h:1"
     return "redis://h" if kind == "URL" else "[]" if "several" in kind else "2" if "number" in kind else "x"
 
 

@@ -17,12 +17,16 @@ from starlette.routing import Route
 
 from quire.engine.api.errors import Overloaded, RequestError
 from quire.services.common.intake import Intake
+from quire.services.common.metrics.meter import Meter
 from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.body import Body, read_body
 from quire.services.frontend.http.disconnect import leave
 from quire.services.frontend.http.errors import refuse
 from quire.services.frontend.http.limits import HttpLimits
 from quire.services.frontend.http.server import http_serving
+from quire.services.frontend.metrics import METRICS
+from quire.services.frontend.siblings import Siblings
+from quire.services.frontend.workers_metrics import WorkersMetrics
 from quire.services.up.ports import LOOPBACK, free_port
 
 # The machine may be busy; nothing here waits for so long.
@@ -208,13 +212,17 @@ async def test_who_does_not_read_is_let_go(caplog: pytest.LogCaptureFixture) -> 
         writer.close()
 
 
+def measured() -> WorkersMetrics:
+    return WorkersMetrics(Meter(METRICS, {}), Siblings())
+
+
 async def test_overload_is_refused_before_the_body_is_read() -> None:
     class Full:
         def admit(self) -> None:
             raise Overloaded("full", 35.5)
 
     server = Server()
-    server.app = make_app(Full(), None, Intake())  # type: ignore[arg-type]
+    server.app = make_app(Full(), None, Intake(), measured())  # type: ignore[arg-type]
     async with http_serving(server.place, server.app, LIMITS, grace=1), asyncio.timeout(SECONDS):
         reader, writer = await server.connect()
         writer.write(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n")
@@ -226,5 +234,5 @@ async def test_overload_is_refused_before_the_body_is_read() -> None:
 
 def test_the_api_lets_a_client_that_leaves_go() -> None:
     """What the tests above do with their own app."""
-    app = make_app(None, None, Intake())  # type: ignore[arg-type]
+    app = make_app(None, None, Intake(), measured())  # type: ignore[arg-type]
     assert app.exception_handlers[ClientDisconnect] is leave

@@ -12,7 +12,7 @@ from google.protobuf.empty_pb2 import Empty
 from google.rpc import code_pb2
 
 from quire.engine.api.completion import FinishReason
-from quire.engine.api.errors import Overloaded
+from quire.engine.api.errors import Overloaded, RequestError
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.open_request import Finish, OpenRequest
@@ -35,7 +35,11 @@ class Bench:
         self.open: dict[str, OpenRequest] = {}
         self.may_open, self.drain = asyncio.Event(), asyncio.Event()
         self.num_asked = 0
+        self.refusals: list[str] = []
         self.multiplex = Multiplex(self, self.submit)  # type: ignore[arg-type]
+
+    def tell_refusal(self, error: RequestError) -> None:
+        self.refusals.append(str(error))
 
     async def submit(self, request: pb.GenerateRequest) -> OpenRequest:
         self.num_asked += 1
@@ -158,6 +162,7 @@ async def test_failures_end_one_request_each(caplog: pytest.LogCaptureFixture) -
     ]
     bench.open["a"].end(Overloaded("later", 1.0))
     assert outline(await anext(answers.all)) == {3: code_pb2.RESOURCE_EXHAUSTED}
+    assert bench.refusals == ["too many", "later"]
     await answers.all.aclose()
 
 

@@ -29,6 +29,7 @@ from quire.services.common import wire
 from quire.services.common.server import serving
 from quire.services.executor.servicer import ExecutorServicer
 from quire.services.frontend import scheduler_link
+from quire.services.frontend.observer import FrontendObserver
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.scheduler import supervisor
 from quire.services.scheduler.dispatcher import Dispatcher
@@ -328,6 +329,7 @@ class BadScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         output = scheduler_pb2.StepOutput(
             handles=wire.pack(handles), token_ids=wire.pack([3] * len(handles)),
             started_handles=wire.pack(handles), cached_tokens=wire.pack([0] * len(handles)),
+            queue_seconds=np.full(len(handles), 0.5, "<f4").tobytes(),
             finished=[scheduler_pb2.SequenceFinished(handle=each, reason=2, stop_token_id=3) for each in handles],
             failed=[scheduler_pb2.SequenceFailed(handle=9, code=14, message="gone", retryable=True, retry_ms=9)],
             logprobs=wire.logprobs_to_proto(pack([(each, entry) for each in handles])),
@@ -345,7 +347,7 @@ async def test_a_frontend_leaves_a_bad_scheduler(
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, server)
 
     async with asyncio.timeout(SECONDS), serving(address, [], register, grace=0):
-        link = SchedulerLink(address, "one", 8, "")
+        link = SchedulerLink(address, "one", 8, "", observers=[FrontendObserver()])
         running = asyncio.create_task(link.run())
         while servicer.num_left >= 0 or link.unavailable_reason is not None:
             assert not running.done(), running.exception()

@@ -18,49 +18,60 @@ from quire.services.frontend.http.disconnect import leave
 from quire.services.frontend.http.embeddings import Embeddings
 from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_route
 from quire.services.frontend.http.kserve import KServe
+from quire.services.frontend.http.metrics import CountRequests, Metrics
 from quire.services.frontend.http.models import Models
 from quire.services.frontend.http.request_ids import HEADER, RequestIds
 from quire.services.frontend.http.responses import Responses
 from quire.services.frontend.http.tokens import Tokens
 from quire.services.frontend.inference import Inference
+from quire.services.frontend.workers_metrics import WorkersMetrics
 
 
-def make_app(inference: Inference, chat: ChatFormat, intake: Intake, cors_origins: Sequence[str] = ()) -> Starlette:
+def make_app(
+    inference: Inference,
+    chat: ChatFormat,
+    intake: Intake,
+    workers: WorkersMetrics,
+    cors_origins: Sequence[str] = (),
+) -> Starlette:
     """The API over the frontend's request path.
 
     Args:
         inference: answers prompts.
         chat: makes prompts of messages.
         intake: bounds bodies and parses large ones.
+        workers: what /metrics answers, with the meter of this one.
         cors_origins: of web pages that may call it; "*": any.
     """
     chats = ChatCompletions(inference, chat)
     responses = Responses(inference, chat)
     completions, models, tokens = Completions(inference), Models(inference), Tokens(inference, chat)
     kserve, embeddings = KServe(inference), Embeddings(inference)
+    routes = [
+        Route("/v1/completions", completions.create, methods=["POST"]),
+        Route("/v1/chat/completions", chats.create, methods=["POST"]),
+        Route("/v1/responses", responses.create, methods=["POST"]),
+        Route("/v1/embeddings", embeddings.create, methods=["POST"]),
+        Route("/score", embeddings.score, methods=["POST"]),
+        Route("/v1/models", models.list),
+        # Names of hub models have a slash.
+        Route("/v1/models/{model:path}", models.get),
+        Route("/health", models.health),
+        Route("/ping", models.health, methods=["GET", "POST"]),
+        Route("/version", models.version),
+        Route("/v2", kserve.server),
+        Route("/v2/health/live", kserve.live),
+        Route("/v2/health/ready", kserve.ready),
+        Route("/v2/models/{model:path}/ready", kserve.model_ready),
+        Route("/v2/models/{model:path}", kserve.model),
+        Route("/tokenize", tokens.tokenize, methods=["POST"]),
+        Route("/detokenize", tokens.detokenize, methods=["POST"]),
+        Route("/tokenizer_info", tokens.info),
+        Route("/metrics", Metrics(workers).get),
+    ]
     app = Starlette(
-        routes=[
-            Route("/v1/completions", completions.create, methods=["POST"]),
-            Route("/v1/chat/completions", chats.create, methods=["POST"]),
-            Route("/v1/responses", responses.create, methods=["POST"]),
-            Route("/v1/embeddings", embeddings.create, methods=["POST"]),
-            Route("/score", embeddings.score, methods=["POST"]),
-            Route("/v1/models", models.list),
-            # Names of hub models have a slash.
-            Route("/v1/models/{model:path}", models.get),
-            Route("/health", models.health),
-            Route("/ping", models.health, methods=["GET", "POST"]),
-            Route("/version", models.version),
-            Route("/v2", kserve.server),
-            Route("/v2/health/live", kserve.live),
-            Route("/v2/health/ready", kserve.ready),
-            Route("/v2/models/{model:path}/ready", kserve.model_ready),
-            Route("/v2/models/{model:path}", kserve.model),
-            Route("/tokenize", tokens.tokenize, methods=["POST"]),
-            Route("/detokenize", tokens.detokenize, methods=["POST"]),
-            Route("/tokenizer_info", tokens.info),
-        ],
-        middleware=[*_cors(cors_origins), Middleware(RequestIds)],
+        routes=routes,
+        middleware=[Middleware(CountRequests, workers.meter, routes), *_cors(cors_origins), Middleware(RequestIds)],
         exception_handlers={
             ClientDisconnect: leave,
             RequestError: refuse,

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
@@ -22,11 +22,11 @@ POLL_SECONDS = 0.01
 @asynccontextmanager
 async def http_serving(
     listen: str, app: ASGIApp, limits: HttpLimits, grace: int, shares_port: bool = False
-) -> AsyncIterator[None]:
+) -> AsyncIterator[Callable[[], int]]:
     """Serves `app` at `listen` ("host:port", port 0 chooses) within `limits` while the context is open.
 
-    Connections to a shared port are spread over all who listen there. On leaving, requests have `grace` seconds to end
-    before they are cancelled.
+    What it gives says how many connections are open. Those to a shared port are spread over all who listen there. On
+    leaving, requests have `grace` seconds to end before they are cancelled.
 
     Raises:
         StartupError: the address cannot be listened on.
@@ -55,7 +55,7 @@ async def http_serving(
         while not server.started and not serving.done():
             await asyncio.sleep(POLL_SECONDS)
         logger.info("listening on http://%s:%d", listen.rpartition(":")[0], listener.getsockname()[1])
-        yield
+        yield lambda: len(server.server_state.connections)
     finally:
         accepting.cancel()
         await asyncio.wait((accepting,))

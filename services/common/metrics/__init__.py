@@ -1,0 +1,1 @@
+"""What services measure of themselves, in Prometheus' format."""

@@ -1,0 +1,162 @@
+"""Metrics as Prometheus reads them: what is counted here is what its own library would have counted."""
+
+import asyncio
+import socket
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import Histogram as TheirHistogram
+from prometheus_client.parser import text_string_to_metric_families
+
+from quire.engine.api.completion import FinishReason
+from quire.engine.api.errors import InvalidRequest, Overloaded, StartupError, UnknownModel
+from quire.engine.open_request import Finish
+from quire.services.common.metrics.cells import Histogram
+from quire.services.common.metrics.meter import Meter
+from quire.services.common.metrics.metric import PART_BOUNDS, Alias, Kind, Metric
+from quire.services.common.metrics.outcome import outcome_of, refusal_of
+from quire.services.common.metrics.rows import Rows
+from quire.services.common.metrics.serving import metrics_serving
+from quire.services.executor import metrics as executor
+from quire.services.frontend import metrics as frontend
+from quire.services.frontend import vllm_metrics
+from quire.services.frontend.workers_metrics import joined
+from quire.services.scheduler import metrics as scheduler
+
+COUNTED = Metric("counted_total", Kind.COUNTER, "Things.", ("kind",))
+LEVEL = Metric("level_ratio", Kind.GAUGE, "How full.", is_shared=True)
+TIMES = Metric("times_seconds", Kind.HISTOGRAM, "How long.", bounds=(0.1, 1.0))
+
+
+def samples(text: str) -> dict[str, float]:
+    found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return {f"{each.name}{sorted(each.labels.items())}": each.value for each in found}
+
+
+def meter(worker: str = "") -> Meter:
+    aliases = [Alias("their:counted_total", COUNTED, (("kind", "sort"),))]
+    return Meter(
+        (COUNTED, LEVEL, TIMES),
+        {"model_name": 'a"b\\c\nd'},
+        worker=worker,
+        aliases=aliases,
+        alias_labels={"engine": "0"},
+    )
+
+
+def test_a_histogram_is_that_of_prometheus_client() -> None:
+    registry = CollectorRegistry()
+    theirs = TheirHistogram("times_seconds", "How long.", buckets=(0.1, 1.0), registry=registry)
+    sizes = [0.0, 0.05, 0.1, 0.1000001, 1.0, 2.0, 100.0]
+    own, at_once = Meter((TIMES,), {}), Meter((TIMES,), {})
+    for size in sizes:
+        theirs.observe(size)
+        own.histogram(TIMES).observe(size)
+    at_once.histogram(TIMES).observe_all(np.array(sizes))
+    expected = {
+        key: value for key, value in samples(generate_latest(registry).decode()).items() if "created" not in key
+    }
+    for text in (own.text(), at_once.text()):
+        found = {key: value for key, value in samples(text).items() if key.startswith("times_seconds")}
+        assert found == pytest.approx(expected)
+
+
+def test_a_size_counts_several_times() -> None:
+    one, many = Histogram(PART_BOUNDS), Histogram(PART_BOUNDS)
+    many.observe(0.003, 5)
+    for _ in range(5):
+        one.observe(0.003)
+    assert many.buckets == one.buckets
+    assert many.sum == pytest.approx(one.sum)
+    many.observe_all(np.empty(0))
+    assert many.buckets == one.buckets
+
+
+def test_labels_may_have_any_character_and_aliases_their_own_names() -> None:
+    own = meter()
+    own.value(COUNTED, "x").value += 2
+    found = samples(own.text())
+    assert found["""counted_total[('kind', 'x'), ('model_name', 'a"b\\\\c\\nd')]"""] == 2
+    assert found["""their:counted_total[('engine', '0'), ('model_name', 'a"b\\\\c\\nd'), ('sort', 'x')]"""] == 2
+    assert any(key.startswith("process_resident_memory_bytes") for key in found)
+
+
+def test_what_is_gone_is_dropped() -> None:
+    own = meter()
+    own.value(COUNTED, "stays").value += 1
+    own.value(COUNTED, "goes").value += 1
+    own.retain("kind", {"stays"})
+    assert [key for key in samples(own.text()) if key.startswith("counted_total")] == [
+        """counted_total[('kind', 'stays'), ('model_name', 'a"b\\\\c\\nd')]"""
+    ]
+
+
+def test_workers_answer_as_one() -> None:
+    first, second = meter("0"), meter("1")
+    first.value(LEVEL).value = second.value(LEVEL).value = 0.5
+    first.value(COUNTED, "x").value += 1
+    second.value(COUNTED, "x").value += 2
+    second.value(COUNTED, "y").value += 4
+    text = joined(first.text(), [second.text()])
+    families = [family.name for family in text_string_to_metric_families(text)]
+    assert len(families) == len(set(families)), "the lines of a family stand together"
+    found = samples(text)
+    counts = {key: value for key, value in found.items() if key.startswith("counted_total")}
+    assert sorted(counts.values()) == [1, 2, 4]
+    assert [key for key in found if key.startswith("level_ratio") and "worker" in key] == []
+    assert sum(key.startswith("process_cpu_seconds_total") for key in found) == 2
+    # Whoever is asked.
+    assert samples(joined(second.text(), [first.text()])).keys() == found.keys()
+
+
+def test_rows_are_taken_once_and_before_they_are_too_many() -> None:
+    taken: list[list[int]] = []
+    rows = Rows(2, lambda found: taken.extend(found.tolist()))
+    for number in range(2500):
+        rows.add(number, -number)
+    assert len(taken) == 2048
+    rows.flush()
+    rows.flush()
+    assert taken == [[number, -number] for number in range(2500)]
+
+
+def test_endings_and_refusals_are_few_words() -> None:
+    assert outcome_of(Finish(FinishReason.LENGTH)) == "length"
+    assert outcome_of(None) == "cancelled"
+    assert outcome_of(Overloaded("full", 1)) == "overloaded"
+    assert refusal_of(InvalidRequest("n", 3, "must be 1")) == ("INVALID_ARGUMENT", "invalid_request")
+    assert refusal_of(UnknownModel("a", "b")) == ("NOT_FOUND", "unknown_model")
+
+
+def test_names_are_as_prometheus_wants_them() -> None:
+    every = [*frontend.METRICS, *scheduler.METRICS, *executor.METRICS]
+    names = [metric.name for metric in every] + [alias.name for alias in vllm_metrics.ALIASES]
+    assert len(names) == len(set(names))
+    for metric in every:
+        assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER), metric.name
+        assert (metric.bounds == ()) == (metric.kind is not Kind.HISTOGRAM), metric.name
+        assert metric.help.endswith("."), metric.name
+        assert "\n" not in metric.help
+        assert "\\" not in metric.help
+
+
+async def test_metrics_are_served_where_they_are_counted() -> None:
+    own = meter()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartupError, match=f"--metrics-listen {place}: cannot listen there: "):
+            async with metrics_serving(place, own):
+                pass
+    async with metrics_serving(place, own):
+        own.value(COUNTED, "x").value += 1
+        text = await asyncio.to_thread(lambda: urlopen(f"http://{place}/metrics").read().decode())
+        assert samples(text) == samples(own.text()) | {
+            key: value for key, value in samples(text).items() if key.startswith("process_")
+        }
+        with pytest.raises(HTTPError, match="404"):
+            await asyncio.to_thread(urlopen, f"http://{place}/other")
+    async with metrics_serving("", own):
+        pass
