@@ -8,6 +8,10 @@ Everything that makes tokens costs the frontend nothing here. The benchmark prin
 all its processes and threads, and what that makes in tokens per second of one core. Clients do not parse what they
 read, so that they need less time than the frontend. A client that is behind gets several tokens in a message: the last
 column says how many. With --steps-per-second each step waits for its time, as behind real executors.
+
+The cores that frontend, clients and scheduler used say who was the bottleneck. Only a frontend that used all of its
+cores, one for each worker, shows what it can do: one that waits for others puts fewer tokens into each message, which
+costs more for each of them.
 """
 
 import argparse
@@ -86,17 +90,19 @@ class Meter:
     def __init__(self, results: Connection) -> None:
         self._results = results
         self._began = 0.0
+        self._cpu_began = 0.0
         self._num_messages = 0
 
     def count(self, number: int = 1) -> None:
         if not self._num_messages and number:
-            self._began = time.perf_counter()
+            self._began, self._cpu_began = time.perf_counter(), time.process_time()
             self._results.send("began")
         self._num_messages += number
 
     def send(self) -> None:
-        """The number of messages, and the seconds from the first to now."""
-        self._results.send((self._num_messages, time.perf_counter() - self._began))
+        """The number of messages, and the seconds, of the clock and of CPU time, from the first to now."""
+        seconds, cpu = time.perf_counter() - self._began, time.process_time() - self._cpu_began
+        self._results.send((self._num_messages, seconds, cpu))
 
 
 def run_client(load: Load, results: Connection) -> None:
@@ -171,8 +177,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(found.user + found.system for found in times)
 
 
-async def measure(frontend: asyncio.subprocess.Process, load: Load, num_clients: int) -> None:
-    """Prints a row; each of the client processes has the load's share of streams."""
+async def measure(frontend: int, scheduler: int, load: Load, num_clients: int) -> None:
+    """Prints a row; each of the client processes has the load's share of streams.
+
+    Args:
+        frontend, scheduler: process ids.
+    """
     spawned = multiprocessing.get_context("spawn")
     share = replace(load, num_streams=max(1, load.num_streams // num_clients))
     pipes, clients = [], []
@@ -184,16 +194,18 @@ async def measure(frontend: asyncio.subprocess.Process, load: Load, num_clients:
         theirs.close()
     # That each has had its first message.
     await asyncio.gather(*(asyncio.to_thread(results.recv) for results in pipes))
-    before = cpu_seconds(frontend.pid)
+    before, scheduler_before = cpu_seconds(frontend), cpu_seconds(scheduler)
     found = await asyncio.gather(*(asyncio.to_thread(results.recv) for results in pipes))
-    used = max(cpu_seconds(frontend.pid) - before, CLOCK_SECONDS)
+    used, scheduler_used = max(cpu_seconds(frontend) - before, CLOCK_SECONDS), cpu_seconds(scheduler) - scheduler_before
     for client in clients:
         client.join()
     num_tokens = len(clients) * share.num_streams * load.num_tokens
-    num_messages, seconds = sum(number for number, _ in found), max(seconds for _, seconds in found)
+    num_messages, seconds = sum(number for number, _, _ in found), max(seconds for _, seconds, _ in found)
+    by_clients = sum(cpu for _, _, cpu in found)
     cells = (
         load.way, f"{load.num_streams}", f"{num_tokens / seconds:,.0f}", f"{used / num_tokens * 1e6:.1f}",
-        f"{num_tokens / used:,.0f}", f"{used / seconds:.2f}", f"{num_tokens / num_messages:.1f}",
+        f"{num_tokens / used:,.0f}", *(f"{cpu / seconds:.2f}" for cpu in (used, by_clients, scheduler_used)),
+        f"{num_tokens / num_messages:.1f}",
     )  # fmt: skip
     print(f"| {' | '.join(cells)} |", flush=True)
 
@@ -217,6 +229,7 @@ async def main() -> None:
         target=serve_scheduler, args=(scheduler_port, args.model, args.steps_per_second), daemon=True
     )
     scheduler.start()
+    assert scheduler.pid is not None
     flags = [
         f"--listen={LOOPBACK}:{grpc_port}", f"--http-listen={LOOPBACK}:{http_port}", f"--model={args.model}",
         f"--scheduler={LOOPBACK}:{scheduler_port}", "--log-level=warning", f"--workers={args.workers}",
@@ -224,15 +237,16 @@ async def main() -> None:
     frontend = await asyncio.create_subprocess_exec(sys.executable, "-m", "quire.services.cli", "frontend", *flags)
     try:
         await is_serving(f"{LOOPBACK}:{grpc_port}")
-        print("| way | streams | tokens/s | CPU, µs per token | tokens/s of a core | cores | tokens per message |")
-        print("|---|---|---|---|---|---|---|")
+        head = "way | streams | tokens/s | CPU, µs per token | tokens/s of a core"
+        print(f"| {head} | cores: frontend | clients | scheduler | tokens per message |")
+        print("|---|---|---|---|---|---|---|---|---|")
         for way in args.ways.split(","):
             port = http_port if way == "sse" else grpc_port
             for num_streams in map(int, args.streams.split(",")):
                 num_tokens = max(1, args.tokens // num_streams)
                 num_channels = NUM_CHANNELS if way == "stream" else args.calls
                 load = Load(way, f"{LOOPBACK}:{port}", num_streams, num_tokens, num_channels)
-                await measure(frontend, load, args.clients)
+                await measure(frontend.pid, scheduler.pid, load, args.clients)
     finally:
         frontend.send_signal(signal.SIGTERM)
         await frontend.wait()
