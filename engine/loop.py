@@ -99,6 +99,14 @@ class StepLoop:
         """Says that a request came or ended."""
         self._work.set()
 
+    def observe(self, observer: StepObserver) -> None:
+        """From now on it is told of every step."""
+        self._observers = (*self._observers, observer)
+
+    def unobserve(self, observer: StepObserver) -> None:
+        """It is told no longer; harmless if it was not."""
+        self._observers = tuple(each for each in self._observers if each is not observer)
+
     def drain(self) -> None:
         """Makes `run` return once nothing waits or runs any more."""
         self._is_draining = True

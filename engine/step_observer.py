@@ -1,4 +1,4 @@
-"""Who is told what becomes of steps: the one seam for timelines and metrics."""
+"""Who is told what becomes of steps: the one seam for timelines, metrics and pages."""
 
 from quire.engine.api.errors import LedgerError
 from quire.engine.resources.ledger.transaction import LedgerTransaction

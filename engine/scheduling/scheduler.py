@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import PluginError, RequestError
@@ -154,6 +154,11 @@ class Scheduler:
         """Sequences with a slot, those about to be freed included, in the order of their starts."""
         held = [sequence for sequence in self._slots.by_slot if sequence is not None]
         return sorted(held, key=lambda sequence: int(sequence.holder))
+
+    @property
+    def waiting(self) -> Iterator[Sequence]:
+        """Sequences that wait, in the order in which they may start."""
+        return iter(self._waiting)
 
     @property
     def num_steps(self) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Iterable
+from collections.abc import Sequence as List
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -75,6 +76,16 @@ class Dispatcher:
     @property
     def is_serving(self) -> bool:
         return bool(self._open_executors())
+
+    @property
+    def unplaced(self) -> List[Sequence]:
+        """Sequences that no attached executor can hold."""
+        return self._unplaced
+
+    def executor_of(self, sequence: Sequence) -> str:
+        """The name of the executor that an open sequence is on; "": on none."""
+        executor = self._executor_of.get(sequence)
+        return "" if executor is None else executor.name
 
     async def changed(self) -> None:
         """Returns when an executor has come or gone since the last call."""
@@ -169,8 +180,8 @@ class Dispatcher:
                 observer.start(sequence)
             self._settle(sequence)
         for sequence, outcome in output.ended:
-            self._executor_of.pop(sequence, None)
             self._release(sequence, outcome)
+            self._executor_of.pop(sequence, None)
         for stream in self._streams.values():
             stream.end_step()
         self._tell_room()

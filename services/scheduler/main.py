@@ -39,6 +39,8 @@ from quire.services.scheduler.observer import SchedulerObserver
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
 from quire.services.scheduler.timeline import Timeline
+from quire.services.scheduler.watch.journal import Journal
+from quire.services.scheduler.watch.watch import Watch
 from quire.v1 import kv_events_pb2_grpc
 
 logger = logging.getLogger(__name__)
@@ -113,7 +115,8 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     if epoch == MAX_COUNTER:
         logger.error("this is the last epoch, so a second scheduler would not displace this one; empty Redis soon")
     config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
-    observers: list[SchedulerObserver] = []
+    journal = Journal()
+    observers: list[SchedulerObserver] = [journal]
     if settings.trace_dir is not None:
         observers.append(Timeline(Trace(settings.trace_dir, f"scheduler-{epoch}")))
     meter = Meter(METRICS, {})
@@ -123,6 +126,7 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     dispatcher, kv_events = Dispatcher(epoch, observers), KVEvents()
     meter.before_each(Gauges(meter, measuring, dispatcher).refresh)
     dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(epoch)))
+    watch = Watch(dispatcher, journal)
 
     def supervise(address: str) -> Supervisor:
         return Supervisor(address, config, ledger, epoch, dispatcher, kv_events, settings.keepalive)
@@ -130,8 +134,8 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     fleet = Fleet(settings.executors.split(","), supervise)
 
     def register(server: grpc.aio.Server) -> None:
-        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(dispatcher), server)
         kv_events_pb2_grpc.add_KVEventsServiceServicer_to_server(KVEventsServicer(kv_events), server)
+        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(dispatcher, watch), server)
 
     stale: list[StaleEpoch] = []
     try:

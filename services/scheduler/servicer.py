@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import grpc
 
@@ -13,20 +14,23 @@ from quire.internal.v1 import scheduler_pb2_grpc
 from quire.services.common import wire
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.frontend_stream import FrontendStream
+from quire.services.scheduler.watch.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 # Characters of a frontend's name.
 MAX_NAME = 512
 _Context = grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]
+_WatchContext = grpc.aio.ServicerContext[pb.WatchRequest, pb.Snapshot]
 _StatisticsContext = grpc.aio.ServicerContext[pb.GetStatisticsRequest, pb.GetStatisticsResponse]
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
-    """One stream per frontend; when it ends, so does everything submitted on it. Answers queries for statistics."""
+    """One stream per frontend; when it ends, so does everything submitted on it. Others ask or watch."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, watch: Watch) -> None:
         self._dispatcher = dispatcher
+        self._watch = watch
 
     async def Connect(
         self, request_iterator: AsyncIterator[pb.ConnectRequest], context: _Context
@@ -55,6 +59,11 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
         self, request: pb.GetStatisticsRequest, context: _StatisticsContext
     ) -> pb.GetStatisticsResponse:
         return self._dispatcher.statistics()
+
+    async def Watch(self, request: pb.WatchRequest, context: _WatchContext) -> AsyncIterator[pb.Snapshot]:
+        async with aclosing(self._watch.follow()) as snapshots:
+            async for snapshot in snapshots:
+                yield snapshot
 
     async def _read(self, requests: AsyncIterator[pb.ConnectRequest], stream: FrontendStream) -> None:
         try:

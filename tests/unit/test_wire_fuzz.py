@@ -36,6 +36,8 @@ from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.kv_events import KVEvents
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
+from quire.services.scheduler.watch.journal import Journal
+from quire.services.scheduler.watch.watch import Watch
 from quire.services.up.stack import LOOPBACK, free_port
 from support.mutation import mutated
 from support.simulated_executor import VOCAB_SIZE, SimulatedExecutor, executor_info
@@ -197,7 +199,9 @@ async def test_a_scheduler_refuses_wrong_requests(monkeypatch: pytest.MonkeyPatc
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(executor_servicer, server)
 
     def register_scheduler(server: grpc.aio.Server) -> None:
-        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(dispatcher), server)
+        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(
+            SchedulerServicer(dispatcher, Watch(dispatcher, Journal())), server
+        )
 
     async with (
         asyncio.timeout(SECONDS),
