@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SURFACE := $(addprefix tests/services/test_,api.py http.py bad_input.py greedy.py determinism.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference released-protos wheel clean
+.PHONY: help demo setup browser test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference released-protos wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -28,7 +28,10 @@ $(GPU_STAMP): $(STAMP)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --editable '.[all,gpu]'
 	@touch $@
 
-test: $(STAMP) ## import contracts and every test that needs neither GPU, containers nor minutes
+browser:
+	@tools/chromium.sh
+
+test: $(STAMP) browser ## import contracts and every test that needs neither GPU, containers nor minutes
 	$(BIN)/lint-imports --no-logo
 	$(PYTEST) -n logical --dist loadfile -m "not gpu and not long and not compose and not chaos and not clients"
 

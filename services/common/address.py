@@ -1,12 +1,22 @@
 """Places of services: "host:port", as sockets listen there."""
 
 import errno
+import ipaddress
 import socket
 
 
 def joined(host: str, port: int) -> str:
     """ "host:port"; an IPv6 address gets its brackets."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def is_loopback(address: str) -> bool:
+    """Whether "host:port" names only this machine: an address of loopback, or localhost."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def bound_socket(address: str, shares_port: bool = False) -> socket.socket:

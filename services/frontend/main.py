@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
+from starlette.routing import BaseRoute
 
 from quire.engine.api.errors import Unavailable
 from quire.engine.chat.chat_format import ChatFormat
@@ -21,6 +22,7 @@ from quire.internal.v1 import worker_pb2_grpc
 from quire.kserve import open_inference_pb2_grpc
 from quire.protos.address import Address, OptionalAddress
 from quire.protos.channel import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
+from quire.services.common.address import is_loopback
 from quire.services.common.intake import Intake
 from quire.services.common.metrics.meter import Meter
 from quire.services.common.server import Health, serving
@@ -38,6 +40,8 @@ from quire.services.frontend.metrics import METRICS
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
 from quire.services.frontend.siblings import Siblings
+from quire.services.frontend.ui.live_feed import LiveFeed
+from quire.services.frontend.ui.routes import ui_routes
 from quire.services.frontend.workers import Workers
 from quire.services.frontend.workers_metrics import WorkersMetrics
 from quire.v1 import inference_pb2_grpc
@@ -73,6 +77,10 @@ class Settings(ServiceSettings, ChatConfig):
     stream_interval: int = Field(1, ge=1, le=1024)
     """Steps that a stream's tokens may wait to be sent in one message; the first one is sent at once. More spare the
     time that messages take, where those of many streams are more than clients need."""
+
+    ui: bool | None = None
+    """The live page of the HTTP API, /ui: it shows request ids, and lets who sees it generate as the API does. Default:
+    yes if `http_listen` is an address of loopback."""
 
     http_cors_origins: tuple[str, ...] = ()
     """Origins of web pages that may call the HTTP API, such as https://chat.example.org; *: any. Default: none."""
@@ -152,7 +160,8 @@ async def serve(settings: Settings, own_address: str = "", siblings: Sequence[st
         body_seconds=settings.http_body_seconds,
         write_seconds=settings.write_seconds,
     )
-    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins)
+    page = _live_page(settings, inference)
+    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins, page)
     place, shares_port = settings.http_listen, bool(own_address)
     http = http_serving(place, app, limits, grace=1, shares_port=shares_port) if place else nullcontext(lambda: 0)
     async with (
@@ -191,6 +200,17 @@ def _meter(settings: Settings, model: str, worker: str) -> Meter:
         return Meter(METRICS, labels, worker=worker)
     both = (*METRICS, *vllm_metrics.METRICS)
     return Meter(both, labels, worker=worker, aliases=vllm_metrics.ALIASES, alias_labels=vllm_metrics.LABELS)
+
+
+def _live_page(settings: Settings, inference: Inference) -> list[BaseRoute]:
+    is_wanted = is_loopback(settings.http_listen) if settings.ui is None else settings.ui
+    if not is_wanted:
+        return []
+
+    def own_figures() -> dict[str, object]:
+        return {"model": inference.model, "streams": inference.num_requests, "reason": inference.unavailable_reason}
+
+    return ui_routes(LiveFeed(settings.scheduler, settings.keepalive, own_figures), inference)
 
 
 async def _watch(link: SchedulerLink, health: Health) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 
 from quire.engine.resources.ledger.connection import redacted
+from quire.services.common.address import is_loopback, joined
 from quire.services.common.signals import unless_signalled
 from quire.services.up.ports import reachable
 from quire.services.up.settings import UpSettings
@@ -27,19 +28,22 @@ async def _run(settings: UpSettings) -> int:
 
 async def _serve(stack: Stack, settings: UpSettings) -> None:
     await stack.start()
-    print(_welcome(stack, settings.host), flush=True)
+    print(_welcome(stack, settings), flush=True)
     await stack.supervise()
 
 
-def _welcome(stack: Stack, host: str) -> str:
+def _welcome(stack: Stack, settings: UpSettings) -> str:
     metrics = f"\n  metrics    {', '.join(stack.metrics)}" if stack.metrics else ""
+    host = settings.host
+    has_page = is_loopback(joined(host, 0)) if settings.ui is None else settings.ui
+    page = f"\n  live page  http://{stack.http}/ui/" if has_page else ""
     everywhere = "" if reachable(host) == host else "\n             the same ports on every address of this machine"
     return f"""
   frontend   {stack.frontend}    gRPC: quire.v1.InferenceService, health, reflection
              http://{stack.http}    /v1/completions, /v1/models, /health, /metrics{everywhere}
   scheduler  {stack.scheduler}
   executors  {", ".join(stack.executors)}{metrics}
-  redis      {redacted(stack.redis)}
+  redis      {redacted(stack.redis)}{page}
 
   quire generate --address {stack.frontend} "def fibonacci(n):"
   Ctrl-C stops everything.

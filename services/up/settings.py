@@ -30,6 +30,10 @@ class UpSettings(ProcessSettings, ChatConfig):
     served_model_name: str | None = Field(None, min_length=1)
     """The name that clients know the model by; default: the hub id, or the folder's own name."""
 
+    ui: bool | None = None
+    """The live page of the HTTP API, /ui: it shows request ids, and lets who sees it generate as the API does. Default:
+    yes if `host` is an address of loopback."""
+
     frontend_workers: int = Field(1, ge=1, le=MAX_WORKERS)
     """Processes of the frontend, which share its two ports."""
 

@@ -120,6 +120,7 @@ class Stack:
             "model": self._settings.executor.model,
             "served_model_name": self._settings.served_model_name,
             "stream_interval": self._settings.stream_interval,
+            "ui": self._settings.ui,
             "workers": self._settings.frontend_workers,
             "vllm_metrics": self._settings.vllm_metrics,
             "drain_seconds": self._settings.drain_seconds,

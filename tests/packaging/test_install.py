@@ -57,7 +57,7 @@ def test_wheel_holds_every_source_file_and_the_stubs(wheel: Path, checkout: Path
     sources = {
         f"quire/{path.relative_to(checkout)}"
         for folder in TOP_LEVEL_FOLDERS
-        for suffix in (".py", ".cpp", ".h", ".lua")
+        for suffix in (".py", ".cpp", ".h", ".lua", ".html", ".css", ".js", ".svg")
         for path in (checkout / folder).rglob(f"*{suffix}")
         if not str(path.relative_to(checkout)).startswith(OTHER_LANGUAGES)
     }

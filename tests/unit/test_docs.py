@@ -70,6 +70,8 @@ def test_every_variable_of_the_settings_reference_is_read(command: str, monkeypa
 def _example(kind: str) -> str:
     if kind.startswith("host:port"):
         return "h:1"
+    if kind == "yes or no":
+        return "true"
     return "redis://h" if kind == "URL" else "[]" if "several" in kind else "2" if "number" in kind else "x"
 
 

@@ -7,7 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from quire.engine.api.errors import RequestError
 from quire.engine.chat.chat_format import ChatFormat
@@ -33,6 +33,7 @@ def make_app(
     intake: Intake,
     workers: WorkersMetrics,
     cors_origins: Sequence[str] = (),
+    further_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """The API over the frontend's request path.
 
@@ -42,6 +43,7 @@ def make_app(
         intake: bounds bodies and parses large ones.
         workers: what /metrics answers, with the meter of this one.
         cors_origins: of web pages that may call it; "*": any.
+        further_routes: what else is served beside the API.
     """
     chats = ChatCompletions(inference, chat)
     responses = Responses(inference, chat)
@@ -68,6 +70,7 @@ def make_app(
         Route("/detokenize", tokens.detokenize, methods=["POST"]),
         Route("/tokenizer_info", tokens.info),
         Route("/metrics", Metrics(workers).get),
+        *further_routes,
     ]
     app = Starlette(
         routes=routes,
