@@ -40,6 +40,7 @@ COMMANDS = {
     "plan": Command("quire.services.plan.main", "what fits on a machine, and how fast it is", ("frontend",)),
     "stats": Command("quire.clients.stats", "what waits, runs and is cached on every executor"),
     "health": Command("quire.clients.health", "whether a service can work now: exit code 0 or 1"),
+    "top": Command("quire.clients.top.command", "executors, blocks, requests, rates and faults, live", ("top",)),
     "ledger": Command("quire.services.ledger", "audit or show the KV-block ledger", ("scheduler",)),
 }
 

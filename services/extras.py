@@ -22,6 +22,7 @@ EXTRAS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "scheduler": ("grpc_reflection", "prometheus_client", "redis"),
         "kv-events": ("msgspec", "zmq"),
         "chat": ("prompt_toolkit", "rich"),
+        "top": ("rich",),
         "executor": (
             "grpc_reflection",
             "huggingface_hub",

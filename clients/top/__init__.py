@@ -1,0 +1,1 @@
+"""`quire top`: what goes on in all services, in a terminal."""
