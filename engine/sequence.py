@@ -41,6 +41,7 @@ class Sequence:
         num_cached: tokens of the prompt found in the cache at the first start.
         arrived: when it was queued first, in seconds of the scheduler's monotonic clock.
         queue_seconds: from then to its first start.
+        trace: the span that what executors do for it belongs to, if it is recorded: its caller's, or one below.
         was_started: it held resources before, so it goes before those that never did.
         num_computed: context tokens whose step's result has come since it (re)started.
         num_faults: executors lost in a row while it ran and made no progress. A request that is submitted again after
@@ -77,6 +78,7 @@ class Sequence:
         "stop_ids",
         "stop_token_id",
         "tokens",
+        "trace",
         "was_started",
     )
 
@@ -96,6 +98,8 @@ class Sequence:
         self.arrived = 0.0
         self.queue_seconds = 0.0
         self.was_started = False
+        trace = request.options.trace
+        self.trace = trace if trace is not None and trace.is_sampled else None
         self.num_faults = 0
         self.num_passed = 0
         self.holder = ""

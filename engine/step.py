@@ -10,6 +10,7 @@ from enum import IntEnum
 from quire.engine.api.errors import RequestError
 from quire.engine.api.limits import ServingLimits
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.trace_context import TraceContext
 from quire.engine.arrays import Int32Array
 from quire.engine.embeddings import PackedEmbeddings
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
@@ -26,6 +27,7 @@ class SequenceStart:
         block_table: block ids, shape (num_blocks,); position p lives in block_table[p // block_size].
         num_prompt: of the known tokens, those of the prompt, at least 1; the others were generated.
         sampling: with the seed drawn; `stop` and `max_tokens` are not looked at here.
+        trace: the span that what is computed for it belongs to; None: nobody records it.
     """
 
     slot: int
@@ -34,6 +36,7 @@ class SequenceStart:
     block_table: Int32Array
     num_prompt: int
     sampling: SamplingParams
+    trace: TraceContext | None = None
 
     @property
     def seed(self) -> int:

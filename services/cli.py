@@ -108,7 +108,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     with ending_at_once():
         module = importlib.import_module(command.module)
     settings = parse(module.Settings, f"quire {name}", arguments)
-    logs.configure(getattr(settings, "log_level", "warning"))
+    logs.configure(getattr(settings, "log_level", "warning"), getattr(settings, "log_format", "text"), name)
     code: int = module.run(settings)
     return code
 

@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, CliPositionalArg
 from quire.engine.resources.ledger.connection import RedisUrl
 from quire.protos.address import Address, Addresses, OptionalAddress
 from quire.services.cli import COMMANDS
+from quire.services.common.settings import CollectorUrl
 
 INTRODUCTION = """\
 # Settings
@@ -48,6 +49,7 @@ PLACES = {
     Address: "host:port",
     OptionalAddress: "host:port or nothing",
     Addresses: "host:port, comma-separated",
+    CollectorUrl: "HTTP URL",
     RedisUrl: "URL",
 }
 POSITIONAL = get_args(CliPositionalArg)[-1]

@@ -36,3 +36,18 @@ class TraceContext:
         if tracestate is None or len(tracestate) > MAX_TRACESTATE or not _TRACESTATE.fullmatch(tracestate):
             tracestate = ""
         return cls(traceparent, tracestate)
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+        return self.traceparent[3:35]
+
+    @property
+    def span_id(self) -> str:
+        """16 hexadecimal digits."""
+        return self.traceparent[36:52]
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether its caller may have recorded it; then all that is done for it is to be recorded, too."""
+        return bool(int(self.traceparent[53:55], 16) & 1)

@@ -35,6 +35,7 @@ def _start(sequence: Sequence, num_computed: int) -> SequenceStart:
         block_table=np.array(sequence.blocks, np.int32),
         num_prompt=sequence.num_prompt,
         sampling=sequence.request.params,
+        trace=sequence.trace,
     )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -23,6 +23,7 @@ from quire.engine.api.errors import StartupError
 from quire.engine.config import mistakes
 from quire.protos.address import OptionalAddress
 from quire.protos.channel import DEFAULT_KEEPALIVE, MIN_KEEPALIVE_SECONDS, Keepalive
+from quire.services.common.logs import LogFormat
 
 # Types, as the library spells them, in the help text.
 _WORDS: Final = MappingProxyType(
@@ -44,6 +45,7 @@ _NO_DEFAULT: Final = re.compile(r" *\(default(: (None|null|\(\)|\[\])?| factory:
 # Of a frontend.
 MAX_WORKERS: Final = 64
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+CollectorUrl = Annotated[str, StringConstraints(pattern="^https?://.")]
 
 
 class ProcessSettings(BaseSettings):
@@ -68,6 +70,16 @@ class ProcessSettings(BaseSettings):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages to log."""
+
+    log_format: LogFormat = "text"
+    """Lines for people, or one JSON object a line for machines."""
+
+    otlp_endpoint: CollectorUrl | None = None
+    """URL of the OpenTelemetry collector that gets spans, such as http://127.0.0.1:4317; default:
+    nothing is traced."""
+
+    otlp_protocol: Literal["grpc", "http/protobuf"] = "grpc"
+    """How the collector is spoken to; its port is usually 4317 for grpc, and 4318 for http/protobuf."""
 
     @classmethod
     def settings_customise_sources(

@@ -26,6 +26,7 @@ from quire.engine.api.limits import (
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import RequestOptions
 from quire.engine.api.structured_output import StructuredOutput
+from quire.engine.api.trace_context import TraceContext
 from quire.engine.arrays import Int32Array
 from quire.engine.embeddings import PackedEmbeddings, pack_embeddings
 from quire.engine.grammar.validation import validate_structured_output
@@ -58,10 +59,22 @@ _LOGPROBS = MessageCodec(
     logprobs_pb2.PackedLogprobs,
     {"owners": _PACKED, "num_top": _PACKED, "logprobs": Packed("<f4"), "top_token_ids": _PACKED},
 )
+
+
+class _Trace:
+    """A trace context; one that is none is left out."""
+
+    def put(self, message: Any, name: str, value: TraceContext) -> None:
+        getattr(message, name).CopyFrom(TRACE.to_proto(value))
+
+    def take(self, path: str, value: inference_pb2.TraceContext) -> TraceContext | None:
+        return trace_from_proto(value)
+
+
 _START = MessageCodec(
     SequenceStart,
     executor_pb2.SequenceStart,
-    {"token_ids": _PACKED, "block_table": _PACKED, "sampling": Nested(SAMPLING)},
+    {"token_ids": _PACKED, "block_table": _PACKED, "sampling": Nested(SAMPLING), "trace": _Trace()},
 )
 _PLAN = MessageCodec(
     StepPlan,

@@ -18,10 +18,12 @@ from quire.services.common.metrics.serving import metrics_serving
 from quire.services.common.server import serving
 from quire.services.common.settings import MeasuredSettings
 from quire.services.common.signals import ending_at_once, until_signal
+from quire.services.common.tracing import tracing
 from quire.services.executor.gauges import Gauges
 from quire.services.executor.meter import ExecutorMeter
 from quire.services.executor.metrics import METRICS
 from quire.services.executor.servicer import ExecutorServicer
+from quire.services.executor.slot_spans import SlotSpans
 
 
 class Settings(MeasuredSettings, ExecutorConfig):
@@ -41,12 +43,14 @@ def run(settings: Settings) -> int:
     config = ExecutorConfig(**settings.model_dump(include=set(ExecutorConfig.model_fields)))
     with ending_at_once():
         executor = Executor(config)
-    asyncio.run(_serve(settings, executor))
+    with tracing(settings, "executor") as tracer:
+        spans = None if tracer is None else SlotSpans(tracer, config.max_batch_size)
+        asyncio.run(_serve(settings, executor, spans))
     return 0
 
 
-async def _serve(settings: Settings, executor: Executor) -> None:
-    observers: list[StepObserver] = []
+async def _serve(settings: Settings, executor: Executor, spans: SlotSpans | None) -> None:
+    observers: list[StepObserver] = [] if spans is None else [spans]
     if settings.trace_dir is not None:
         observers.append(Trace(settings.trace_dir, "executor"))
     meter = Meter(METRICS, {})
@@ -70,3 +74,5 @@ async def _serve(settings: Settings, executor: Executor) -> None:
         await until_signal()
         await health.set(False)
         await servicer.drain(settings.drain_seconds)
+    if spans is not None:
+        spans.close()

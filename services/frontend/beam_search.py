@@ -11,6 +11,7 @@ from quire.engine.arrays import Int32Array
 from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.text.beam_answers import beam_answers
 from quire.engine.text.pieces import Pieces
+from quire.services.frontend.call import current_call
 from quire.services.frontend.inference import Inference, PreparedRequest
 
 
@@ -27,8 +28,8 @@ async def run_search(
     Raises:
         RequestError: it is refused or fails.
     """
-    # Its deadline ends it, and so its steps.
-    options = replace(request.options, deadline_ms=None)
+    # Its deadline ends it, and so its steps, which are too many for its trace.
+    options = replace(request.options, deadline_ms=None, trace=None)
     held = inference.hold(request, request_id)
     try:
         steps = _Steps(inference, held)
@@ -39,7 +40,11 @@ async def run_search(
             held.prompt, params, max_tokens, options, eos_token_ids, inference.tokenizer, steps.ask
         )
         held.take()
-        return [replace(answer, request_id=held.request_id) for answer in answers]
+        answers = [replace(answer, request_id=held.request_id) for answer in answers]
+        if (span := current_call().span) is not None:
+            for answer in answers:
+                span.take(answer)
+        return answers
     finally:
         inference.close(held)
 

@@ -24,6 +24,7 @@ from quire.engine.text.tokenizer import Tokenizer, utf8
 from quire.engine.token_ids import token_array
 from quire.engine.validation import check_length, fill_defaults, validate, validate_options
 from quire.internal.v1 import scheduler_pb2
+from quire.services.frontend.call import current_call
 from quire.services.frontend.observer import FrontendObserver
 from quire.services.frontend.scheduler_link import SchedulerLink
 
@@ -166,9 +167,12 @@ class Inference:
         arrived = time.monotonic()
         self.admit()
         validate_options(options)
-        limits = self._link.limits()
-        token_ids = await self._token_ids(prompt, field, options.prompt, limits)
+        limits, call = self._link.limits(), current_call()
+        with call.part("tokenize"):
+            token_ids = await self._token_ids(prompt, field, options.prompt, limits)
         params = fill_defaults(params, len(token_ids), limits, fills_context=fills_context)
+        if call.span is not None:
+            call.span.ask(self.model, params)
         validate(token_ids, params, limits, field=field)
         return PreparedRequest(token_ids, resolve_bad_words(params, self.tokenizer), options, arrived)
 
@@ -189,6 +193,8 @@ class Inference:
         )
         if whole:
             opened.expect_end()
+        if (span := current_call().span) is not None:
+            span.open(whole)
         return opened
 
     def hold(self, request: PreparedRequest, request_id: str = "") -> OpenRequest:
@@ -221,6 +227,8 @@ class Inference:
         """
         if not 1 <= num_choices <= MAX_CHOICES:
             raise InvalidRequest("n", num_choices, f"must be 1 to {MAX_CHOICES}")
+        if (span := current_call().span) is not None:
+            span.choose(num_choices)
         opened: list[OpenRequest] = []
         try:
             for index in range(num_choices):
@@ -238,9 +246,16 @@ class Inference:
         Raises:
             RequestError: it failed.
         """
+        call = current_call()
+        span = call.span
         try:
             async for piece in Pieces(request, self.tokenizer).follow():
+                if span is not None:
+                    span.take(piece)
                 yield piece
+        except RequestError as error:
+            call.fail(error)
+            raise
         finally:
             self._link.withdraw(request)
 

@@ -28,7 +28,9 @@ from quire.services.common.metrics.meter import Meter
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import MAX_WORKERS, ServiceSettings
 from quire.services.common.signals import until_signal
+from quire.services.common.tracing import tracing
 from quire.services.frontend import vllm_metrics
+from quire.services.frontend.call import Calls
 from quire.services.frontend.gauges import Gauges
 from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.limits import HttpLimits, raise_file_limit
@@ -109,6 +111,10 @@ class Settings(ServiceSettings, ChatConfig):
     vllm_metrics: bool = False
     """Whether /metrics has vLLM's names, too, for dashboards and endpoint pickers that read those."""
 
+    trace_sample: float | None = Field(None, ge=0, le=1)
+    """Share of the traces that begin here that are recorded. A trace that a client has begun is recorded if the client
+    says so. Default: as OTEL_TRACES_SAMPLER says, or all."""
+
     drain_seconds: float = Field(5.0, ge=0)
     """How long running requests may go on after SIGINT or SIGTERM."""
 
@@ -125,6 +131,11 @@ def run(settings: Settings) -> int:
 
 async def serve(settings: Settings, own_address: str = "", siblings: Sequence[str] = ()) -> None:
     """One process; a worker has an address of its own, whose last part is its number, and siblings at theirs."""
+    with tracing(settings, "frontend", settings.trace_sample) as tracer:
+        await _serve(settings, own_address, siblings, Calls(tracer))
+
+
+async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], calls: Calls) -> None:
     worker = Path(own_address).stem
     folder = resolve_model(settings.model, weights=False)
     own_name = f"{socket.gethostname()}/{os.getpid()}"
@@ -144,11 +155,11 @@ async def serve(settings: Settings, own_address: str = "", siblings: Sequence[st
     chat_config = ChatConfig(**settings.model_dump(include=set(ChatConfig.model_fields)))
     chat = ChatFormat(folder, tokenizer.special_tokens, chat_config)
     others = Siblings(siblings)
-    servicer, workers_metrics = InferenceServicer(inference, others), WorkersMetrics(meter, others)
+    servicer, workers_metrics = InferenceServicer(inference, others, calls), WorkersMetrics(meter, others)
 
     def register(server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(servicer, server)
-        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(KServeServicer(inference), server)
+        open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(KServeServicer(inference, calls), server)
         if own_address:
             worker_pb2_grpc.add_WorkerServiceServicer_to_server(workers_metrics, server)
 
@@ -161,7 +172,7 @@ async def serve(settings: Settings, own_address: str = "", siblings: Sequence[st
         write_seconds=settings.write_seconds,
     )
     page = _live_page(settings, inference)
-    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins, page)
+    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins, page, calls)
     place, shares_port = settings.http_listen, bool(own_address)
     http = http_serving(place, app, limits, grace=1, shares_port=shares_port) if place else nullcontext(lambda: 0)
     async with (

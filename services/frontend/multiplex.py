@@ -12,6 +12,7 @@ from quire.engine.api.errors import InvalidRequest, RequestError
 from quire.engine.open_request import OpenRequest
 from quire.engine.text.pieces import Pieces
 from quire.protos.convert import failure_to_proto, write_completion
+from quire.services.frontend.call import Call, rpc_status
 from quire.services.frontend.inference import Inference
 from quire.v1 import inference_pb2 as pb
 
@@ -29,16 +30,21 @@ class Multiplex:
 
     Args:
         inference: does the work.
-        submit: checks and opens a request.
+        begin: the call that a request is.
+        submit: checks and opens it.
     """
 
     def __init__(
-        self, inference: Inference, submit: Callable[[pb.GenerateRequest], Coroutine[Any, Any, OpenRequest]]
+        self,
+        inference: Inference,
+        begin: Callable[[pb.GenerateRequest], Call],
+        submit: Callable[[pb.GenerateRequest, Call], Coroutine[Any, Any, OpenRequest]],
     ) -> None:
         self._inference = inference
+        self._begin_call = begin
         self._submit = submit
         self._opening: dict[int, asyncio.Task[OpenRequest]] = {}
-        self._open: dict[int, tuple[OpenRequest, Pieces]] = {}
+        self._open: dict[int, tuple[OpenRequest, Pieces, Call]] = {}
         # Numbers of open requests with something to take, in this order.
         self._ready: dict[int, None] = {}
         self._failures: list[pb.GenerateManyPart] = []
@@ -70,7 +76,7 @@ class Multiplex:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for number in list(self._open):
-                self._forget(number)
+                self._forget(number).end("CANCELLED")
 
     async def _read(self, requests: AsyncIterator[pb.GenerateManyRequest]) -> None:
         async for request in requests:
@@ -88,18 +94,25 @@ class Multiplex:
     def _begin(self, number: int, request: pb.GenerateRequest) -> None:
         if number in self._opening or number in self._open:
             raise InvalidRequest("number", number, "must not be that of a running request")
-        self._opening[number] = task = asyncio.create_task(self._submit(request))
-        task.add_done_callback(partial(self._begun, number))
+        call = self._begin_call(request)
+        self._opening[number] = task = asyncio.create_task(self._enter(request, call))
+        task.add_done_callback(partial(self._begun, number, call))
 
-    def _begun(self, number: int, task: asyncio.Task[OpenRequest]) -> None:
+    async def _enter(self, request: pb.GenerateRequest, call: Call) -> OpenRequest:
+        call.attach()
+        return await self._submit(request, call)
+
+    def _begun(self, number: int, call: Call, task: asyncio.Task[OpenRequest]) -> None:
         del self._opening[number]
         if task.cancelled():
+            call.end("CANCELLED")
             self._fail(number, _CANCELLED)
         elif error := task.exception():
-            self._fail(number, self._failure(number, error))
+            self._fail(number, self._failure(number, error, call))
+            call.end(rpc_status(error))
         else:
             opened = task.result()
-            self._open[number] = opened, Pieces(opened, self._inference.tokenizer)
+            self._open[number] = opened, Pieces(opened, self._inference.tokenizer), call
             opened.notify(partial(self._notify, number))
         self._room.set()
 
@@ -107,7 +120,7 @@ class Multiplex:
         if task := self._opening.get(number):
             task.cancel()
         elif number in self._open:
-            self._forget(number)
+            self._forget(number).end("CANCELLED")
             self._fail(number, _CANCELLED)
 
     def _notify(self, number: int) -> None:
@@ -118,10 +131,12 @@ class Multiplex:
         self._failures.append(pb.GenerateManyPart(number=number, failure=failure))
         self._updated.set()
 
-    def _forget(self, number: int) -> None:
-        opened, _ = self._open.pop(number)
+    def _forget(self, number: int) -> Call:
+        """The call, which is to be ended."""
+        opened, _, call = self._open.pop(number)
         self._ready.pop(number, None)
         self._inference.close(opened)
+        return call
 
     def _take(self) -> pb.GenerateManyResponse:
         """The next message; without parts if there is nothing to say."""
@@ -137,25 +152,29 @@ class Multiplex:
 
     def _add_part(self, response: pb.GenerateManyResponse, number: int) -> int:
         """Returns the bytes of the part."""
-        _, pieces = self._open[number]
+        _, pieces, call = self._open[number]
         part = response.parts.add(number=number)
         try:
+            piece = pieces.take()
+            if call.span is not None:
+                call.span.take(piece)
             # Written where it stays: a copy would cost as much again.
-            write_completion(pieces.take(), part.response)
+            write_completion(piece, part.response)
         except Exception as error:
             # The other requests go on after any error of one.
-            self._forget(number)
-            part.failure.CopyFrom(self._failure(number, error))
+            part.failure.CopyFrom(self._failure(number, error, call))
+            self._forget(number).end(rpc_status(error))
         else:
             if pieces.is_over:
-                self._forget(number)
+                self._forget(number).end("OK")
         return part.ByteSize()
 
-    def _failure(self, number: int, error: BaseException) -> pb.GenerateFailure:
+    def _failure(self, number: int, error: BaseException, call: Call) -> pb.GenerateFailure:
+        call.fail(error)
         if isinstance(error, RequestError):
             self._inference.tell_refusal(error)
             return failure_to_proto(error)
-        logger.error("request %d of a call of many", number, exc_info=error)
+        logger.error("request %d of a call of many", number, exc_info=error, extra=call.fields)
         return pb.GenerateFailure(code=code_pb2.UNKNOWN, message=f"unexpected {error!r}")
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import grpc
 
@@ -12,7 +12,6 @@ from quire.engine.api.completion import Completion, join
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.options import RequestOptions
 from quire.engine.api.pooling import Pooling
-from quire.engine.api.trace_context import TraceContext
 from quire.engine.api.version import __version__
 from quire.engine.beam_search_validation import validate_beam_search
 from quire.engine.open_request import OpenRequest
@@ -28,6 +27,7 @@ from quire.protos.convert import (
     trace_from_proto,
 )
 from quire.services.frontend.beam_search import run_search
+from quire.services.frontend.call import UNTRACED, Call, Calls, Operation, rpc
 from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.merge import merged
@@ -36,6 +36,13 @@ from quire.services.frontend.siblings import ASKED_BY_SIBLING, Siblings
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
+_Request: TypeAlias = pb.GenerateRequest | pb.BeamSearchRequest | pb.EmbedRequest
+_GENERATE: Final = rpc("quire.v1.InferenceService/Generate")
+_GENERATE_STREAM: Final = rpc("quire.v1.InferenceService/GenerateStream")
+_GENERATE_MANY: Final = rpc("quire.v1.InferenceService/GenerateMany")
+_BEAM_SEARCH: Final = rpc("quire.v1.InferenceService/BeamSearch")
+_EMBED: Final = rpc("quire.v1.InferenceService/Embed", "embeddings")
+
 
 class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     """What clients call over gRPC.
@@ -43,50 +50,54 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
     Args:
         inference: does the work.
         siblings: the other workers, who may have the request that a call is about; None: there are none.
+        calls: begins each.
     """
 
-    def __init__(self, inference: Inference, siblings: Siblings | None = None) -> None:
+    def __init__(self, inference: Inference, siblings: Siblings | None = None, calls: Calls = UNTRACED) -> None:
         self._inference = inference
         self._siblings = siblings or Siblings()
+        self._calls = calls
 
     async def Generate(
         self,
         request: pb.GenerateRequest,
         context: Any,  # the stubs' type for its callbacks fits no function
     ) -> pb.GenerateResponse:
-        opened = await self._open(request, caller_trace(context.invocation_metadata() or ()), whole=True)
-        # Not before gRPC has sent the answer.
-        context.add_done_callback(lambda _: self._close(opened))
-        parts: list[list[Completion]] = [[] for _ in opened]
-        async with aclosing(merged([self._inference.follow(each) for each in opened])) as pieces:
-            async for index, piece in pieces:
-                parts[index].append(piece)
-        response, *others = (completion_to_proto(join(each), pb.GenerateResponse) for each in parts)
-        response.others.extend(others)
-        return response
+        with self._begin(_GENERATE, request, context) as call:
+            opened = await self._open(request, call, whole=True)
+            # Not before gRPC has sent the answer.
+            context.add_done_callback(lambda _: self._close(opened))
+            parts: list[list[Completion]] = [[] for _ in opened]
+            async with aclosing(merged([self._inference.follow(each) for each in opened])) as pieces:
+                async for index, piece in pieces:
+                    parts[index].append(piece)
+            response, *others = (completion_to_proto(join(each), pb.GenerateResponse) for each in parts)
+            response.others.extend(others)
+            return response
 
     async def GenerateStream(
         self,
         request: pb.GenerateRequest,
         context: grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateStreamResponse],
     ) -> AsyncIterator[pb.GenerateStreamResponse]:
-        opened = await self._open(request, caller_trace(context.invocation_metadata() or ()))
-        try:
-            async with aclosing(merged([self._inference.follow(each) for each in opened])) as pieces:
-                async for index, piece in pieces:
-                    response = completion_to_proto(piece, pb.GenerateStreamResponse)
-                    response.index = index
-                    yield response
-        finally:
-            self._close(opened)
+        with self._begin(_GENERATE_STREAM, request, context) as call:
+            opened = await self._open(request, call)
+            try:
+                async with aclosing(merged([self._inference.follow(each) for each in opened])) as pieces:
+                    async for index, piece in pieces:
+                        response = completion_to_proto(piece, pb.GenerateStreamResponse)
+                        response.index = index
+                        yield response
+            finally:
+                self._close(opened)
 
     async def GenerateMany(
         self,
         request_iterator: AsyncIterator[pb.GenerateManyRequest],
         context: grpc.aio.ServicerContext[pb.GenerateManyRequest, pb.GenerateManyResponse],
     ) -> AsyncIterator[pb.GenerateManyResponse]:
-        submit = partial(self._open_one, trace=caller_trace(context.invocation_metadata() or ()))
-        async with aclosing(Multiplex(self._inference, submit).run(request_iterator)) as responses:
+        begin = partial(self._begin, _GENERATE_MANY, context=context)
+        async with aclosing(Multiplex(self._inference, begin, self._open_one).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
 
@@ -95,32 +106,34 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         request: pb.BeamSearchRequest,
         context: grpc.aio.ServicerContext[pb.BeamSearchRequest, pb.BeamSearchResponse],
     ) -> pb.BeamSearchResponse:
-        params = BEAM_SEARCH.from_proto(request.sampling, "sampling")
-        validate_beam_search(params)
-        prompt, field = _input(request)
-        options = _timed_options(request, caller_trace(context.invocation_metadata() or ()))
-        prepared = await self._inference.prepare(prompt, params.sampling, field=field, options=options)
-        return answers_to_proto(await run_search(self._inference, prepared, params, request.request_id))
+        with self._begin(_BEAM_SEARCH, request, context) as call:
+            params = BEAM_SEARCH.from_proto(request.sampling, "sampling")
+            validate_beam_search(params)
+            prompt, field = _input(request)
+            options = _timed_options(request, call)
+            prepared = await self._inference.prepare(prompt, params.sampling, field=field, options=options)
+            return answers_to_proto(await run_search(self._inference, prepared, params, request.request_id))
 
     async def Embed(
         self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext[pb.EmbedRequest, pb.EmbedResponse]
     ) -> pb.EmbedResponse:
-        pooling = POOLING.take("pooling", request.pooling) or Pooling.LAST
-        prompt, field = _input(request)
-        opened = await self._inference.submit(
-            prompt,
-            embedding_params(pooling),
-            field=field,
-            request_id=request.request_id,
-            options=_options(request),
-            whole=True,
-        )
-        try:
-            normalize = request.normalize if request.HasField("normalize") else True
-            embedding = await self._inference.embedding(opened, normalize)
-        finally:
-            self._inference.close(opened)
-        return embedding_to_proto(embedding)
+        with self._begin(_EMBED, request, context) as call:
+            pooling = POOLING.take("pooling", request.pooling) or Pooling.LAST
+            prompt, field = _input(request)
+            opened = await self._inference.submit(
+                prompt,
+                embedding_params(pooling),
+                field=field,
+                request_id=request.request_id,
+                options=replace(_options(request), trace=call.trace),
+                whole=True,
+            )
+            try:
+                normalize = request.normalize if request.HasField("normalize") else True
+                embedding = await self._inference.embedding(opened, normalize)
+            finally:
+                self._inference.close(opened)
+            return embedding_to_proto(embedding)
 
     async def Tokenize(
         self,
@@ -174,21 +187,25 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             num_requests=self._inference.num_requests + elsewhere,
         )
 
-    async def _open(
-        self, request: pb.GenerateRequest, trace: TraceContext | None, whole: bool = False
-    ) -> list[OpenRequest]:
-        """Checks a request and opens it for each of its answers; `trace` is its call's."""
+    def _begin(self, operation: Operation, request: _Request, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
+        """The call that a request makes; its trace is the message's, or else that of the call's metadata."""
+        trace = None if isinstance(request, pb.EmbedRequest) else trace_from_proto(request.trace)
+        trace = trace or caller_trace(context.invocation_metadata() or ())
+        return self._calls.begin(operation, request.request_id, trace)
+
+    async def _open(self, request: pb.GenerateRequest, call: Call, whole: bool = False) -> list[OpenRequest]:
+        """Checks a request and opens it for each of its answers."""
         prompt, field = _input(request)
-        options = _timed_options(request, trace)
+        options = _timed_options(request, call)
         params = SAMPLING.from_proto(request.sampling, "sampling")
         prepared = await self._inference.prepare(prompt, params, field=field, options=options)
         num_choices = request.n if request.HasField("n") else 1
         return self._inference.open_choices(prepared, num_choices, request.request_id, whole=whole)
 
-    async def _open_one(self, request: pb.GenerateRequest, trace: TraceContext | None) -> OpenRequest:
+    async def _open_one(self, request: pb.GenerateRequest, call: Call) -> OpenRequest:
         if request.HasField("n") and request.n != 1:
             raise InvalidRequest("n", request.n, "must be 1 in GenerateMany, which takes any number of requests")
-        (opened,) = await self._open(request, trace)
+        (opened,) = await self._open(request, call)
         return opened
 
     def _close(self, opened: Iterable[OpenRequest]) -> None:
@@ -196,7 +213,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             self._inference.close(each)
 
 
-def _input(request: pb.GenerateRequest | pb.BeamSearchRequest | pb.EmbedRequest) -> tuple[str | Sequence[int], str]:
+def _input(request: _Request) -> tuple[str | Sequence[int], str]:
     """The prompt, and its name for refusals."""
     match request.WhichOneof("input"):
         case "text":
@@ -206,16 +223,16 @@ def _input(request: pb.GenerateRequest | pb.BeamSearchRequest | pb.EmbedRequest)
     raise InvalidRequest("input", None, "must be text or token_ids")
 
 
-def _options(request: pb.GenerateRequest | pb.BeamSearchRequest | pb.EmbedRequest) -> RequestOptions:
+def _options(request: _Request) -> RequestOptions:
     cache, prompt = CACHE.from_proto(request.cache, "cache"), PROMPT.from_proto(request.prompt, "prompt")
     return RequestOptions(request.priority, cache, prompt)
 
 
-def _timed_options(request: pb.GenerateRequest | pb.BeamSearchRequest, trace: TraceContext | None) -> RequestOptions:
-    """With deadline and trace, which is the call's unless the message has one."""
+def _timed_options(request: pb.GenerateRequest | pb.BeamSearchRequest, call: Call) -> RequestOptions:
+    """With deadline and trace."""
     return replace(
         _options(request),
-        trace=trace_from_proto(request.trace) or trace,
+        trace=call.trace,
         deadline_ms=request.deadline_ms if request.HasField("deadline_ms") else None,
     )
 

@@ -32,7 +32,7 @@ class WorkerOrder(BaseModel):
 def main() -> int:
     """Runs until SIGTERM; returns the exit code."""
     order = WorkerOrder.model_validate_json(sys.stdin.buffer.read())
-    logs.configure(order.settings.log_level)
+    logs.configure(order.settings.log_level, order.settings.log_format, "frontend")
     try:
         asyncio.run(serve(order.settings, order.address, order.siblings))
     except QuireError as error:

@@ -17,6 +17,7 @@ from quire.engine.step import ExecutorInfo
 from quire.engine.step_observer import StepObserver
 from quire.engine.validation import validate, validate_generated
 from quire.internal.v1 import scheduler_pb2 as pb
+from quire.services.common.logs import request_fields
 from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.displaced import Displaced
 from quire.services.scheduler.event import Event, EventKind
@@ -261,7 +262,10 @@ class Dispatcher:
                 executor.loop.wake()
 
     def _fail(self, sequence: Sequence, error: RequestError) -> None:
-        logger.error("request %r: %s", sequence.request.request_id, error)
+        request = sequence.request
+        logger.error(
+            "a request is given up: %s", error, extra=request_fields(request.request_id, request.options.trace)
+        )
         if recipient := self._release(sequence, error):
             recipient.end(error)
 

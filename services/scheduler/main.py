@@ -5,7 +5,7 @@ import importlib
 import logging
 from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
 from pydantic import Field
@@ -26,6 +26,7 @@ from quire.services.common.metrics.serving import metrics_serving
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import MeasuredSettings
 from quire.services.common.signals import until_signal
+from quire.services.common.tracing import tracing
 from quire.services.extras import check_extras
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.event import Event, EventKind
@@ -36,12 +37,16 @@ from quire.services.scheduler.kv_events_servicer import KVEventsServicer
 from quire.services.scheduler.meter import SchedulerMeter
 from quire.services.scheduler.metrics import METRICS
 from quire.services.scheduler.observer import SchedulerObserver
+from quire.services.scheduler.request_spans import RequestSpans
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
 from quire.services.scheduler.timeline import Timeline
 from quire.services.scheduler.watch.journal import Journal
 from quire.services.scheduler.watch.watch import Watch
 from quire.v1 import kv_events_pb2_grpc
+
+if TYPE_CHECKING:
+    from quire.services.common.otlp import Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -80,16 +85,17 @@ class Settings(MeasuredSettings, SchedulerConfig):
 
 def run(settings: Settings) -> int:
     """Runs until SIGINT or SIGTERM; returns the exit code."""
-    return asyncio.run(_serve(settings))
+    with tracing(settings, "scheduler") as tracer:
+        return asyncio.run(_serve(settings, tracer))
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, tracer: "Tracer | None") -> int:
     # A plug-in that does not exist is refused now, not when the first executor comes.
     components(settings)
     ledger = _connect(settings.redis)
     try:
         epoch = await ledger.next_epoch()
-        while (stale := await _lead(settings, ledger, epoch)) is not None:
+        while (stale := await _lead(settings, ledger, epoch, tracer)) is not None:
             # An epoch that the ledger never gave out is from before it lost its counter, not of a rival.
             if stale.owner <= await ledger.last_epoch():
                 logger.error("stepping down: %s", stale)
@@ -109,7 +115,7 @@ def _connect(url: str) -> RedisLedger:
         raise StartupError(f"--redis {redacted(url)}: {error}") from error
 
 
-async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch | None:
+async def _lead(settings: Settings, ledger: KVLedger, epoch: int, tracer: "Tracer | None") -> StaleEpoch | None:
     """Serves until a signal comes, or until it turns out that a higher epoch leads, which is returned."""
     logger.info("epoch %d", epoch)
     if epoch == MAX_COUNTER:
@@ -123,6 +129,8 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int) -> StaleEpoch 
     measuring = SchedulerMeter(meter)
     if settings.metrics_listen:
         observers.append(measuring)
+    if tracer is not None:
+        observers.append(RequestSpans(tracer))
     dispatcher, kv_events = Dispatcher(epoch, observers), KVEvents()
     meter.before_each(Gauges(meter, measuring, dispatcher).refresh)
     dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(epoch)))

@@ -28,12 +28,14 @@ class Program(NamedTuple):
         command: program and arguments, which every user of the machine can read.
         secrets: environment variables, which only this user can read.
         is_quiet: its output is kept back unless it fails.
+        is_named: its name stands in front of its lines; not of JSON, whose objects have it.
     """
 
     name: str
     command: tuple[str, ...]
     secrets: Mapping[str, str] = _NO_SECRETS
     is_quiet: bool = False
+    is_named: bool = True
 
 
 class Child:
@@ -109,10 +111,11 @@ class Child:
         assert self._process.stdout is not None
         async for line in _lines(self._process.stdout):
             self.last_line = line
+            shown = f"{self.name:<9} | {line}" if self.program.is_named else line
             if self.program.is_quiet:
-                held.append(f"{self.name:<9} | {line}")
+                held.append(shown)
             else:
-                say(f"{self.name:<9} | {line}")
+                say(shown)
         if held and await self._process.wait() not in (0, -signal.SIGTERM, -signal.SIGKILL):
             say("\n".join(held))
 

@@ -40,6 +40,10 @@ class UpSettings(ProcessSettings, ChatConfig):
     stream_interval: int = Field(1, ge=1, le=1024)
     """Steps that a stream's tokens may wait to be sent in one message; the first one is sent at once."""
 
+    trace_sample: float | None = Field(None, ge=0, le=1)
+    """Share of the traces that begin at the frontend that are recorded; default: as OTEL_TRACES_SAMPLER says, or
+    all."""
+
     scheduler_port: int = Field(8002, ge=0, le=MAX_PORT)
     """Port of the scheduler on loopback; 0 chooses a free one."""
 

@@ -28,6 +28,8 @@ from quire.v1 import inference_pb2, inference_pb2_grpc
 POLL_SECONDS = 0.05
 # What a service has to end by itself beside the time for its requests, before it is killed.
 STOP_SECONDS = 10.0
+# Settings that are those of every service.
+_COMMON = {"log_level", "log_format", "trace_dir", "otlp_endpoint", "otlp_protocol"}
 
 
 class Stack:
@@ -124,6 +126,7 @@ class Stack:
             "workers": self._settings.frontend_workers,
             "vllm_metrics": self._settings.vllm_metrics,
             "drain_seconds": self._settings.drain_seconds,
+            "trace_sample": self._settings.trace_sample,
             **self._settings.model_dump(include=set(ChatConfig.model_fields), exclude_unset=True),
         }
         return await self._service("frontend", "frontend", flags)
@@ -131,10 +134,11 @@ class Stack:
     async def _service(
         self, name: str, command: str, flags: Mapping[str, object], secrets: Mapping[str, str] | None = None
     ) -> Child:
-        common = {"log_level": self._settings.log_level, "trace_dir": self._settings.trace_dir}
-        python = (sys.executable, "-m", "quire.services.cli")
+        settings = self._settings
+        common = settings.model_dump(include=_COMMON)
+        line = (sys.executable, "-m", "quire.services.cli", command, *to_flags({**common, **flags}))
         return await Child.start(
-            Program(name, (*python, command, *to_flags({**common, **flags})), secrets or {}, self._quiet)
+            Program(name, line, secrets or {}, self._quiet, is_named=settings.log_format == "text")
         )
 
     async def _supervise(self, place: int) -> NoReturn:

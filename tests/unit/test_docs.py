@@ -72,7 +72,8 @@ def _example(kind: str) -> str:
         return "h:1"
     if kind == "yes or no":
         return "true"
-    return "redis://h" if kind == "URL" else "[]" if "several" in kind else "2" if "number" in kind else "x"
+    examples = {"URL": "redis://h", "HTTP URL": "http://h", "number, 0 to 1": "1"}
+    return examples.get(kind) or ("[]" if "several" in kind else "2" if "number" in kind else "x")
 
 
 def _set_fields(made: Any, prefix: str = "") -> Iterator[str]:

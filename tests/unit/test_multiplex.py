@@ -18,6 +18,7 @@ from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.text.tokenizer import Tokenizer
 from quire.services.frontend import multiplex
+from quire.services.frontend.call import UNTRACED, Call, rpc
 from quire.services.frontend.multiplex import Multiplex
 from quire.v1 import inference_pb2 as pb
 
@@ -36,12 +37,15 @@ class Bench:
         self.may_open, self.drain = asyncio.Event(), asyncio.Event()
         self.num_asked = 0
         self.refusals: list[str] = []
-        self.multiplex = Multiplex(self, self.submit)  # type: ignore[arg-type]
+        self.multiplex = Multiplex(self, self.begin, self.submit)  # type: ignore[arg-type]
 
     def tell_refusal(self, error: RequestError) -> None:
         self.refusals.append(str(error))
 
-    async def submit(self, request: pb.GenerateRequest) -> OpenRequest:
+    def begin(self, request: pb.GenerateRequest) -> Call:
+        return UNTRACED.begin(rpc("GenerateMany"), request.request_id, None)
+
+    async def submit(self, request: pb.GenerateRequest, call: Call) -> OpenRequest:
         self.num_asked += 1
         match request.text:
             case "bug":

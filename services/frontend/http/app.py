@@ -12,6 +12,8 @@ from starlette.routing import BaseRoute, Route
 from quire.engine.api.errors import RequestError
 from quire.engine.chat.chat_format import ChatFormat
 from quire.services.common.intake import Intake
+from quire.services.frontend.call import UNTRACED, Calls
+from quire.services.frontend.http.calls import HttpCalls
 from quire.services.frontend.http.chat_completions import ChatCompletions
 from quire.services.frontend.http.completions import Completions
 from quire.services.frontend.http.disconnect import leave
@@ -34,6 +36,7 @@ def make_app(
     workers: WorkersMetrics,
     cors_origins: Sequence[str] = (),
     further_routes: Sequence[BaseRoute] = (),
+    calls: Calls = UNTRACED,
 ) -> Starlette:
     """The API over the frontend's request path.
 
@@ -44,6 +47,7 @@ def make_app(
         workers: what /metrics answers, with the meter of this one.
         cors_origins: of web pages that may call it; "*": any.
         further_routes: what else is served beside the API.
+        calls: begins each.
     """
     chats = ChatCompletions(inference, chat)
     responses = Responses(inference, chat)
@@ -74,7 +78,12 @@ def make_app(
     ]
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(CountRequests, workers.meter, routes), *_cors(cors_origins), Middleware(RequestIds)],
+        middleware=[
+            Middleware(CountRequests, workers.meter, routes),
+            *_cors(cors_origins),
+            Middleware(RequestIds),
+            Middleware(HttpCalls, calls=calls),
+        ],
         exception_handlers={
             ClientDisconnect: leave,
             RequestError: refuse,

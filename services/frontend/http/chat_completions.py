@@ -7,7 +7,7 @@ from starlette.types import ASGIApp
 from quire.engine.beam_search_validation import validate_beam_search
 from quire.engine.chat.chat_format import ChatFormat
 from quire.engine.chat.tool_choice import ToolChoice
-from quire.services.frontend.caller_trace import caller_trace
+from quire.services.frontend.call import current_call
 from quire.services.frontend.http.answer import Answer
 from quire.services.frontend.http.body import read_body
 from quire.services.frontend.http.chat_body import ChatBody
@@ -38,7 +38,7 @@ class ChatCompletions:
         inference.admit()
         body = await read_body(request, ChatBody)
         check_model(body.model, inference)
-        options, num_choices = body.options(False, caller_trace(request.headers.items())), body.num_choices()
+        options, num_choices = body.options(False, current_call().trace), body.num_choices()
         conversation = await body.conversation()
         tool_choice = ToolChoice.read(body.tool_choice, conversation.tool_names)
         prompt, params = await chat_prompt(inference, self._chat, request, body, conversation, tool_choice)

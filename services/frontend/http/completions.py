@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp
 
 from quire.engine.beam_search_validation import validate_beam_search
-from quire.services.frontend.caller_trace import caller_trace
+from quire.services.frontend.call import current_call
 from quire.services.frontend.http.answer import Answer
 from quire.services.frontend.http.body import read_body
 from quire.services.frontend.http.choices import open_choices, prepare_all
@@ -34,7 +34,7 @@ class Completions:
         if search is not None:
             validate_beam_search(search)
             params = search.sampling
-        options = body.options(body.add_special_tokens is not False, caller_trace(request.headers.items()))
+        options = body.options(body.add_special_tokens is not False, current_call().trace)
         prompts = body.prompts()
         prepared = await prepare_all(inference, request, prompts, params, options)
         pairs = zip(prompts, prepared, strict=True) if wishes.echo else ()

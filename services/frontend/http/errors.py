@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable, UnknownModel
+from quire.services.frontend.call import current_call
 
 # Beginnings of the request path's names of fields, and how an API calls the same; the first that fits counts.
 FieldNames = Sequence[tuple[str, str]]
@@ -93,6 +94,7 @@ def _field_of_body(text: str, names: FieldNames) -> str:
 async def refuse(request: Request, error: Exception) -> JSONResponse:
     """Starlette's handler for the errors of the request path."""
     assert isinstance(error, RequestError)
+    current_call().fail(error)
     return refusal(error).response()
 
 

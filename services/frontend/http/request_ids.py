@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire.engine.api.errors import InvalidRequest
+from quire.services.common.logs import REQUEST, request_fields
 from quire.services.frontend.http.errors import refusal
 
 HEADER: Final = "x-request-id"
@@ -31,6 +32,7 @@ class RequestIds:
             await refusal(error).response()(scope, receive, send)
             return
         scope.setdefault("state", {})["request_id"] = given
+        REQUEST.set(request_fields(given))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

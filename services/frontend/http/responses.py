@@ -9,7 +9,7 @@ from quire.engine.api.errors import RequestError
 from quire.engine.chat.chat_format import ChatFormat
 from quire.engine.chat.conversation import Conversation
 from quire.engine.chat.tool_choice import ToolChoice
-from quire.services.frontend.caller_trace import caller_trace
+from quire.services.frontend.call import current_call
 from quire.services.frontend.http.answer import Answer
 from quire.services.frontend.http.body import read_body
 from quire.services.frontend.http.chat_prompts import chat_prompt
@@ -70,7 +70,7 @@ class Responses:
         names: FieldNames,
     ) -> Answer:
         inference, echo = self._inference, body.echo(body.sampling())
-        options = body.options(False, caller_trace(request.headers.items()))
+        options = body.options(False, current_call().trace)
         prompt, params = await chat_prompt(inference, self._chat, request, body, conversation, tool_choice)
         texts = [("input", prompt.text)]
         prepared = await prepare_all(inference, request, texts, params, options, fills_context=True)

@@ -3,17 +3,17 @@
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import grpc
 
 from quire.engine.api.completion import join
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.options import RequestOptions
-from quire.engine.api.trace_context import TraceContext
 from quire.engine.open_request import OpenRequest
 from quire.kserve import open_inference_pb2 as pb
 from quire.kserve import open_inference_pb2_grpc
+from quire.services.frontend.call import UNTRACED, Call, Calls, Operation, rpc
 from quire.services.frontend.caller_trace import caller_trace
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.kserve.answer import FINAL, MODEL_VERSION, Part, infer_response
@@ -25,6 +25,8 @@ from quire.services.frontend.merge import merged
 
 # The stubs' type for its callbacks fits no function.
 _Context = Any
+_INFER: Final = rpc("inference.GRPCInferenceService/ModelInfer")
+_STREAM_INFER: Final = rpc("inference.GRPCInferenceService/ModelStreamInfer")
 
 
 class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
@@ -32,10 +34,12 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     Args:
         inference: does the work.
+        calls: begins each.
     """
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, calls: Calls = UNTRACED) -> None:
         self._inference = inference
+        self._calls = calls
         self._counters = RequestCounters()
 
     async def ServerLive(self, request: pb.ServerLiveRequest, context: _Context) -> pb.ServerLiveResponse:
@@ -83,11 +87,11 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.RepositoryIndexResponse(models=[entry])
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: _Context) -> pb.ModelInferResponse:
-        with self._counters.request() as outcome:
+        with self._begin(_INFER, request, context) as call, self._counters.request() as outcome:
             job = self._job(request)
             if job.is_stream:
                 raise InvalidRequest("stream", True, "must be false in ModelInfer; ModelStreamInfer streams")
-            opened = await self._open(job, caller_trace(context.invocation_metadata() or ()))
+            opened = await self._open(job, call)
             # Not before gRPC has sent the answer.
             context.add_done_callback(lambda _: self._close(opened))
             parts = [await self._whole(job, index, each) for index, each in enumerate(opened)]
@@ -97,18 +101,21 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        answer = partial(self._responses, trace=caller_trace(context.invocation_metadata() or ()))
+        answer = partial(self._responses, context=context)
         async with aclosing(InferStream(self._inference, answer).run(request_iterator)) as responses:
             async for response in responses:
                 yield response
 
+    def _begin(self, operation: Operation, request: pb.ModelInferRequest, context: _Context) -> Call:
+        return self._calls.begin(operation, request.id, caller_trace(context.invocation_metadata() or ()))
+
     async def _responses(
-        self, request: pb.ModelInferRequest, trace: TraceContext | None
+        self, request: pb.ModelInferRequest, context: _Context
     ) -> AsyncGenerator[pb.ModelInferResponse, None]:
         """Prompt by prompt: each whole, or in pieces."""
-        with self._counters.request() as outcome:
+        with self._begin(_STREAM_INFER, request, context) as call, self._counters.request() as outcome:
             job = self._job(request)
-            opened = await self._open(job, trace)
+            opened = await self._open(job, call)
             num_left = len(opened)
             try:
                 parts = merged([self._parts(job, index, each) for index, each in enumerate(opened)])
@@ -128,7 +135,7 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         self._inference.admit()
         return read_job(request, self._inference.state.eos_token_ids)
 
-    async def _open(self, job: Job, trace: TraceContext | None) -> list[OpenRequest]:
+    async def _open(self, job: Job, call: Call) -> list[OpenRequest]:
         """Opens a request for each prompt, or none."""
         opened: list[OpenRequest] = []
         try:
@@ -138,7 +145,7 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
                         prompt.text,
                         prompt.params,
                         field=prompt.field,
-                        options=RequestOptions(trace=trace),
+                        options=RequestOptions(trace=call.trace),
                         whole=not job.is_stream,
                     )
                     opened.append(request)

@@ -8,6 +8,7 @@ from typing import Final
 
 from quire.engine.api.errors import RequestError
 from quire.kserve import open_inference_pb2 as pb
+from quire.services.common.logs import request_fields
 from quire.services.frontend.inference import Inference
 
 logger = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class InferStream:
         except Exception as error:
             # The other requests go on after any error of one.
             if not isinstance(error, RequestError):
-                logger.error("request %r of a stream", request.id, exc_info=error)
+                logger.error("a request of a stream", exc_info=error, extra=request_fields(request.id))
             failed = pb.ModelInferResponse(id=request.id)
             message = str(error) if isinstance(error, RequestError) else f"unexpected {error!r}"
             await self._send(pb.ModelStreamInferResponse(error_message=message, infer_response=failed))
