@@ -14,17 +14,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, Overloaded, StartupError, UnknownModel
 from quire.engine.open_request import Finish
+from quire.engine.step import StepPlan, StepResult
 from quire.services.common.metrics.cells import Histogram
 from quire.services.common.metrics.meter import Meter
 from quire.services.common.metrics.metric import PART_BOUNDS, Alias, Kind, Metric
 from quire.services.common.metrics.outcome import outcome_of, refusal_of
-from quire.services.common.metrics.rows import Rows
 from quire.services.common.metrics.serving import metrics_serving
 from quire.services.executor import metrics as executor
 from quire.services.frontend import metrics as frontend
 from quire.services.frontend import vllm_metrics
 from quire.services.frontend.workers_metrics import joined
 from quire.services.scheduler import metrics as scheduler
+from quire.services.scheduler.step_meter import MOST_NOTED, StepMeter
 
 COUNTED = Metric("counted_total", Kind.COUNTER, "Things.", ("kind",))
 LEVEL = Metric("level_ratio", Kind.GAUGE, "How full.", is_shared=True)
@@ -112,15 +113,29 @@ def test_workers_answer_as_one() -> None:
     assert samples(joined(second.text(), [first.text()])).keys() == found.keys()
 
 
-def test_rows_are_taken_once_and_before_they_are_too_many() -> None:
-    taken: list[list[int]] = []
-    rows = Rows(2, lambda found: taken.extend(found.tolist()))
-    for number in range(2500):
-        rows.add(number, -number)
-    assert len(taken) == 2048
-    rows.flush()
-    rows.flush()
-    assert taken == [[number, -number] for number in range(2500)]
+def test_steps_are_counted_when_they_are_asked_for_and_before_they_are_too_many() -> None:
+    own = Meter(scheduler.METRICS, {})
+    steps = StepMeter(own, "a")
+    nothing, slots, chunks = np.empty(0, np.int32), np.arange(3, dtype=np.int32), np.array([5, 6], np.int32)
+    decode = StepPlan(1, nothing, (), nothing, nothing, nothing, nothing, slots)
+    prefill = StepPlan(2, nothing, (), nothing, nothing, slots[:2], chunks, nothing)
+    plans = [decode] * 299 + [prefill]
+    for plan in plans:
+        # Milliseconds: 1 to schedule, nothing to commit, 2 to send; 4 to wait and 8 to update.
+        steps.planned(plan, 0, 10**6, 10**6, 3 * 10**6)
+        steps.updated(StepResult(plan.step, slots, slots, 7), 2, 0, 4 * 10**6, 12 * 10**6)
+    assert own.value(scheduler.STEPS, "a").value == MOST_NOTED
+    steps.flush()
+    steps.flush()
+    found = {key.partition("[")[0]: value for key, value in samples(own.text()).items()}
+    assert found["quire_scheduler_steps_total"] == 300
+    assert found["quire_scheduler_generation_tokens_total"] == 600
+    assert found["quire_scheduler_context_tokens_total"] == 11
+    assert found["quire_scheduler_step_tokens_sum"] == 299 * 3 + 11
+    assert found["quire_scheduler_step_sequences_sum"] == 299 * 3 + 2
+    assert found["quire_scheduler_ledger_commit_seconds_count"] == 0
+    parts = [found[f"quire_scheduler_{part}_seconds_sum"] for part in ("schedule", "send", "wait", "update")]
+    assert parts == pytest.approx([0.3, 0.6, 1.2, 2.4])
 
 
 def test_endings_and_refusals_are_few_words() -> None:

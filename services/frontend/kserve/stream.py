@@ -81,7 +81,9 @@ class InferStream:
                     await self._send(pb.ModelStreamInferResponse(infer_response=response))
         except Exception as error:
             # The other requests go on after any error of one.
-            if not isinstance(error, RequestError):
+            if isinstance(error, RequestError):
+                self._inference.tell_refusal(error)
+            else:
                 logger.error("a request of a stream", exc_info=error, extra=request_fields(request.id))
             failed = pb.ModelInferResponse(id=request.id)
             message = str(error) if isinstance(error, RequestError) else f"unexpected {error!r}"
