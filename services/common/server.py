@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -17,6 +18,9 @@ from quire.services.common.reflection import enable_reflection
 
 logger = logging.getLogger(__name__)
 
+# The name to ask health for before a service that hangs is started again: SERVING as long as the process answers,
+# whatever it can do now.
+LIVE: Final = "live"
 SERVER_OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     # Half, as a peer's clock may run fast.
@@ -89,6 +93,7 @@ async def serving(
     if own_address:
         server.add_insecure_port(own_address)
     await health.set(False)
+    await health.servicer.set(LIVE, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     logger.info("listening on %s:%d", listen.rpartition(":")[0], port)
     freeze_gc()

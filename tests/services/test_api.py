@@ -20,6 +20,7 @@ from quire.engine.api.completion import Completion, FinishReason, join
 from quire.engine.api.errors import Overloaded, QuireError
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.version import __version__
+from quire.services.common.server import LIVE
 from support.stacks import RunningStack, another_frontend
 
 BUF = Path(sys.executable).parent / "buf"
@@ -224,7 +225,7 @@ async def test_model_and_server_describe_themselves(client: AsyncClient) -> None
 async def test_every_service_tells_its_health(stack: RunningStack, service: str) -> None:
     async with grpc.aio.insecure_channel(address(stack, service)) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        for name in ("", SERVICES[service]):
+        for name in ("", SERVICES[service], LIVE):
             response = await stub.Check(health_pb2.HealthCheckRequest(service=name))
             assert response.status == health_pb2.HealthCheckResponse.SERVING
         with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -16,6 +16,7 @@ from quire.engine.api.errors import Unavailable
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.text.fingerprint import tokenizer_fingerprint
+from quire.services.common.server import LIVE
 from quire.services.up.ports import LOOPBACK, free_port
 from quire.services.up.stack import has_executors
 from support.stacks import SETTLE_SECONDS, RunningStack, another_frontend
@@ -40,8 +41,12 @@ async def test_another_tokenizer_serves_nothing_and_says_why(stack: RunningStack
     reason = "this frontend's tokenizer is not that of the executors' model"
     async with frontend_of_another_model(stack, tiny_model) as (place, http):
         async with grpc.aio.insecure_channel(place) as channel:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            health = health_pb2_grpc.HealthStub(channel)
+            answer = await health.Check(health_pb2.HealthCheckRequest())
             assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
+            # Nothing is won by starting it again.
+            answer = await health.Check(health_pb2.HealthCheckRequest(service=LIVE))
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
         async with AsyncClient(place, timeout=60) as client:
             for prompt in ("a", [5]):
                 with pytest.raises(Unavailable, match=reason):
