@@ -21,7 +21,7 @@ demo: $(STAMP) ## start every service on free ports, generate from a prompt, sto
 
 setup: $(STAMP) ## make .venv with Quire and the developer tools
 
-$(STAMP): pyproject.toml hatch_build.py tools/venv.sh $(PROTOS)
+$(STAMP): pyproject.toml hatch_build.py tools/venv.sh tools/kubernetes_tools.py $(PROTOS)
 	@tools/venv.sh $@ $^
 
 $(GPU_STAMP): $(STAMP)
@@ -56,7 +56,7 @@ test-clients: $(EVALS_STAMP) ## clients in Node.js, C++ and Go, and clients and 
 	tools/clients.sh
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target .venv/chat-templates 'axolotl>=0.19' 'trl>=1.16'
 	$(BIN)/python -m venv .venv/clients
-	.venv/clients/bin/python -m pip install --quiet 'langchain-openai>=1' 'litellm>=1.100' 'openai-agents>=0.20'
+	.venv/clients/bin/python -m pip install --quiet 'cloudcoil-models-prometheus-operator>=0.80' 'langchain-openai>=1' 'litellm>=1.100' 'openai-agents>=0.20'
 	$(PYTEST) -m clients
 
 lint: $(STAMP) ## ruff, formatting of Python and C++, mypy, import contracts, protos and what breaks their clients
@@ -92,6 +92,7 @@ docs: reference $(DOCS_STAMP) ## build the site in build/site; a dead link or a 
 reference: $(STAMP) ## write the pages that come from settings, protos and metrics; tests compare them
 	$(BIN)/python tools/settings_reference.py docs/reference/settings.md
 	$(BIN)/python tools/grpc_reference.py docs/reference
+	$(BIN)/python tools/helm_reference.py docs/reference/helm.md
 	$(BIN)/python tools/metrics_reference.py docs/reference/metrics.md
 
 released-protos: $(STAMP) ## with a release: record its public protos; `make lint` compares later ones with them

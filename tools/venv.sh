@@ -71,4 +71,5 @@ echo "set-up: installing Quire and what it needs into .venv"
 .venv/bin/python -m pip install --quiet 'pip>=25.1'
 .venv/bin/python -m pip install --quiet --group dev
 .venv/bin/python -m pip install --quiet --no-build-isolation --group dev --editable '.[all]'
+.venv/bin/python tools/kubernetes_tools.py
 mv "$started" "$stamp"

@@ -23,6 +23,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
             ["--repeats=1", "--keepalive-seconds=1", "--keepalive-timeout-seconds=1"],
             "| scheduler, busy |",
         ),
+        ("footprint.py", ["--requests=4", "--concurrency=2"], "| redis |"),
         ("long_text.py", ["--at-once=1", "--probes=4", "--kinds=1 MiB of words"], "| 1 MiB of words | Tokenize |"),
         ("noisy_neighbour.py", [str(DEMO_MODEL), "--batches=2", "--turns=1"], "| context 512 |"),
         ("overload.py", ["--seconds=0.5", "--output-tokens=4", "--max-waiting=8"], "| HTTP | 10x |"),

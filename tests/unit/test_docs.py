@@ -53,6 +53,12 @@ def test_the_metrics_reference_is_current() -> None:
     assert page == (DOCS / "reference" / "metrics.md").read_text(), "run: make reference"
 
 
+def test_the_reference_of_the_chart_is_current_and_says_what_each_value_means() -> None:
+    helm = tool("helm_reference.py")
+    assert helm["helm_page"]() == (DOCS / "reference" / "helm.md").read_text(), "run: make reference"
+    assert [value.name for value in helm["values"]() if not value.meaning] == []
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_variable_of_the_settings_reference_is_read(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     section = settings_sections()[command]
@@ -95,7 +101,7 @@ def test_every_flag_in_the_documents_exists() -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "notes"], ids=lambda page: page.name)
 def test_every_file_that_a_document_names_exists(page: Path) -> None:
-    folders = "benchmarks|clients|engine|kernels|protos|services|tests|tools"
+    folders = "benchmarks|clients|deploy|engine|kernels|protos|services|tests|tools"
     for name in re.findall(rf"`((?:{folders})/[a-z0-9_/.*]+\.[a-z]+)`", page.read_text()):
         assert any(ROOT.glob(name)), name
 
