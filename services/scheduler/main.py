@@ -90,8 +90,12 @@ def run(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings, tracer: "Tracer | None") -> int:
-    # A plug-in that does not exist is refused now, not when the first executor comes.
+    # What does not exist is refused now, not when the first executor comes.
     components(settings)
+    if settings.kv_events_zmq is not None:
+        check_extras(["kv-events"])
+    elif settings.kv_events_zmq_replay is not None:
+        raise StartupError("--kv-events-zmq-replay: needs --kv-events-zmq, where what it repeats was published")
     ledger = _connect(settings.redis)
     try:
         epoch = await ledger.next_epoch()
@@ -165,7 +169,6 @@ def _zmq_publisher(settings: Settings, kv_events: KVEvents, epoch: int) -> Abstr
     """Whoever does not publish over ZeroMQ needs none of its packages."""
     if settings.kv_events_zmq is None:
         return nullcontext()
-    check_extras(["kv-events"])
     module = importlib.import_module("quire.services.scheduler.kv_events_zmq")
     publisher: AbstractContextManager[Any] = module.zmq_publisher(
         kv_events,
