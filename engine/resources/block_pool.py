@@ -11,7 +11,7 @@ from quire.engine.resources.eviction import EvictionOrder, restored
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.prefix_tree import PrefixTree
-from quire.engine.resources.publication import Publication
+from quire.engine.resources.publication import Entry, Publication
 from quire.engine.resources.rank import make_rank, tick_of
 
 
@@ -57,7 +57,7 @@ class BlockPool:
         self._state = state
         self._order = restored(order(clock), state.cached, state.expires)
         self._tree = PrefixTree()
-        self._published = {block: Publication(block, name) for block, name in state.hashes.items()}
+        self._published: dict[int, Entry] = {block: Publication(block, name) for block, name in state.hashes.items()}
         taken = state.refs.keys() | state.hashes.keys()
         # A stack: the lowest numbers first, the most recently freed before all.
         self._free = [block for block in reversed(range(state.num_blocks)) if block not in taken]
@@ -98,9 +98,13 @@ class BlockPool:
         return self._num_evicted
 
     @property
-    def published(self) -> Mapping[int, Publication]:
+    def published(self) -> Mapping[int, Entry]:
         """Published blocks by number, to be read only."""
         return self._published
+
+    def is_described(self, block: int) -> bool:
+        """Whether the tokens of the published block are known; of another scheduler's they are not."""
+        return self._published[block][3] is not None
 
     def find(self, name: bytes) -> int | None:
         """The block that holds the prefix of this hash."""
@@ -136,22 +140,22 @@ class BlockPool:
         self._state.holds.setdefault(holder, {})[block] = None
         self._transaction.share.append((holder, block))
 
-    def publish(self, publication: Publication) -> None:
+    def publish(self, entry: Entry) -> None:
         """Lets the held block be found by its hash, unless another block has the same content already."""
-        block, name = publication.block, publication.name
+        block, name, _, _, _, _ = entry
         if name in self._state.index:
             return
         self._state.hashes[block] = name
         self._state.index[name] = block
-        self._published[block] = publication
-        self._tree.add(publication)
-        self._transaction.publish.append(publication)
+        self._published[block] = entry
+        self._tree.add(entry)
+        self._transaction.publish.append(entry)
 
-    def describe(self, publication: Publication) -> None:
+    def describe(self, entry: Entry) -> None:
         """Adds parent and tokens of a block that a former scheduler published: whoever shares it knows them."""
-        self._published[publication.block] = publication
-        self._tree.add(publication)
-        self._transaction.described.append(publication)
+        self._published[entry[0]] = entry
+        self._tree.add(entry)
+        self._transaction.described.append(entry)
 
     def release(self, holder: str, blocks: Iterable[tuple[int, Keep]]) -> None:
         """The holder lets go; of equal priority, the first in the order given will be evicted first."""

@@ -8,7 +8,7 @@ from quire.engine.resources.base import ResourceManager
 from quire.engine.resources.block_pool import BlockPool, Keep, unix_ms
 from quire.engine.resources.eviction import EvictionOrder
 from quire.engine.resources.prefix import chain_root, extend_chain
-from quire.engine.resources.publication import Publication
+from quire.engine.resources.publication import Entry
 from quire.engine.resources.retention import block_retention
 from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.sequence import Sequence
@@ -111,8 +111,8 @@ class KVCacheManager(ResourceManager):
         for block in self.match(sequence):
             self._pool.share(sequence.holder, block)
             sequence.blocks.append(block)
-            if self._pool.published[block].tokens is None:
-                self._pool.describe(self._publication(sequence, len(sequence.blocks) - 1))
+            if not self._pool.is_described(block):
+                self._pool.describe(self._entry(sequence, len(sequence.blocks) - 1))
         num_reused = len(sequence.blocks) * self._block_size
         num_copied = self._copy_partial(sequence)
         sequence.num_published = num_reused // self._block_size
@@ -203,12 +203,12 @@ class KVCacheManager(ResourceManager):
             del self._computing[name]
 
     def _publish(self, sequence: Sequence, index: int) -> None:
-        self._pool.publish(self._publication(sequence, index))
+        self._pool.publish(self._entry(sequence, index))
         self._withdraw(sequence, sequence.hashes[index])
 
-    def _publication(self, sequence: Sequence, index: int) -> Publication:
+    def _entry(self, sequence: Sequence, index: int) -> Entry:
         begin = index * self._block_size
         parent = sequence.hashes[index - 1] if index else self._root(sequence)
         tokens = sequence.tokens[begin : begin + self._block_size]
         is_salted = bool(sequence.request.options.cache.salt)
-        return Publication(sequence.blocks[index], sequence.hashes[index], parent, tokens, index, is_salted)
+        return sequence.blocks[index], sequence.hashes[index], parent, tokens, index, is_salted

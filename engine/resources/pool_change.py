@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from quire.engine.resources.publication import Publication
+from quire.engine.resources.publication import Entry, Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +22,8 @@ class PoolChange:
     pool: str
     block_size: int
     is_cleared: bool = False
-    stored: Sequence[Publication] = ()
-    removed: Sequence[Publication] = ()
+    stored: Sequence[Entry] = ()
+    removed: Sequence[Entry] = ()
     is_partial: bool = False
 
     @property
@@ -41,11 +41,16 @@ class PoolChange:
 
     def runs(self) -> Iterator[Sequence[Publication]]:
         """What is stored, as blocks that continue each other; all or none of a run are salted or have tokens."""
+        stored = [Publication._make(entry) for entry in self.stored]
         start = 0
-        for index in range(1, len(self.stored) + 1):
-            if index == len(self.stored) or not _continues(self.stored[index - 1], self.stored[index]):
-                yield self.stored[start:index]
+        for index in range(1, len(stored) + 1):
+            if index == len(stored) or not _continues(stored[index - 1], stored[index]):
+                yield stored[start:index]
                 start = index
+
+    def evicted(self) -> list[Publication]:
+        """What is removed."""
+        return [Publication._make(entry) for entry in self.removed]
 
 
 def _continues(first: Publication, second: Publication) -> bool:

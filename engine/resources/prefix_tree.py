@@ -2,7 +2,7 @@
 
 from array import array
 
-from quire.engine.resources.publication import Publication
+from quire.engine.resources.publication import Entry
 
 # Candidates looked at for one prefix; more siblings than this are rarely worth a longer search.
 MAX_CANDIDATES = 32
@@ -14,18 +14,20 @@ class PrefixTree:
     def __init__(self) -> None:
         self._children: dict[bytes, dict[int, array[int]]] = {}
 
-    def add(self, publication: Publication) -> None:
+    def add(self, entry: Entry) -> None:
         """The block is found by its tokens from now on, if they are known."""
-        if publication.tokens is not None:
-            self._children.setdefault(publication.parent, {})[publication.block] = publication.tokens
+        block, _, parent, tokens, _, _ = entry
+        if tokens is not None:
+            self._children.setdefault(parent, {})[block] = tokens
 
-    def remove(self, publication: Publication) -> None:
+    def remove(self, entry: Entry) -> None:
         """The block's content is gone."""
-        if publication.tokens is not None:
-            siblings = self._children[publication.parent]
-            del siblings[publication.block]
+        block, _, parent, tokens, _, _ = entry
+        if tokens is not None:
+            siblings = self._children[parent]
+            del siblings[block]
             if not siblings:
-                del self._children[publication.parent]
+                del self._children[parent]
 
     def best(self, parent: bytes, tokens: "array[int]") -> tuple[int, int] | None:
         """(block, count): the block behind `parent` that agrees with most leading `tokens`, at least one."""

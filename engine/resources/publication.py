@@ -3,6 +3,10 @@
 from array import array
 from typing import NamedTuple
 
+# The fields of a `Publication` in their order. The mirror keeps plain tuples: every block published makes one, which
+# takes a fifth of the time.
+Entry = tuple[int, bytes, bytes, "array[int] | None", int, bool]
+
 
 class Publication(NamedTuple):
     """A block that may be found by its hash.

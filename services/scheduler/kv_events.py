@@ -5,19 +5,20 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import itemgetter
 from typing import Final
 
 from quire.engine.api.errors import Overloaded
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.pool_change import PoolChange
-from quire.engine.resources.publication import Publication
+from quire.engine.resources.publication import Entry
 from quire.engine.step_observer import StepObserver
 
 MAX_SUBSCRIBERS: Final = 64
 # Blocks stored or removed that a subscriber has not read yet; snapshots do not count, of which each pool has one.
 MAX_PENDING_BLOCKS: Final = 65_536
 _RETRY_SECONDS: Final = 1.0
+_depth: Final = itemgetter(4)
 
 
 class Subscription:
@@ -77,13 +78,13 @@ class _Pool:
 
     name: str
     block_size: int
-    mirror: Mapping[int, Publication]
+    mirror: Mapping[int, Entry]
     is_committed: Callable[[], bool]
-    view: dict[int, Publication] | None = None
+    view: dict[int, Entry] | None = None
 
     def snapshot(self) -> PoolChange:
         """Everything, parents first."""
-        stored = sorted((self.view or {}).values(), key=attrgetter("depth"))
+        stored = sorted((self.view or {}).values(), key=_depth)
         return PoolChange(self.name, self.block_size, is_cleared=True, stored=stored)
 
     def change(self, transaction: LedgerTransaction) -> PoolChange | None:
@@ -92,7 +93,7 @@ class _Pool:
             self.view = dict(self.mirror)
             return self.snapshot()
         stored = transaction.publish + transaction.described
-        self.view.update((publication.block, publication) for publication in stored)
+        self.view.update((entry[0], entry) for entry in stored)
         removed = [self.view.pop(block) for block in transaction.evict]
         if not stored and not removed:
             return None
@@ -110,9 +111,7 @@ class KVEvents:
         self._pools: dict[str, _Pool] = {}
         self._subscriptions: set[Subscription] = set()
 
-    def open(
-        self, name: str, block_size: int, mirror: Mapping[int, Publication], is_committed: Callable[[], bool]
-    ) -> None:
+    def open(self, name: str, block_size: int, mirror: Mapping[int, Entry], is_committed: Callable[[], bool]) -> None:
         """A pool has come; its mirror and its ledger agree."""
         self._pools[name] = pool = _Pool(name, block_size, mirror, is_committed)
         if self._subscriptions:

@@ -17,7 +17,7 @@ def change_to_proto(change: PoolChange) -> Iterator[pb.KVEventBatch]:
         events = [pb.KVEvent(cleared=pb.AllBlocksCleared())] if part.is_cleared else []
         events += [pb.KVEvent(stored=_stored(run, part.block_size)) for run in part.runs()]
         if part.removed:
-            names = [publication.name for publication in part.removed]
+            names = [publication.name for publication in part.evicted()]
             events.append(pb.KVEvent(removed=pb.BlocksRemoved(block_hashes=names, medium=_MEDIUM)))
         yield pb.KVEventBatch(pool=part.pool, events=events, is_partial=part.is_partial)
 

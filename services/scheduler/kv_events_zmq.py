@@ -159,7 +159,7 @@ def _events(change: PoolChange) -> Iterator[list[Any]]:
             tokens = [token for publication in run for token in publication.tokens or ()]
             # Behind the block size: LoRA id, medium, LoRA name, extra keys, group.
             yield ["BlockStored", _numbers(run), parent, tokens, change.block_size, None, _MEDIUM, None, None, _GROUP]
-    removed = [publication for publication in change.removed if _is_open(publication)]
+    removed = [publication for publication in change.evicted() if _is_open(publication)]
     if removed:
         yield ["BlockRemoved", _numbers(removed), _MEDIUM, _GROUP]
 

@@ -83,7 +83,7 @@ class Reader:
     def check_tokens(self) -> None:
         """Tokens are of the block, and never those of a salted request."""
         known = self.follower.tokens["pool"]
-        for publication in self.rig.scheduler.pool.published.values():
+        for publication in map(Publication._make, self.rig.scheduler.pool.published.values()):
             if publication.name in known:
                 assert not publication.is_salted
                 assert tuple(publication.tokens or ()) == known[publication.name]

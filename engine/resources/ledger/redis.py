@@ -82,8 +82,8 @@ class RedisLedger(KVLedger):
     async def commit(self, pool: PoolIdentity, epoch: int, tx: LedgerTransaction) -> None:
         args: list[str | int | bytes] = [tx.step]
         args += [len(tx.publish), len(tx.release), len(tx.evict), len(tx.share), len(tx.acquire)]
-        for publication in tx.publish:
-            args.extend(publication[:2])
+        for block, name, *_ in tx.publish:
+            args += block, name
         for release in tx.release:
             args.extend(release)
         args.extend(tx.evict)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from quire.engine.resources.publication import Publication
+from quire.engine.resources.publication import Entry
 
 
 @dataclass(slots=True)
@@ -24,13 +24,13 @@ class LedgerTransaction:
         described: published blocks of which more is known now; nothing that the ledger keeps.
     """
 
-    publish: list[Publication] = field(default_factory=list)
+    publish: list[Entry] = field(default_factory=list)
     release: list[tuple[str, int, int, int]] = field(default_factory=list)
     evict: list[int] = field(default_factory=list)
     share: list[tuple[str, int]] = field(default_factory=list)
     acquire: list[tuple[str, int]] = field(default_factory=list)
     step: int = 0
-    described: list[Publication] = field(default_factory=list)
+    described: list[Entry] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether it changes any block."""
