@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 SURFACE := $(addprefix tests/services/test_,api.py http.py bad_input.py greedy.py determinism.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup browser test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference released-protos wheel clean
+.PHONY: help demo setup browser test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference pictures released-protos wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -94,6 +94,9 @@ reference: $(STAMP) ## write the pages that come from settings, protos and metri
 	$(BIN)/python tools/grpc_reference.py docs/reference
 	$(BIN)/python tools/helm_reference.py docs/reference/helm.md
 	$(BIN)/python tools/metrics_reference.py docs/reference/metrics.md
+
+pictures: $(STAMP) browser ## take the pictures of the live page in docs/images, of real services under load
+	PYTHONPATH=tests $(BIN)/python tools/page_pictures.py docs/images
 
 released-protos: $(STAMP) ## with a release: record its public protos; `make lint` compares later ones with them
 	$(BIN)/buf build --path protos/quire/v1 --exclude-source-info -o protos/released.txtpb

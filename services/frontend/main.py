@@ -5,12 +5,12 @@ import os
 import socket
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
-from starlette.routing import BaseRoute
 
 from quire.engine.api.errors import Unavailable
 from quire.engine.chat.chat_format import ChatFormat
@@ -43,6 +43,7 @@ from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
 from quire.services.frontend.siblings import Siblings
 from quire.services.frontend.ui.live_feed import LiveFeed
+from quire.services.frontend.ui.own_figures import FirstTokens, own_figures
 from quire.services.frontend.ui.routes import ui_routes
 from quire.services.frontend.workers import Workers
 from quire.services.frontend.workers_metrics import WorkersMetrics
@@ -141,7 +142,9 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
     own_name = f"{socket.gethostname()}/{os.getpid()}"
     name = settings.served_model_name or model_name(settings.model, folder)
     meter = _meter(settings, name, worker)
-    observers = (FrontendMeter(meter),)
+    has_page = is_loopback(settings.http_listen) if settings.ui is None else settings.ui
+    first_tokens = FirstTokens()
+    observers = (FrontendMeter(meter), first_tokens) if has_page else (FrontendMeter(meter),)
     link = SchedulerLink(
         settings.scheduler,
         own_name,
@@ -171,7 +174,8 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
         body_seconds=settings.http_body_seconds,
         write_seconds=settings.write_seconds,
     )
-    page = _live_page(settings, inference)
+    feed = LiveFeed(settings.scheduler, settings.keepalive, partial(own_figures, inference, first_tokens))
+    page = ui_routes(feed, inference) if has_page else ()
     app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins, page, calls)
     place, shares_port = settings.http_listen, bool(own_address)
     http = http_serving(place, app, limits, grace=1, shares_port=shares_port) if place else nullcontext(lambda: 0)
@@ -211,17 +215,6 @@ def _meter(settings: Settings, model: str, worker: str) -> Meter:
         return Meter(METRICS, labels, worker=worker)
     both = (*METRICS, *vllm_metrics.METRICS)
     return Meter(both, labels, worker=worker, aliases=vllm_metrics.ALIASES, alias_labels=vllm_metrics.LABELS)
-
-
-def _live_page(settings: Settings, inference: Inference) -> list[BaseRoute]:
-    is_wanted = is_loopback(settings.http_listen) if settings.ui is None else settings.ui
-    if not is_wanted:
-        return []
-
-    def own_figures() -> dict[str, object]:
-        return {"model": inference.model, "streams": inference.num_requests, "reason": inference.unavailable_reason}
-
-    return ui_routes(LiveFeed(settings.scheduler, settings.keepalive, own_figures), inference)
 
 
 async def _watch(link: SchedulerLink, health: Health) -> None:

@@ -99,6 +99,7 @@ async def test_a_prompt_is_answered_and_its_blocks_appear_and_go(watched: Watche
     with Client(running.frontend) as client:
         text = client.generate(PROMPT, SamplingParams(temperature=0, max_tokens=24)).text
     assert await answer(page) == text
+    await expect(page.locator("#first-token")).to_have_text(re.compile(r"^[\d.]+ m?s$"))
     note = await page.locator("#strip-note").inner_text()
     cached, prompt = map(int, re.findall(r"\d+", note)[:2])
     assert prompt - 16 <= cached < prompt

@@ -27,5 +27,7 @@ _LINES: Final[Mapping[EventKind, tuple[pb.EventLevel.ValueType, str]]] = Mapping
 def event_line(number: int, event: Event) -> pb.ServiceEvent:
     """An event as `Watch` sends it."""
     level, line = _LINES[event.kind]
-    text = line.format(subject=event.subject, detail=event.detail, seconds=f"{event.seconds or 0:.2f} s")
+    # Errors name the executor, too.
+    detail = event.detail.removeprefix(f"executor {event.subject}: ")
+    text = line.format(subject=event.subject, detail=detail, seconds=f"{event.seconds or 0:.2f} s")
     return pb.ServiceEvent(number=number, time_ms=round(1000 * event.at), level=level, text=text)

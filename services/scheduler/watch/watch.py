@@ -45,14 +45,16 @@ class Watch:
         """
         if self._num_readers >= MAX_READERS:
             raise Overloaded(f"{self._num_readers} watch, at most {MAX_READERS} may", INTERVAL_SECONDS)
-        if not self._num_readers:
+        is_first = not self._num_readers
+        if is_first:
             self._journal.executor_of = self._dispatcher.executor_of
-            self._made = time.monotonic()
+            self._made, self._last_event = time.monotonic(), 0
         self._num_readers += 1
         try:
             self._advance()
             number = self._number
-            yield self._whole()
+            # To the first one everything is new.
+            yield self._latest if is_first else self._whole()
             while True:
                 await asyncio.sleep(max(0.0, self._made + INTERVAL_SECONDS - time.monotonic()))
                 if self._number == number:
@@ -84,12 +86,14 @@ class Watch:
 
     def _whole(self) -> pb.Snapshot:
         """The latest snapshot, with all that is known beside what has changed."""
-        snapshot = pb.Snapshot()
-        snapshot.CopyFrom(self._latest)
-        del snapshot.executors[:], snapshot.events[:]
-        snapshot.executors.extend(watched.whole() for watched in self._watched.values())
-        snapshot.events.extend(self._journal.events)
-        return snapshot
+        return pb.Snapshot(
+            epoch=self._dispatcher.epoch,
+            time_ms=self._latest.time_ms,
+            executors=[watched.whole() for watched in self._watched.values()],
+            requests=self._latest.requests,
+            events=self._journal.events,
+            figures=self._latest.figures,
+        )
 
     def _attend(self) -> None:
         """Observes the executors that are attached now, and no others."""

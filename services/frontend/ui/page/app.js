@@ -75,6 +75,7 @@ function showHead(feed) {
   say(byId("epoch"), scheduler.epoch ? String(scheduler.epoch) : "–");
   say(byId("executors"), count(pools.size));
   say(byId("streams"), count(frontend.streams ?? 0));
+  say(byId("first-token"), frontend.first_token_ms ? duration(frontend.first_token_ms) : "–");
 }
 
 function status({ isConnected, scheduler, frontend, pools }) {
