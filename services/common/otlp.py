@@ -107,10 +107,6 @@ class Tracer:
         if is_fault:
             span.set_status(Status(StatusCode.ERROR, str(error)))
 
-    def flush(self) -> None:
-        """Sends what has gathered, and waits for that."""
-        self._provider.force_flush()
-
     def close(self) -> None:
         """Sends what has gathered, unless the collector does not take it in time."""
         # It has no limit of its own that a service could end within.
