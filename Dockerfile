@@ -58,7 +58,7 @@ COPY --from=quire /opt/quire /opt/quire
 ENV QUIRE_SCHEDULER_LISTEN=0.0.0.0:8002
 EXPOSE 8002
 # A standby does not serve, and is well.
-HEALTHCHECK --start-period=60s --interval=10s --timeout=8s CMD ["quire", "health", "--live", "127.0.0.1:8002"]
+HEALTHCHECK --start-period=60s --interval=10s --timeout=8s CMD ["quire", "health", "--service", "live", "127.0.0.1:8002"]
 CMD ["scheduler"]
 LABEL org.opencontainers.image.title="Quire scheduler"
 

@@ -20,17 +20,14 @@ class Settings(ClientSettings):
     """Host and port of a gRPC service."""
 
     service: str = ""
-    """Name of one gRPC service there; default: the server as a whole."""
-
-    live: bool = False
-    """Whether any answer is good: NOT_SERVING too, as of a standby, or of a service that waits for another one."""
+    """Name of one gRPC service there; live: whether the process answers; default: the server as a whole."""
 
     timeout: float = Field(5.0, gt=0, allow_inf_nan=False)
     """Seconds that the answer may take."""
 
 
 def run(settings: Settings) -> int:
-    """Prints the status; returns the exit code: 0 if it is SERVING or any answer is good, else 1."""
+    """Prints the status; returns the exit code: 0 if it is SERVING, else 1."""
     request = health_pb2.HealthCheckRequest(service=settings.service)
     try:
         with grpc.insecure_channel(settings.address) as channel:
@@ -39,4 +36,4 @@ def run(settings: Settings) -> int:
         print(f"quire health: error: {settings.address}: {error.code().name}: {error.details()}", file=sys.stderr)
         return 1
     print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
-    return 0 if settings.live or answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1

@@ -7,30 +7,30 @@ import pytest
 
 from quire.clients.health import Settings, run
 from quire.services.cli import main
-from quire.services.common.server import serving
+from quire.services.common.server import LIVE, serving
 from quire.services.up.ports import LOOPBACK, free_port
 
 NAME = "quire.test.Service"
 
 
-async def asked(address: str, service: str = "", live: bool = False) -> int:
-    return await asyncio.to_thread(run, Settings(address=address, service=service, live=live))
+async def asked(address: str, service: str = "") -> int:
+    return await asyncio.to_thread(run, Settings(address=address, service=service))
 
 
 async def test_it_says_what_the_server_says(capsys: pytest.CaptureFixture[str]) -> None:
     place = f"{LOOPBACK}:{free_port()}"
     async with serving(place, [NAME], lambda server: None, grace=0) as health:
         assert await asked(place) == await asked(place, NAME) == 1
-        assert await asked(place, live=True) == 0
+        assert await asked(place, LIVE) == 0
         await health.set(True)
         assert await asked(place) == await asked(place, NAME) == 0
-        assert capsys.readouterr().out.split() == ["NOT_SERVING"] * 3 + ["SERVING"] * 2
+        assert capsys.readouterr().out.split() == ["NOT_SERVING"] * 2 + ["SERVING"] * 3
         assert await asked(place, "quire.test.Other") == 1
         assert re.match(f"quire health: error: {place}: NOT_FOUND", capsys.readouterr().err)
 
 
 def test_nobody_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["health", "--live", f"{LOOPBACK}:{free_port()}"]) == 1
+    assert main(["health", f"{LOOPBACK}:{free_port()}"]) == 1
     out, error = capsys.readouterr()
     assert (out, error.count("\n")) == ("", 1)
     assert "UNAVAILABLE" in error

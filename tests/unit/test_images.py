@@ -20,7 +20,7 @@ def test_every_target_says_whether_it_is_well() -> None:
     stages = re.split(r"^FROM service AS ", DOCKERFILE, flags=re.MULTILINE)[1:]
     for stage in stages:
         own = stage.split("\nFROM ")[0]
-        (port,) = re.findall(r'HEALTHCHECK .* CMD \["quire", "health", (?:"--live", )?"127.0.0.1:(\d+)"\]', own)
+        (port,) = re.findall(r'HEALTHCHECK .* CMD \["quire", "health", (?:"[^"]+", )*"127.0.0.1:(\d+)"\]', own)
         assert re.search(rf"^EXPOSE .*{port}", own, re.MULTILINE), own
         assert f"_LISTEN=0.0.0.0:{port}" in own
 
