@@ -325,6 +325,8 @@ def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) ->
 
 def queue_seconds_from_proto(output: scheduler_pb2.StepOutput) -> list[float]:
     """Of the sequences that started, in their order; none of them is negative."""
+    if not output.queue_seconds and not output.started_handles:
+        return []
     if len(output.queue_seconds) != len(output.started_handles):
         limit = f"must have {len(output.started_handles)} bytes, one number for each of started_handles"
         raise InvalidRequest("queue_seconds", len(output.queue_seconds), limit)

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from time import monotonic
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
@@ -13,7 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, Overloaded, StartupError, UnknownModel
-from quire.engine.open_request import Finish
+from quire.engine.api.sampling import SamplingParams
+from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.step import StepPlan, StepResult
 from quire.services.common.metrics.cells import Histogram
 from quire.services.common.metrics.meter import Meter
@@ -23,6 +25,7 @@ from quire.services.common.metrics.serving import metrics_serving
 from quire.services.executor import metrics as executor
 from quire.services.frontend import metrics as frontend
 from quire.services.frontend import vllm_metrics
+from quire.services.frontend.meter import FrontendMeter
 from quire.services.frontend.workers_metrics import joined
 from quire.services.scheduler import metrics as scheduler
 from quire.services.scheduler.step_meter import MOST_NOTED, StepMeter
@@ -136,6 +139,31 @@ def test_steps_are_counted_when_they_are_asked_for_and_before_they_are_too_many(
     assert found["quire_scheduler_ledger_commit_seconds_count"] == 0
     parts = [found[f"quire_scheduler_{part}_seconds_sum"] for part in ("schedule", "send", "wait", "update")]
     assert parts == pytest.approx([0.3, 0.6, 1.2, 2.4])
+
+
+def test_tokens_that_come_together_share_the_time_since_those_before() -> None:
+    own = Meter(frontend.METRICS, {"model_name": "m"})
+    counting, nothing = FrontendMeter(own), np.empty(0, np.int32)
+    requests = [OpenRequest(number, str(number), nothing, SamplingParams()) for number in range(4)]
+    for request in requests:
+        counting.begin(request, 0.0)
+        request.generated.append(7)
+        counting.start(request, 0.0)
+        request.generated.append(7)
+    counting.tell(requests, now := monotonic())
+    before = samples(own.text())
+    for request, num_new in zip(requests, (2, 1, 1, 0), strict=True):
+        request.generated.extend([7] * num_new)
+    # One that nobody asked for, such as a step of a beam search.
+    requests.append(OpenRequest(9, "9", nothing, SamplingParams()))
+    counting.tell(requests, now + 1)
+    after = samples(own.text())
+    name, model = "quire_frontend_inter_token_latency_seconds", "('model_name', 'm')"
+    grown = {key: value - before[key] for key, value in after.items() if key.startswith(name)}
+    assert grown[f"{name}_count[{model}]"] == 4
+    assert grown[f"{name}_sum[{model}]"] == pytest.approx(3)
+    assert grown[f"{name}_bucket[('le', '0.5'), {model}]"] == 2
+    assert grown[f"{name}_bucket[('le', '1.0'), {model}]"] == 4
 
 
 def test_endings_and_refusals_are_few_words() -> None:
