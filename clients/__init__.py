@@ -2,5 +2,6 @@
 
 from quire.clients.async_client import AsyncClient
 from quire.clients.client import Client
+from quire.protos.credentials import Credentials
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncClient", "Client", "Credentials"]

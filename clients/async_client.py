@@ -32,6 +32,7 @@ from quire.protos.convert import (
     generate_request,
     tokenize_request,
 )
+from quire.protos.credentials import PLAIN, Credentials, open_aio_channel
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
@@ -48,16 +49,25 @@ class AsyncClient:
     Args:
         address: "host:port" of a frontend.
         timeout: seconds that a call may take from beginning to end; None sets no limit.
+        credentials: how the frontend is known, and the key that it is shown; default: plain text, no key.
         multiplex: all streams share one call. With many streams that saves client and frontend most of the messages. If
             the call fails, all streams fail.
     """
 
-    def __init__(self, address: str, *, timeout: float | None = None, multiplex: bool = False) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float | None = None,
+        multiplex: bool = False,
+        credentials: Credentials = PLAIN,
+    ) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._metadata = credentials.metadata
+        self._channel = open_aio_channel(address, CHANNEL_OPTIONS, credentials)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
-        self._multiplexer = Multiplexer(self._stub) if multiplex else None
+        self._multiplexer = Multiplexer(self._stub, self._metadata) if multiplex else None
 
     async def __aenter__(self) -> Self:
         return self
@@ -84,7 +94,9 @@ class AsyncClient:
         """The whole answer to a text or to token ids; cancelling the task cancels it on the server."""
         request = generate_request(prompt, params, request_id, options)
         with translated():
-            return completion_from_proto(await self._stub.Generate(request, timeout=self._timeout))
+            return completion_from_proto(
+                await self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata)
+            )
 
     async def generate_choices(
         self,
@@ -98,7 +110,9 @@ class AsyncClient:
         """Several whole answers to one prompt, which is computed once; answer i has the seed plus i."""
         request = generate_request(prompt, params, request_id, options, n)
         with translated():
-            return completions_from_proto(await self._stub.Generate(request, timeout=self._timeout))
+            return completions_from_proto(
+                await self._stub.Generate(request, timeout=self._timeout, metadata=self._metadata)
+            )
 
     async def generate_stream(
         self,
@@ -117,7 +131,7 @@ class AsyncClient:
     def _responses(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
         if self._multiplexer is not None:
             return self._multiplexer.stream(request, self._timeout)
-        return _each(self._stub.GenerateStream(request, timeout=self._timeout))
+        return _each(self._stub.GenerateStream(request, timeout=self._timeout, metadata=self._metadata))
 
     async def beam_search(
         self,
@@ -130,7 +144,9 @@ class AsyncClient:
         """The most likely answers that beam search finds, the best first."""
         request = beam_search_request(prompt, params, request_id, options)
         with translated():
-            return answers_from_proto(await self._stub.BeamSearch(request, timeout=self._timeout))
+            return answers_from_proto(
+                await self._stub.BeamSearch(request, timeout=self._timeout, metadata=self._metadata)
+            )
 
     async def embed(
         self,
@@ -144,35 +160,35 @@ class AsyncClient:
         """The embedding of a text or of token ids; `normalize` divides it by its Euclidean norm."""
         request = embed_request(prompt, pooling, request_id, options, normalize)
         with translated():
-            return embedding_from_proto(await self._stub.Embed(request, timeout=self._timeout))
+            return embedding_from_proto(await self._stub.Embed(request, timeout=self._timeout, metadata=self._metadata))
 
     async def tokenize(self, text: str) -> tuple[int, ...]:
         """Token ids of a text, with the special tokens that the model's folder asks for."""
         request = tokenize_request(text)
         with translated():
-            return tuple((await self._stub.Tokenize(request, timeout=self._timeout)).token_ids)
+            return tuple((await self._stub.Tokenize(request, timeout=self._timeout, metadata=self._metadata)).token_ids)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         request = detokenize_request(token_ids)
         with translated():
-            return (await self._stub.Detokenize(request, timeout=self._timeout)).text
+            return (await self._stub.Detokenize(request, timeout=self._timeout, metadata=self._metadata)).text
 
     async def abort(self, request_id: str) -> bool:
         """Ends a running request; False if this frontend runs none of that name."""
         with translated():
             request = abort_request(request_id)
-            return (await self._stub.Abort(request, timeout=self._timeout)).found
+            return (await self._stub.Abort(request, timeout=self._timeout, metadata=self._metadata)).found
 
     async def model(self) -> pb.GetModelResponse:
         """The model that is served: name, fingerprint, vocabulary size, context length and end tokens."""
         with translated():
-            return await self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout)
+            return await self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout, metadata=self._metadata)
 
     async def server(self) -> pb.GetServerResponse:
         """How it is served: version, executors, the largest pool, open requests."""
         with translated():
-            return await self._stub.GetServer(pb.GetServerRequest(), timeout=self._timeout)
+            return await self._stub.GetServer(pb.GetServerRequest(), timeout=self._timeout, metadata=self._metadata)
 
     async def ready(self, timeout: float) -> None:
         """Waits until the server says that it is SERVING.

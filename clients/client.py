@@ -5,7 +5,6 @@ from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Self
 
-import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quire.clients.errors import may_pass, not_ready, translated
@@ -29,6 +28,7 @@ from quire.protos.convert import (
     generate_request,
     tokenize_request,
 )
+from quire.protos.credentials import PLAIN, Credentials, open_sync_channel
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
@@ -45,12 +45,14 @@ class Client:
     Args:
         address: "host:port" of a frontend.
         timeout: seconds that a call may take from beginning to end; None sets no limit.
+        credentials: how the frontend is known, and the key that it is shown; default: plain text, no key.
     """
 
-    def __init__(self, address: str, *, timeout: float | None = None) -> None:
+    def __init__(self, address: str, *, timeout: float | None = None, credentials: Credentials = PLAIN) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._metadata = credentials.metadata
+        self._channel = open_sync_channel(address, CHANNEL_OPTIONS, credentials)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -75,7 +77,7 @@ class Client:
     ) -> Completion:
         """The whole answer to a text or to token ids; an interrupt cancels it on the server."""
         request = generate_request(prompt, params, request_id, options)
-        call = self._stub.Generate.future(request, timeout=self._timeout)
+        call = self._stub.Generate.future(request, timeout=self._timeout, metadata=self._metadata)
         with translated(call.cancel):
             return completion_from_proto(call.result())
 
@@ -90,7 +92,7 @@ class Client:
     ) -> list[Completion]:
         """Several whole answers to one prompt, which is computed once; answer i has the seed plus i."""
         request = generate_request(prompt, params, request_id, options, n)
-        call = self._stub.Generate.future(request, timeout=self._timeout)
+        call = self._stub.Generate.future(request, timeout=self._timeout, metadata=self._metadata)
         with translated(call.cancel):
             return completions_from_proto(call.result())
 
@@ -104,7 +106,7 @@ class Client:
     ) -> Generator[Completion, None, None]:
         """The answer as it is made; the first `next` sends the request, closing the iterator cancels it."""
         request = generate_request(prompt, params, request_id, options)
-        call = self._stub.GenerateStream(request, timeout=self._timeout)
+        call = self._stub.GenerateStream(request, timeout=self._timeout, metadata=self._metadata)
         with translated(call.cancel):
             for message in call:
                 yield completion_from_proto(message)
@@ -119,7 +121,7 @@ class Client:
     ) -> list[Completion]:
         """The most likely answers that beam search finds, the best first."""
         request = beam_search_request(prompt, params, request_id, options)
-        call = self._stub.BeamSearch.future(request, timeout=self._timeout)
+        call = self._stub.BeamSearch.future(request, timeout=self._timeout, metadata=self._metadata)
         with translated(call.cancel):
             return answers_from_proto(call.result())
 
@@ -134,7 +136,7 @@ class Client:
     ) -> Embedding:
         """The embedding of a text or of token ids; `normalize` divides it by its Euclidean norm."""
         request = embed_request(prompt, pooling, request_id, options, normalize)
-        call = self._stub.Embed.future(request, timeout=self._timeout)
+        call = self._stub.Embed.future(request, timeout=self._timeout, metadata=self._metadata)
         with translated(call.cancel):
             return embedding_from_proto(call.result())
 
@@ -142,28 +144,28 @@ class Client:
         """Token ids of a text, with the special tokens that the model's folder asks for."""
         request = tokenize_request(text)
         with translated():
-            return tuple(self._stub.Tokenize(request, timeout=self._timeout).token_ids)
+            return tuple(self._stub.Tokenize(request, timeout=self._timeout, metadata=self._metadata).token_ids)
 
     def detokenize(self, token_ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         request = detokenize_request(token_ids)
         with translated():
-            return self._stub.Detokenize(request, timeout=self._timeout).text
+            return self._stub.Detokenize(request, timeout=self._timeout, metadata=self._metadata).text
 
     def abort(self, request_id: str) -> bool:
         """Ends a running request; False if this frontend runs none of that name."""
         with translated():
-            return self._stub.Abort(abort_request(request_id), timeout=self._timeout).found
+            return self._stub.Abort(abort_request(request_id), timeout=self._timeout, metadata=self._metadata).found
 
     def model(self) -> pb.GetModelResponse:
         """The model that is served: name, fingerprint, vocabulary size, context length and end tokens."""
         with translated():
-            return self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout)
+            return self._stub.GetModel(pb.GetModelRequest(), timeout=self._timeout, metadata=self._metadata)
 
     def server(self) -> pb.GetServerResponse:
         """How it is served: version, executors, the largest pool, open requests."""
         with translated():
-            return self._stub.GetServer(pb.GetServerRequest(), timeout=self._timeout)
+            return self._stub.GetServer(pb.GetServerRequest(), timeout=self._timeout, metadata=self._metadata)
 
     def ready(self, timeout: float) -> None:
         """Waits until the server says that it is SERVING.

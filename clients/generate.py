@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from quire.clients.client import Client
-from quire.clients.settings import ClientSettings
+from quire.clients.connection_settings import ConnectionSettings
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import QuireError
 from quire.engine.api.sampling import SamplingParams
@@ -31,7 +31,7 @@ def _unescaped(text: str) -> str:
     return text.encode("latin-1", "backslashreplace").decode("unicode_escape")
 
 
-class Settings(ClientSettings):
+class Settings(ConnectionSettings):
     """Generates text from a prompt."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_GENERATE_")
@@ -41,6 +41,9 @@ class Settings(ClientSettings):
 
     address: Address = "127.0.0.1:8001"
     """Host and port of a frontend's gRPC service."""
+
+    api_key: str = Field("", repr=False)
+    """For frontends that want one. It belongs into QUIRE_GENERATE_API_KEY: other users can read command lines."""
 
     max_tokens: int | None = None
     """Tokens to make at most; default: the server's."""
@@ -139,7 +142,8 @@ def run(settings: Settings) -> int:
     """
     try:
         prompt = sys.stdin.read() if settings.prompt == "-" else settings.prompt
-        with Client(settings.address, timeout=settings.timeout) as client:
+        credentials = settings.credentials(settings.api_key)
+        with Client(settings.address, timeout=settings.timeout, credentials=credentials) as client:
             if settings.json_output:
                 print(_as_json(client.generate(prompt, _sampling(settings))))
             else:

@@ -7,11 +7,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
-from quire.clients.settings import ClientSettings
+from quire.clients.connection_settings import ConnectionSettings
 from quire.protos.address import Address
+from quire.protos.channel import CHANNEL_OPTIONS
+from quire.protos.credentials import open_sync_channel
 
 
-class Settings(ClientSettings):
+class Settings(ConnectionSettings):
     """Asks a service whether it can work now; ends with 0 if it says SERVING, else with 1."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_HEALTH_")
@@ -30,7 +32,7 @@ def run(settings: Settings) -> int:
     """Prints the status; returns the exit code: 0 if it is SERVING, else 1."""
     request = health_pb2.HealthCheckRequest(service=settings.service)
     try:
-        with grpc.insecure_channel(settings.address) as channel:
+        with open_sync_channel(settings.address, CHANNEL_OPTIONS, settings.credentials()) as channel:
             answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=settings.timeout)
     except grpc.RpcError as error:
         print(f"quire health: error: {settings.address}: {error.code().name}: {error.details()}", file=sys.stderr)

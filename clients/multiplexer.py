@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -27,10 +27,14 @@ class Multiplexer:
 
     Args:
         stub: of the client's channel.
+        metadata: of each call.
     """
 
-    def __init__(self, stub: "inference_pb2_grpc.InferenceServiceAsyncStub") -> None:
+    def __init__(
+        self, stub: "inference_pb2_grpc.InferenceServiceAsyncStub", metadata: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._stub = stub
+        self._metadata = tuple(metadata)
         self._numbers = itertools.count(1)
         self._streams: dict[int, _Parts] = {}
         self._outgoing: _Requests = asyncio.Queue()
@@ -90,7 +94,9 @@ class Multiplexer:
         if self._call is None or self._call.done():
             # Each call has its own: its end goes to its own streams, also when there is another call by then.
             self._streams, self._outgoing = {}, asyncio.Queue()
-            self._call = asyncio.create_task(self._converse(self._stub.GenerateMany(), self._outgoing))
+            self._call = asyncio.create_task(
+                self._converse(self._stub.GenerateMany(metadata=self._metadata), self._outgoing)
+            )
             self._call.add_done_callback(partial(_end_all, self._streams))
 
     async def _converse(self, call: _Call, requests: _Requests) -> None:

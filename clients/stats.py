@@ -4,27 +4,24 @@ import json
 import sys
 from typing import Any
 
-import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from quire.clients.errors import translated
-from quire.clients.settings import ClientSettings
+from quire.clients.scheduler_settings import SchedulerSettings
 from quire.engine.api.errors import QuireError
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
-from quire.protos.address import Address
+from quire.protos.channel import CHANNEL_OPTIONS
+from quire.protos.credentials import open_sync_channel
 
 COLUMNS = ("executor", "waiting", "running", "blocks", "free", "cached", "held", "steps", "pauses", "reused", "evicted")
 
 
-class Settings(ClientSettings):
+class Settings(SchedulerSettings):
     """Prints a row for every executor that the scheduler drives."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_STATS_")
-
-    scheduler: Address = "127.0.0.1:8002"
-    """Host and port of the scheduler's gRPC service."""
 
     timeout: float = Field(5.0, gt=0, allow_inf_nan=False)
     """Seconds that the answer may take."""
@@ -36,9 +33,12 @@ class Settings(ClientSettings):
 def run(settings: Settings) -> int:
     """Returns the exit code: 0, or 1 if the scheduler does not answer."""
     try:
-        with grpc.insecure_channel(settings.scheduler) as channel, translated():
+        credentials = settings.scheduler_credentials()
+        with open_sync_channel(settings.scheduler, CHANNEL_OPTIONS, credentials) as channel, translated():
             stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
-            answer = stub.GetStatistics(pb.GetStatisticsRequest(), timeout=settings.timeout)
+            answer = stub.GetStatistics(
+                pb.GetStatisticsRequest(), timeout=settings.timeout, metadata=credentials.metadata
+            )
     except QuireError as error:
         print(f"quire stats: error: --scheduler {settings.scheduler}: {error}", file=sys.stderr)
         return 1

@@ -8,7 +8,7 @@ The rules and their order are those of `generate` of `transformers`, version 5. 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -68,31 +68,20 @@ class BeamSearch:
         params: the search's.
         max_tokens: of an answer, at least 1.
         eos_token_ids: the model's own end tokens.
-        is_stopped: whether a beam that is as it was before its last token ends with this one; what ends it is not a
-            token, but a stop string, say.
 
     Attributes:
-        end_token_ids: that end an answer.
         num_candidates: most likely tokens that `advance` needs of each live beam.
         num_tokens: of each live beam; steps taken.
         live: beams that go on; what comes next after each of them is asked for. The most likely first.
     """
 
-    def __init__(
-        self,
-        params: BeamSearchParams,
-        max_tokens: int,
-        eos_token_ids: Iterable[int],
-        is_stopped: Callable[[tuple[int, ...]], bool] = lambda token_ids: False,
-    ) -> None:
+    def __init__(self, params: BeamSearchParams, max_tokens: int, eos_token_ids: Iterable[int]) -> None:
         self._params = params
         self._max_tokens = max_tokens
-        self._is_stopped = is_stopped
-        self.end_token_ids = frozenset(params.stop_token_ids).union(() if params.ignore_eos else eos_token_ids)
+        self._end_token_ids = frozenset(params.stop_token_ids).union(() if params.ignore_eos else eos_token_ids)
         # So many hold `beam_width` tokens that go on, whatever ends. With more end tokens than the limit leaves room
-        # for, or with stop strings, this fails only where most of the 20 most likely tokens end an answer.
-        num_ends = MAX_LOGPROBS if params.stop else len(self.end_token_ids)
-        self.num_candidates = min(MAX_LOGPROBS, params.beam_width + num_ends)
+        # for, this fails only where most of the 20 most likely tokens are end tokens.
+        self.num_candidates = min(MAX_LOGPROBS, params.beam_width + len(self._end_token_ids))
         self.live: Sequence[Beam] = [_START]
         self._finished: list[Beam] = []
         self.num_tokens = 0
@@ -132,9 +121,7 @@ class BeamSearch:
                 yield _Candidate(beam, each, place)
 
     def _finish_reason(self, candidate: _Candidate, is_last: bool) -> FinishReason | None:
-        if candidate.token_id in self.end_token_ids:
-            return FinishReason.STOP
-        if self._is_stopped((*candidate.beam.token_ids, candidate.token_id)):
+        if candidate.token_id in self._end_token_ids:
             return FinishReason.STOP
         return FinishReason.LENGTH if is_last else None
 

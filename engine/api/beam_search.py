@@ -34,8 +34,6 @@ class BeamSearchParams:
         early_stopping: when a search ends. False, True and "never" are taken, too, as `transformers` has them.
         ignore_eos: go on past the model's own end-of-sequence tokens.
         stop_token_ids: tokens that end an answer; the matched one is in the ids but not in the text.
-        stop: strings that end an answer, whose text then ends before the match; a single one may be given as it is.
-        include_stop_str_in_output: the text ends behind the match of a stop string, not before it.
         skip_special_tokens: special tokens make no text.
         logprobs: number of most likely tokens to return beside each token, with log-probabilities, 0 to 20; None:
             without.
@@ -49,8 +47,6 @@ class BeamSearchParams:
     stop_token_ids: tuple[int, ...] = ()
     skip_special_tokens: bool = True
     logprobs: int | None = None
-    stop: tuple[str, ...] = ()
-    include_stop_str_in_output: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.early_stopping, (bool, str)):
@@ -58,8 +54,6 @@ class BeamSearchParams:
             object.__setattr__(self, "early_stopping", found)
         if isinstance(self.stop_token_ids, list):
             object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        # What a single string, a list or an empty string means is as of sampling.
-        object.__setattr__(self, "stop", SamplingParams(stop=self.stop).stop)
 
     @property
     def sampling(self) -> SamplingParams:
@@ -71,6 +65,4 @@ class BeamSearchParams:
             stop_token_ids=self.stop_token_ids,
             skip_special_tokens=self.skip_special_tokens,
             logprobs=self.logprobs,
-            stop=self.stop,
-            include_stop_str_in_output=self.include_stop_str_in_output,
         )

@@ -4,7 +4,7 @@ The prefix cache makes that cheap: what a beam has in full blocks is never compu
 """
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +16,6 @@ from quire.engine.api.options import PromptParams, RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.beam_search import Beam, BeamSearch
-from quire.engine.text.beam_texts import BeamTexts
 from quire.engine.text.output import OutputText
 from quire.engine.text.tokenizer import Tokenizer
 
@@ -46,8 +45,7 @@ async def beam_answers(
     Raises:
         RequestError: a request of a step failed.
     """
-    texts = BeamTexts(tokenizer, params.sampling)
-    search = BeamSearch(params, max_tokens, eos_token_ids, texts.is_stopped)
+    search = BeamSearch(params, max_tokens, eos_token_ids)
     num_top = max(search.num_candidates, params.logprobs or 0)
     # The token that comes is looked up among the most likely ones.
     step = SamplingParams(temperature=0.0, max_tokens=1, seed=0, ignore_eos=True, logprobs=num_top)
@@ -61,9 +59,8 @@ async def beam_answers(
             search.abort()
         else:
             search.advance([each.logprobs[0] for each in found])
-            texts.keep(beam.token_ids for beam in search.live)
     assert usage is not None
-    answers = [_completion(beam, params, search.end_token_ids, usage, tokenizer) for beam in search.answers]
+    answers = [_completion(beam, params, usage, tokenizer) for beam in search.answers]
     return [replace(answer, index=index) for index, answer in enumerate(answers)]
 
 
@@ -75,19 +72,14 @@ def _left(options: RequestOptions, begun: float) -> RequestOptions:
     return replace(options, prompt=PromptParams(), deadline_ms=deadline_ms)
 
 
-def _completion(
-    beam: Beam, params: BeamSearchParams, end_token_ids: Set[int], first: Usage, tokenizer: Tokenizer
-) -> Completion:
+def _completion(beam: Beam, params: BeamSearchParams, first: Usage, tokenizer: Tokenizer) -> Completion:
     """An answer; `first` is what the first step took, whose prompt is that of the search."""
-    by_token = beam.finish_reason is FinishReason.STOP and beam.token_ids[-1] in end_token_ids
-    output = OutputText(tokenizer, params.sampling)
-    text = output.finish(beam.token_ids, by_stop_token=by_token)
+    is_stopped = beam.finish_reason is FinishReason.STOP
     return Completion(
-        text=text,
+        text=OutputText(tokenizer, params.sampling).finish(beam.token_ids, by_stop_token=is_stopped),
         token_ids=beam.token_ids,
-        # A stop string may match what the end of the tokens releases.
-        finish_reason=beam.finish_reason if output.matched is None else FinishReason.STOP,
-        matched_stop=beam.token_ids[-1] if by_token else output.matched,
+        finish_reason=beam.finish_reason,
+        matched_stop=beam.token_ids[-1] if is_stopped else None,
         usage=Usage(first.prompt_tokens, first.cached_tokens, len(beam.token_ids)),
         request_id="",
         logprobs=() if params.logprobs is None else tuple(_cut(each, params.logprobs) for each in beam.logprobs),

@@ -16,7 +16,6 @@ U+FFFD stands for each maximal broken part.
 import codecs
 import json
 from collections.abc import Iterable, Iterator
-from copy import copy
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -40,10 +39,6 @@ _ANCHOR = "a"
 
 class Decoding(Protocol):
     """The text of one sequence of tokens, given as the vocabulary spells them."""
-
-    def fork(self) -> "Decoding":
-        """The same text so far; each goes on by itself."""
-        ...
 
     def push(self, tokens: Iterable[str]) -> str:
         """What the tokens add: whole characters only."""
@@ -99,12 +94,6 @@ class _Utf8:
         # "replace" makes one U+FFFD of each maximal broken part, as Rust's lossy conversion does.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
-    def fork(self) -> "_Utf8":
-        other = _Utf8()
-        other.is_incomplete = self.is_incomplete
-        other._decoder.setstate(self._decoder.getstate())
-        return other
-
     def push(self, data: bytes) -> str:
         if not self.is_incomplete:
             # Nearly always whole characters come to whole characters, and this is far quicker.
@@ -131,11 +120,6 @@ class _Utf8:
 class _ByteLevel:
     def __init__(self) -> None:
         self._utf8 = _Utf8()
-
-    def fork(self) -> "_ByteLevel":
-        other = copy(self)
-        other._utf8 = self._utf8.fork()
-        return other
 
     def push(self, tokens: Iterable[str]) -> str:
         return self._utf8.push(b"".join(map(_byte_level, tokens)))
@@ -166,11 +150,6 @@ class _Pieces:
         self._joins_bytes = joins_bytes
         self._utf8 = _Utf8()
         self._at_start = True
-
-    def fork(self) -> "_Pieces":
-        other = copy(self)
-        other._utf8 = self._utf8.fork()
-        return other
 
     def push(self, tokens: Iterable[str]) -> str:
         return "".join(map(self._push, tokens))

@@ -1,8 +1,6 @@
 """Token ids to text as they come: the pieces add up to the same text however the ids are cut."""
 
 from collections.abc import Sequence
-from copy import copy
-from typing import Self
 
 from quire.engine.arrays import Int32Array
 from quire.engine.text.decoding import start_decoding
@@ -21,12 +19,6 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._decoding = start_decoding(tokenizer.backend)
-
-    def fork(self) -> Self:
-        """The same text so far; each goes on by itself."""
-        other = copy(self)
-        other._decoding = self._decoding.fork()
-        return other
 
     def push(self, token_ids: Sequence[int] | Int32Array) -> str:
         """What these tokens add: whole characters only."""

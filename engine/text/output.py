@@ -1,8 +1,7 @@
 """One sequence's text as its tokens come: detokenizer and stop strings joined."""
 
 from collections.abc import Sequence
-from copy import copy
-from typing import Final, Self
+from typing import Final
 
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
@@ -35,13 +34,6 @@ class OutputText:
     def matched(self) -> str | None:
         """The stop string that ended the text: cancel the sequence; tokens that still come are ignored."""
         return self._matcher.matched
-
-    def fork(self) -> Self:
-        """The same text so far; each goes on by itself."""
-        other = copy(self)
-        other._detokenizer = self._detokenizer.fork()
-        other._matcher = copy(self._matcher)
-        return other
 
     def push(self, token_ids: Sequence[int] | Int32Array) -> str:
         """The text that these tokens release."""

@@ -15,6 +15,7 @@ from quire.services.common.address import bound_socket
 from quire.services.common.intake import Intake
 from quire.services.common.interceptor import RefusalInterceptor
 from quire.services.common.reflection import enable_reflection
+from quire.services.common.security import OPEN, ServerSecurity, TokenInterceptor
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ async def serving(
     intake: Intake | None = None,
     own_address: str = "",
     on_refusal: Callable[[RequestError], None] | None = None,
+    security: ServerSecurity = OPEN,
 ) -> AsyncIterator[Health]:
     """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until `Health.set(True)`.
 
@@ -71,7 +73,7 @@ async def serving(
     The intake, if there is one, bounds messages and parses large ones. gRPC itself receives twice the bound, so that
     most of what is too large is refused with the numbers. A server with an address of its own listens there, too, and
     shares `listen` with others like it: the kernel spreads connections over them. `on_refusal` is called with each
-    error that a call ends with.
+    error that a call ends with; `security` says whom `listen` lets in.
     On leaving, calls have `grace` seconds to end before they are cancelled.
 
     Raises:
@@ -82,12 +84,15 @@ async def serving(
     # Two services on one port would share its connections at random; the second must fail instead.
     shares_port = ("grpc.so_reuseport", int(bool(own_address)))
     options = [*SERVER_OPTIONS, shares_port, *keepalive.options, ("grpc.max_receive_message_length", max_bytes)]
-    server = grpc.aio.server(options=options, interceptors=[RefusalInterceptor(write_seconds, intake, on_refusal)])
+    checks = [TokenInterceptor(security.tokens)] if security.tokens else []
+    refusing = RefusalInterceptor(write_seconds, intake, on_refusal)
+    server = grpc.aio.server(options=options, interceptors=[*checks, refusing])
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-    enable_reflection([*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)
+    if security.has_reflection:
+        enable_reflection([*names, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name], server)
     try:
-        port = server.add_insecure_port(listen)
+        port = security.add_port(server, listen)
     except RuntimeError as error:
         raise StartupError(f"--listen {listen}: cannot listen there: {_why_not(listen)}") from error
     if own_address:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
@@ -23,7 +23,11 @@ from quire.engine.api.errors import StartupError
 from quire.engine.config import mistakes
 from quire.protos.address import OptionalAddress
 from quire.protos.channel import DEFAULT_KEEPALIVE, MIN_KEEPALIVE_SECONDS, Keepalive
+from quire.protos.credentials import Credentials, read_tokens
+from quire.services.common.certificates import CertificateFiles, ServerCertificates
+from quire.services.common.channel import Connector
 from quire.services.common.logs import LogFormat
+from quire.services.common.security import ServerSecurity
 
 # Types, as the library spells them, in the help text.
 _WORDS: Final = MappingProxyType(
@@ -103,6 +107,52 @@ class ServiceSettings(ProcessSettings):
     keepalive_timeout_seconds: float = Field(DEFAULT_KEEPALIVE.timeout_seconds, gt=0, le=3600)
     """How long it may take to answer the ping before its connection ends. Both together are the longest time until a
     hang is noticed."""
+
+    tls_cert: Path | None = None
+    """PEM file with the certificate chain that this service shows to other services, and they to it: with it, its key
+    and an authority, services speak TLS with each other and let in nobody else."""
+
+    tls_key: Path | None = None
+    """PEM file with the private key of the certificate, without a passphrase."""
+
+    tls_ca: Path | None = Field(None, validate_default=True)
+    """PEM file with the authorities that other services' certificates must come from."""
+
+    tls_name: str = ""
+    """Name that other services' certificates must have; default: the host of their address."""
+
+    service_token_file: Path | None = None
+    """File with the token that services bring to each other, for networks where TLS ends elsewhere. Of several lines
+    the first is sent and all are accepted."""
+
+    reflection: bool = True
+    """Tell this service's protocols to whoever asks (gRPC reflection)."""
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _is_whole_tls(cls, authority: Path | None, others: ValidationInfo) -> Path | None:
+        given = [others.data.get("tls_cert"), others.data.get("tls_key"), authority]
+        if any(given) and not all(given):
+            raise ValueError("must be set together with --tls-cert and --tls-key, as these with it")
+        return authority
+
+    @property
+    def connector(self) -> Connector:
+        """How this service reaches other services; raises `StartupError` if a file cannot be read."""
+        token = next(iter(read_tokens(self.service_token_file)), "")
+        credentials = Credentials(
+            self.tls_ca is not None, self.tls_ca, self.tls_cert, self.tls_key, self.tls_name, token
+        )
+        credentials.load()
+        return Connector(self.keepalive, credentials)
+
+    @property
+    def security(self) -> ServerSecurity:
+        """Whom this service lets in if only services may come; raises `StartupError` if a file cannot be used."""
+        certificates = None
+        if self.tls_cert is not None and self.tls_key is not None:
+            certificates = ServerCertificates(CertificateFiles(self.tls_cert, self.tls_key, self.tls_ca))
+        return ServerSecurity(certificates, read_tokens(self.service_token_file), self.reflection)
 
     @property
     def keepalive(self) -> Keepalive:

@@ -25,6 +25,8 @@ from quire.services.executor.metrics import METRICS
 from quire.services.executor.servicer import ExecutorServicer
 from quire.services.executor.slot_spans import SlotSpans
 
+SERVICES = ("quire.internal.v1.ExecutorService",)
+
 
 class Settings(MeasuredSettings, ExecutorConfig):
     """Serve one model on one device to a scheduler."""
@@ -67,7 +69,12 @@ async def _serve(settings: Settings, executor: Executor, spans: SlotSpans | None
     async with (
         metrics_serving(settings.metrics_listen, meter),
         serving(
-            settings.listen, ["quire.internal.v1.ExecutorService"], register, grace=0.5, keepalive=settings.keepalive
+            settings.listen,
+            ["quire.internal.v1.ExecutorService"],
+            register,
+            0.5,
+            keepalive=settings.keepalive,
+            security=settings.security,
         ) as health,
     ):
         await health.set(True)

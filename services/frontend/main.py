@@ -23,8 +23,11 @@ from quire.kserve import open_inference_pb2_grpc
 from quire.protos.address import Address, OptionalAddress
 from quire.protos.channel import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from quire.services.common.address import is_loopback
+from quire.services.common.host_names import HostNames
 from quire.services.common.intake import Intake
 from quire.services.common.metrics.meter import Meter
+from quire.services.common.public_ports import PublicPorts
+from quire.services.common.security import ServerSecurity
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import MAX_WORKERS, ServiceSettings
 from quire.services.common.signals import until_signal
@@ -50,7 +53,7 @@ from quire.services.frontend.workers_metrics import WorkersMetrics
 from quire.v1 import inference_pb2_grpc
 
 
-class Settings(ServiceSettings, ChatConfig):
+class Settings(ServiceSettings, PublicPorts, HostNames, ChatConfig):
     """Answer clients: tokenize, enqueue at the scheduler, turn tokens into text."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_FRONTEND_")
@@ -150,7 +153,7 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
         own_name,
         settings.max_requests,
         tokenizer_fingerprint(folder),
-        settings.keepalive,
+        settings.connector,
         observers,
     )
     tokenizer = Tokenizer.load(folder)
@@ -174,11 +177,13 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
         body_seconds=settings.http_body_seconds,
         write_seconds=settings.write_seconds,
     )
-    feed = LiveFeed(settings.scheduler, settings.keepalive, partial(own_figures, inference, first_tokens))
+    feed = LiveFeed(settings.scheduler, settings.connector, partial(own_figures, inference, first_tokens))
     page = ui_routes(feed, inference) if has_page else ()
-    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins, page, calls)
     place, shares_port = settings.http_listen, bool(own_address)
-    http = http_serving(place, app, limits, grace=1, shares_port=shares_port) if place else nullcontext(lambda: 0)
+    certificates = settings.public_certificates
+    hosts = settings.allowed_hosts(place)
+    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins, page, calls, hosts)
+    http = http_serving(place, app, limits, 1, shares_port, certificates) if place else nullcontext(lambda: 0)
     async with (
         others,
         serving(
@@ -191,6 +196,7 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
             intake=intake,
             own_address=own_address,
             on_refusal=inference.tell_refusal,
+            security=ServerSecurity(certificates, has_reflection=settings.reflection),
         ) as health,
         http as num_connections,
         asyncio.TaskGroup() as tasks,

@@ -19,10 +19,9 @@ from quire.engine.arrays import Int32Array
 from quire.engine.open_request import Finish, OpenRequest
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
-from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.protos.status import readable
 from quire.services.common import wire
-from quire.services.common.channel import open_channel
+from quire.services.common.channel import DEFAULT_CONNECTOR, Connector
 from quire.services.frontend.observer import FrontendObserver
 from quire.services.frontend.open_calls import OpenCalls
 from quire.services.frontend.pace import Pace
@@ -44,7 +43,7 @@ class SchedulerLink:
         name: this frontend's, for the scheduler's log.
         max_requests: open at once; more are refused.
         tokenizer_fingerprint: this frontend's; with that of another model nothing is served.
-        keepalive: when the scheduler is given up because it hangs.
+        connector: how the scheduler is reached.
         observers: are told of requests.
 
     Attributes:
@@ -57,13 +56,13 @@ class SchedulerLink:
         name: str,
         max_requests: int,
         tokenizer_fingerprint: str,
-        keepalive: Keepalive = DEFAULT_KEEPALIVE,
+        connector: Connector = DEFAULT_CONNECTOR,
         observers: Iterable[FrontendObserver] = (),
     ) -> None:
         self._address = address
         self._name = name
         self._tokenizer_fingerprint = tokenizer_fingerprint
-        self._keepalive = keepalive
+        self._connector = connector
         self._observers = tuple(observers)
         self._pace = Pace(self._tell)
         self.load = pb.Load()
@@ -221,28 +220,37 @@ class SchedulerLink:
     async def run(self) -> None:
         """Stays connected until cancelled."""
         last_warning = ""
-        async with open_channel(self._address, self._keepalive) as channel:
-            while True:
-                call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Connect()
+        while True:
+            warning = await self._connect()
+            if warning != last_warning:
+                logger.warning("scheduler %s%s", self._address, warning)
+            last_warning = warning
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _connect(self) -> str:
+        """Stays connected until that ends; returns why it did, to follow the scheduler's address."""
+        try:
+            async with self._connector.open(self._address) as channel:
+                stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+                call = stub.Connect(metadata=self._connector.metadata)
                 try:
                     await self._converse(call)
-                except grpc.aio.AioRpcError as error:
-                    if error.details() != last_warning:
-                        logger.warning("scheduler %s: %s", self._address, readable(error.details() or ""))
-                    last_warning = error.details() or ""
-                except InvalidRequest as error:
-                    if str(error) != last_warning:
-                        logger.warning("scheduler %s sent what it must not: %s", self._address, error)
-                    last_warning = str(error)
                 finally:
                     call.cancel()
-                    self._is_open = False
-                    self._room = None
-                    self.load = pb.Load()
-                    if self._lost_at is None and self._requests:
-                        self._lost_at = time.monotonic()
-                    self._set_state(pb.ServingState())
-                await asyncio.sleep(RETRY_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            return f": {readable(error.details() or '')}"
+        except Unavailable as error:
+            return f": {error}"
+        except InvalidRequest as error:
+            return f" sent what it must not: {error}"
+        finally:
+            self._is_open = False
+            self._room = None
+            self.load = pb.Load()
+            if self._lost_at is None and self._requests:
+                self._lost_at = time.monotonic()
+            self._set_state(pb.ServingState())
+        return " has ended the stream"
 
     async def _converse(self, call: _Call) -> None:
         self._submissions, self._cancels = [], []

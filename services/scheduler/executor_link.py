@@ -12,10 +12,9 @@ from quire.engine.loop import StepRunner
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.internal.v1 import executor_pb2 as pb
 from quire.internal.v1 import executor_pb2_grpc
-from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
 from quire.protos.status import readable
 from quire.services.common import wire
-from quire.services.common.channel import open_channel
+from quire.services.common.channel import DEFAULT_CONNECTOR, Connector
 
 ATTACH_SECONDS = 10.0
 
@@ -27,10 +26,11 @@ class ExecutorLink(StepRunner):
         info: who the executor is.
     """
 
-    def __init__(self, address: str, keepalive: Keepalive = DEFAULT_KEEPALIVE) -> None:
+    def __init__(self, address: str, connector: Connector = DEFAULT_CONNECTOR) -> None:
+        """Raises `Unavailable` if the connector has no credentials now."""
         self._address = address
-        self._channel = open_channel(address, keepalive)
-        self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute()
+        self._channel = connector.open(address)
+        self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute(metadata=connector.metadata)
         self._results: asyncio.Queue[StepResult] = asyncio.Queue()
         self._epoch = 0
         self._num_due = 0

@@ -139,9 +139,10 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int, tracer: "Trace
     meter.before_each(Gauges(meter, measuring, dispatcher).refresh)
     dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(epoch)))
     watch = Watch(dispatcher, journal)
+    connector = settings.connector
 
     def supervise(address: str) -> Supervisor:
-        return Supervisor(address, config, ledger, epoch, dispatcher, kv_events, settings.keepalive)
+        return Supervisor(address, config, ledger, epoch, dispatcher, kv_events, connector)
 
     fleet = Fleet(settings.executors.split(","), supervise)
 
@@ -151,11 +152,11 @@ async def _lead(settings: Settings, ledger: KVLedger, epoch: int, tracer: "Trace
 
     stale: list[StaleEpoch] = []
     try:
+        port = serving(
+            settings.listen, SERVICES, register, 0.5, keepalive=settings.keepalive, security=settings.security
+        )
         with _zmq_publisher(settings, kv_events, epoch) as publisher:
-            async with (
-                metrics_serving(settings.metrics_listen, meter),
-                serving(settings.listen, SERVICES, register, grace=0.5, keepalive=settings.keepalive) as health,
-            ):
+            async with metrics_serving(settings.metrics_listen, meter), port as health:
                 work = [fleet.run(), _watch(dispatcher, health), dispatcher.report_load()]
                 await _drive([*work, *([publisher.run()] if publisher else [])])
     except* StaleEpoch as group:

@@ -14,7 +14,7 @@ from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.step_observer import StepObserver
-from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive
+from quire.services.common.channel import DEFAULT_CONNECTOR, Connector
 from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.event import Event, EventKind
@@ -33,7 +33,7 @@ class Supervisor:
         address: the executor's "host:port", which is its pool's name in the ledger too.
         epoch: of this scheduler.
         kv_events: told what becomes of the pool.
-        keepalive: when the executor is given up because it hangs.
+        connector: how the executor is reached.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Supervisor:
         epoch: int,
         dispatcher: Dispatcher,
         kv_events: KVEvents,
-        keepalive: Keepalive = DEFAULT_KEEPALIVE,
+        connector: Connector = DEFAULT_CONNECTOR,
     ) -> None:
         self._address = address
         self._config = config
@@ -52,7 +52,7 @@ class Supervisor:
         self._epoch = epoch
         self._dispatcher = dispatcher
         self._kv_events = kv_events
-        self._keepalive = keepalive
+        self._connector = connector
         self._executor: AttachedExecutor | None = None
         self._identity: PoolIdentity | None = None
         self._is_leaving = False
@@ -73,8 +73,9 @@ class Supervisor:
         last_warning = ""
         self._dispatcher.expect(self._address)
         while not self._is_leaving:
-            link = ExecutorLink(self._address, self._keepalive)
+            link = None
             try:
+                link = ExecutorLink(self._address, self._connector)
                 await self._drive(link)
             except (Unavailable, LedgerUnreachable, InvalidRequest) as error:
                 found = str(error)
@@ -85,7 +86,8 @@ class Supervisor:
                     logger.warning("%s", found)
                 last_warning = found
             finally:
-                await link.close()
+                if link is not None:
+                    await link.close()
             await asyncio.sleep(RETRY_SECONDS)
         self._dispatcher.forget(self._address)
         if self._identity is not None:

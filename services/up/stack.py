@@ -17,6 +17,7 @@ from quire.engine.api.errors import StartupError
 from quire.engine.config import ChatConfig
 from quire.services.common.address import joined
 from quire.services.common.channel import open_channel
+from quire.services.common.host_names import HostNames
 from quire.services.common.restarts import Pauses
 from quire.services.common.settings import to_flags
 from quire.services.up.ports import LOOPBACK, check_ports, free_port, reachable
@@ -26,6 +27,8 @@ from quire.services.up.settings import UpSettings
 from quire.v1 import inference_pb2, inference_pb2_grpc
 
 POLL_SECONDS = 0.05
+# Settings that the frontend gets as they are given.
+PASSED_ON = {*ChatConfig.model_fields, *HostNames.model_fields}
 # What a service has to end by itself beside the time for its requests, before it is killed.
 STOP_SECONDS = 10.0
 # Settings that are those of every service.
@@ -127,7 +130,9 @@ class Stack:
             "vllm_metrics": self._settings.vllm_metrics,
             "drain_seconds": self._settings.drain_seconds,
             "trace_sample": self._settings.trace_sample,
-            **self._settings.model_dump(include=set(ChatConfig.model_fields), exclude_unset=True),
+            **self._settings.model_dump(
+                include={*ChatConfig.model_fields, *HostNames.model_fields}, exclude_unset=True
+            ),
         }
         return await self._service("frontend", "frontend", flags)
 

@@ -92,18 +92,6 @@ async def test_answers_are_those_of_transformers(
         assert (choice["text"], choice["stop_reason"]) == (answer.text, answer.matched_stop)
 
 
-async def test_stop_strings(http: aiohttp.ClientSession, client: AsyncClient) -> None:
-    plain = await complete(http, **SEARCH)
-    stop = plain["choices"][0]["text"][4:6]
-    # Of which short answers are the best.
-    how: dict[str, Any] = {"length_penalty": -2.0, "stop": stop}
-    choices = (await complete(http, **SEARCH, **how, include_stop_str_in_output=True))["choices"]
-    assert {choice["stop_reason"] for choice in choices if choice["finish_reason"] == "stop"} == {stop}
-    params = BeamSearchParams(4, max_tokens=12, ignore_eos=True, **how)
-    answers = await client.beam_search(PROMPT, params)
-    assert [each.text + str(each.matched_stop or "") for each in answers] == [choice["text"] for choice in choices]
-
-
 async def test_what_an_answer_has(http: aiohttp.ClientSession, tokenizer: Tokenizer) -> None:
     whole = await complete(http, **SEARCH, logprobs=2, return_token_ids=True)
     assert whole["usage"]["prompt_tokens"] == len(tokenizer.encode(PROMPT))
@@ -152,6 +140,7 @@ async def test_chat(http: aiohttp.ClientSession) -> None:
         ({"best_of": 40}, "best_of: must be 1 to 16 with use_beam_search, got 40"),
         ({"temperature": 0.7}, "temperature: must be 0 or 1 with use_beam_search, which does not sample, got 0.7"),
         ({"top_p": 0.5}, "top_p: must be left out with use_beam_search, got 0.5"),
+        ({"stop": "x"}, "stop: must be left out with use_beam_search, got ('x',)"),
         ({"min_tokens": 2}, "min_tokens: must be left out with use_beam_search, got 2"),
         ({"repetition_penalty": 1.2}, "repetition_penalty: must be left out with use_beam_search, got 1.2"),
         ({"logit_bias": {"5": 1}}, "logit_bias: must be left out with use_beam_search, got ((5, 1.0),)"),

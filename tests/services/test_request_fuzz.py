@@ -11,26 +11,19 @@ import aiohttp
 import grpc
 import pytest
 
-from quire.clients.async_client import AsyncClient
-from quire.engine.api.beam_search import BeamSearchParams, EarlyStopping
 from quire.engine.api.options import CacheParams, PromptParams, RequestOptions, Retention
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.api.thinking import ThinkingBudget
-from quire.kserve import open_inference_pb2 as kserve
-from quire.kserve import open_inference_pb2_grpc
-from quire.protos.beam_search import beam_search_request
 from quire.protos.convert import generate_request
 from quire.services.common.channel import open_channel
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
-from support.kserve import input_tensor
 from support.mutation import mutated
 from support.stacks import RunningStack
 
 AT_ONCE = 16
 FEW, MANY = 1_500, 25_000
-ALLOWED = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
 NAMED = re.compile(r"^[a-z][a-z0-9_]*([.\[][^:]*)?: ")
 EVERYTHING = SamplingParams(
     temperature=0.5, top_k=5, top_p=0.9, min_p=0.01, seed=7, max_tokens=3, stop=("x",), stop_token_ids=(5,),
@@ -48,18 +41,11 @@ OPTIONS = RequestOptions(
 STRUCTURED = SamplingParams(seed=7, max_tokens=3, structured_output=StructuredOutput(regex="[a-z]{1,3}"))
 
 
-BEAMS = BeamSearchParams(
-    2, max_tokens=3, length_penalty=0.5, early_stopping=EarlyStopping.FULL, ignore_eos=True, stop=("x",),
-    stop_token_ids=(5,), skip_special_tokens=False, logprobs=2, include_stop_str_in_output=True,
-)  # fmt: skip
-
-
-def good_requests() -> list[pb.GenerateRequest | pb.EmbedRequest | pb.BeamSearchRequest]:
+def good_requests() -> list[pb.GenerateRequest | pb.EmbedRequest]:
     return [
         generate_request([5, 6, 7], EVERYTHING, "", OPTIONS, 2),
         generate_request("def", STRUCTURED, ""),
         pb.EmbedRequest(text="def", pooling=pb.POOLING_MEAN, priority=1, normalize=False),
-        beam_search_request([5, 6, 7], BEAMS, "", OPTIONS),
     ]
 
 
@@ -73,6 +59,7 @@ async def in_turns(count: int, send: Callable[[], Awaitable[None]]) -> None:
 
 async def fuzz_messages(stack: RunningStack, count: int) -> None:
     chance, refused, answered = random.Random(3), 0, 0
+    allowed = {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.RESOURCE_EXHAUSTED}
     async with open_channel(stack.frontend) as channel:
         stub: Any = inference_pb2_grpc.InferenceServiceStub(channel)
 
@@ -80,14 +67,12 @@ async def fuzz_messages(stack: RunningStack, count: int) -> None:
             nonlocal refused, answered
             request: Any = mutated(chance.choice(good_requests()), chance)
             request.request_id = ""
-            if not isinstance(request, pb.EmbedRequest) and request.HasField("deadline_ms"):
-                # A search of many tokens and beams is a hundred steps.
-                longest = 300 if isinstance(request, pb.BeamSearchRequest) else 5_000
-                request.deadline_ms = min(request.deadline_ms, longest)
-            calls = {pb.EmbedRequest: stub.Embed, pb.BeamSearchRequest: stub.BeamSearch}
-            sent = calls.get(type(request), stub.Generate)(request, timeout=120)
+            if isinstance(request, pb.GenerateRequest) and request.HasField("deadline_ms"):
+                request.deadline_ms = min(request.deadline_ms, 5_000)
+            call = stub.Embed if isinstance(request, pb.EmbedRequest) else stub.Generate
+            sent = call(request, timeout=120)
             code, details = await sent.code(), await sent.details() or ""
-            assert code in ALLOWED, (code, details, request)
+            assert code in allowed, (code, details, request)
             answered += code is grpc.StatusCode.OK
             if code is grpc.StatusCode.INVALID_ARGUMENT:
                 refused += 1
@@ -106,12 +91,6 @@ BODY: dict[str, Any] = {
     "echo": True, "priority": 1, "cache_salt": "a", "truncate_prompt_tokens": 5, "add_special_tokens": True,
     "skip_special_tokens": True, "include_stop_str_in_output": True, "return_token_ids": True, "stream": False,
     "deadline_ms": 5000, "user": "me", "suffix": "", "stream_options": None,
-}  # fmt: skip
-PARAMETERS: dict[str, Any] = {
-    "temperature": "0.5", "top_p": 0.9, "top_k": 5, "min_p": 0.01, "seed": 3, "max_tokens": "3", "stop": ["x"],
-    "stop_token_ids": [5], "ignore_eos": True, "presence_penalty": 0.5, "frequency_penalty": 0.5, "min_tokens": 1,
-    "repetition_penalty": 1.1, "bad_words": ["a"], "allowed_token_ids": [5, 6, 7], "logit_bias": {"5": 1.0},
-    "logprobs": 1, "n": 1, "use_beam_search": False,
 }  # fmt: skip
 ROUTES: dict[str, dict[str, Any]] = {
     "/v1/completions": BODY,
@@ -163,64 +142,6 @@ async def fuzz_bodies(stack: RunningStack, count: int) -> None:
         await in_turns(count, send)
     assert min(refused, answered) > count // 20
     await stack.assert_settled()
-
-
-def good_inferences(model: str) -> list[kserve.ModelInferRequest]:
-    """One of each back end's inputs, and one with raw contents; none is answered by a stream."""
-    trtllm: dict[str, Any] = {
-        "text_input": ["def"], "max_tokens": [3], "temperature": [0.5], "top_k": [5], "top_p": [0.9],
-        "random_seed": [7], "stop_words": ["x", ""], "bad_words": ["a"], "end_id": [5], "min_tokens": [1],
-        "repetition_penalty": [1.1], "presence_penalty": [0.5], "frequency_penalty": [0.5], "beam_width": [1],
-        "exclude_input_in_output": [True], "return_log_probs": [True], "stream": [False],
-    }  # fmt: skip
-    parameters = json.dumps(PARAMETERS)
-    vllm: dict[str, Any] = {
-        "text_input": ["def"], "sampling_parameters": [parameters], "return_finish_reason": [True],
-    }  # fmt: skip
-    found = [
-        kserve.ModelInferRequest(model_name=model, inputs=[input_tensor(*each) for each in inputs.items()])
-        for inputs in (trtllm, vllm)
-    ]
-    raw = kserve.ModelInferRequest(model_name=model, raw_input_contents=[b"\3\0\0\0def", b"\3\0\0\0"])
-    raw.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1])
-    raw.inputs.add(name="max_tokens", datatype="INT32", shape=[1, 1])
-    return [*found, raw]
-
-
-async def fuzz_inferences(stack: RunningStack, count: int) -> None:
-    chance, refused, answered = random.Random(5), 0, 0
-    async with AsyncClient(stack.frontend, timeout=60) as client:
-        model = (await client.model()).name
-    async with open_channel(stack.frontend) as channel:
-        stub: Any = open_inference_pb2_grpc.GRPCInferenceServiceStub(channel)
-
-        async def send() -> None:
-            nonlocal refused, answered
-            request = mutated(chance.choice(good_inferences(model)), chance)
-            for tensor in request.inputs:
-                if tensor.name == "sampling_parameters" and chance.random() < 0.8:
-                    tensor.contents.bytes_contents[:] = [wrong_body(chance, PARAMETERS)]
-            sent = stub.ModelInfer(request, timeout=120)
-            code, details = await sent.code(), await sent.details() or ""
-            assert code in ALLOWED | {grpc.StatusCode.NOT_FOUND}, (code, details, request)
-            answered += code is grpc.StatusCode.OK
-            if code is grpc.StatusCode.INVALID_ARGUMENT:
-                refused += 1
-                assert NAMED.match(details), (details, request)
-
-        await in_turns(count, send)
-    assert min(refused, answered) > count // 20
-    await stack.assert_settled()
-
-
-async def test_inferences(stack: RunningStack) -> None:
-    await fuzz_inferences(stack, FEW)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(3600)
-async def test_many_inferences(stack: RunningStack) -> None:
-    await fuzz_inferences(stack, MANY)
 
 
 async def test_messages(stack: RunningStack) -> None:

@@ -1,6 +1,6 @@
 """Tiny random models in Hugging Face layout, and what transformers makes of them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,6 @@ from transformers import (
     MistralConfig,
     MistralForCausalLM,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -129,14 +128,8 @@ def reference_beams(
     length_penalty: float = 1.0,
     early_stopping: bool | str = False,
     eos_token_ids: Iterable[int] = (),
-    stop: Sequence[str] = (),
-    tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> list[ReferenceBeam]:
-    """All answers that `generate` finds, the best first; it ends at `eos_token_ids` and at no others.
-
-    Args:
-        stop: strings that end an answer, too; with the model's `tokenizer`.
-    """
+    """All answers that `generate` finds, the best first; it ends at `eos_token_ids` and at no others."""
     token_ids = torch.tensor([list(prompt)])
     kept, model.generation_config.eos_token_id = model.generation_config.eos_token_id, list(eos_token_ids) or None
     try:
@@ -152,8 +145,6 @@ def reference_beams(
             pad_token_id=0,
             return_dict_in_generate=True,
             output_scores=True,
-            stop_strings=list(stop) or None,
-            tokenizer=tokenizer,
         )
     finally:
         model.generation_config.eos_token_id = kept

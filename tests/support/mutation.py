@@ -62,13 +62,9 @@ def _mutate_list(values: Any, field: FieldDescriptor, chance: random.Random) -> 
 def _mutate_map(values: Any, entry: Any, chance: random.Random) -> None:
     if values and chance.random() < 0.3:
         del values[chance.choice(list(values))]
-        return
-    key, value = (entry.fields_by_name[name] for name in ("key", "value"))
-    found = _value(key, None, chance)
-    if value.type == FieldDescriptor.TYPE_MESSAGE:
-        _mutate(values[found], chance)
     else:
-        values[found] = _value(value, None, chance)
+        key, value = (_value(entry.fields_by_name[name], None, chance) for name in ("key", "value"))
+        values[key] = value
 
 
 def _value(field: FieldDescriptor, old: Any, chance: random.Random) -> Any:

@@ -42,7 +42,7 @@ class Stub:
     def __init__(self) -> None:
         self.calls: list[Call] = []
 
-    def GenerateMany(self) -> Call:
+    def GenerateMany(self, metadata: tuple[tuple[str, str], ...]) -> Call:
         self.calls.append(Call())
         return self.calls[-1]
 

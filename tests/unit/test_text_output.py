@@ -32,18 +32,6 @@ def test_stop_string_ends_text_and_tokens(tokenizer: Tokenizer) -> None:
     assert output.num_tokens == len("one END")
 
 
-def test_a_fork_goes_on_by_itself(tokenizer: Tokenizer) -> None:
-    ids = tokenizer.encode("one 😀 EEND")
-    for cut in range(len(ids) + 1):
-        output = OutputText(tokenizer, SamplingParams(stop=["END"]))
-        begun = output.push(ids[:cut])
-        fork = output.fork()
-        other = [*ids[:cut], *tokenizer.encode("x")]
-        assert fork.matched or begun + fork.finish(tokenizer.encode("x")) == tokenizer.decode(other)
-        assert begun + output.finish(ids[cut:]) == "one 😀 E"
-        assert output.matched == "END"
-
-
 def test_held_text_comes_at_the_end(tokenizer: Tokenizer) -> None:
     output = OutputText(tokenizer, SamplingParams(stop=["END"]))
     assert output.push(tokenizer.encode("one E")) == "one "

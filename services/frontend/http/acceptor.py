@@ -6,11 +6,13 @@ asyncio's own server logs a traceback for each of thousands of failures a second
 import asyncio
 import logging
 import socket
+import ssl
 import time
 from typing import Final
 
 import uvicorn
 
+from quire.services.common.certificates import ServerCertificates
 from quire.services.frontend.http.errors import Refusal
 from quire.services.frontend.http.limits import HttpLimits
 from quire.services.frontend.http.protocol import LimitedProtocol, refusal_bytes
@@ -32,12 +34,21 @@ class Acceptor:
         listener: a bound socket.
         limits: of each connection, and of their number.
         server: uvicorn's, which ends the connections with itself.
+        certificates: connections are encrypted with these; None: they are plain text.
     """
 
-    def __init__(self, listener: socket.socket, limits: HttpLimits, server: uvicorn.Server) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        limits: HttpLimits,
+        server: uvicorn.Server,
+        certificates: ServerCertificates | None = None,
+    ) -> None:
         self._listener = listener
         self._limits = limits
         self._server = server
+        self._certificates = certificates
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._waiting: dict[LimitedProtocol, None] = {}
         self._silent_until = 0.0
 
@@ -54,20 +65,35 @@ class Acceptor:
                 self._drop_one()
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
-            if len(self._server.server_state.connections) < self._limits.max_connections or self._drop_one():
-                await self._serve(connection)
+            num_open = len(self._server.server_state.connections) + len(self._handshakes)
+            if num_open < self._limits.max_connections or self._drop_one():
+                await self._begin(connection)
             else:
                 self._complain(f"{self._limits.max_connections} connections have requests, as many as may be open")
                 _refuse(connection)
 
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _begin(self, connection: socket.socket) -> None:
+        """Nobody waits for another's handshake."""
+        if self._certificates is None:
+            await self._serve(connection, None)
+            return
+        task = asyncio.create_task(self._serve(connection, self._certificates.context()))
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    async def _serve(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
         def make() -> LimitedProtocol:
             return LimitedProtocol(self._limits, self._waiting, self._server.config, self._server.server_state)
 
+        seconds = None if context is None else self._limits.header_seconds
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(make, connection)
-        except OSError:  # gone already
+            await asyncio.get_running_loop().connect_accepted_socket(
+                make, connection, ssl=context, ssl_handshake_timeout=seconds
+            )
+        except OSError as error:  # gone already, or it does not speak TLS as we do
             connection.close()
+            if context is not None:
+                logger.debug("a handshake failed: %s", error)
 
     def _drop_one(self) -> bool:
         """Closes the connection that has waited longest for a request; False if all have one."""

@@ -13,6 +13,7 @@ from quire.engine.api.errors import RequestError
 from quire.engine.chat.chat_format import ChatFormat
 from quire.services.common.intake import Intake
 from quire.services.frontend.call import UNTRACED, Calls
+from quire.services.frontend.http.allowed_hosts import ANY, AllowedHosts
 from quire.services.frontend.http.calls import HttpCalls
 from quire.services.frontend.http.chat_completions import ChatCompletions
 from quire.services.frontend.http.completions import Completions
@@ -37,6 +38,7 @@ def make_app(
     cors_origins: Sequence[str] = (),
     further_routes: Sequence[BaseRoute] = (),
     calls: Calls = UNTRACED,
+    allowed_hosts: Sequence[str] = (ANY,),
 ) -> Starlette:
     """The API over the frontend's request path.
 
@@ -48,6 +50,7 @@ def make_app(
         cors_origins: of web pages that may call it; "*": any.
         further_routes: what else is served beside the API.
         calls: begins each.
+        allowed_hosts: names that requests may give it; "*": any.
     """
     chats = ChatCompletions(inference, chat)
     responses = Responses(inference, chat)
@@ -80,6 +83,7 @@ def make_app(
         routes=routes,
         middleware=[
             Middleware(CountRequests, workers.meter, routes),
+            *_hosts(allowed_hosts),
             *_cors(cors_origins),
             Middleware(RequestIds),
             Middleware(HttpCalls, calls=calls),
@@ -93,6 +97,10 @@ def make_app(
     )
     app.state.intake = intake
     return app
+
+
+def _hosts(allowed: Sequence[str]) -> list[Middleware]:
+    return [] if ANY in allowed else [Middleware(AllowedHosts, allowed)]
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:

@@ -11,12 +11,9 @@ from quire.engine.validation import check_range
 from quire.services.frontend.http.sampling_fields import SamplingFields
 from quire.services.frontend.http.stream_fields import StreamFields
 
-_SHARED: Final = (
-    "max_tokens", "ignore_eos", "stop", "stop_token_ids", "include_stop_str_in_output", "skip_special_tokens",
-    "logprobs",
-)  # fmt: skip
-# Where nothing is sampled, this means nothing.
-_WITHOUT_EFFECT: Final = ("seed",)
+_SHARED: Final = ("max_tokens", "ignore_eos", "stop_token_ids", "skip_special_tokens", "logprobs")
+# Where nothing is sampled and no stop string ends anything, these mean nothing.
+_WITHOUT_EFFECT: Final = ("seed", "include_stop_str_in_output")
 _DEFAULTS: Final = SamplingParams()
 
 

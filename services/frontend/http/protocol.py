@@ -132,7 +132,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         self.transport.write(refusal_bytes(Refusal(status, message, INVALID)))
-        self.transport.write_eof()
+        # The end of an encrypted stream is that of the connection.
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
         self._read_timer = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
 
     def _on_read_timeout(self) -> None:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp
 
 from quire.engine.api.errors import StartupError
 from quire.services.common.address import bound_socket
+from quire.services.common.certificates import ServerCertificates
 from quire.services.frontend.http.acceptor import Acceptor
 from quire.services.frontend.http.limits import HttpLimits
 
@@ -21,12 +22,17 @@ POLL_SECONDS = 0.01
 
 @asynccontextmanager
 async def http_serving(
-    listen: str, app: ASGIApp, limits: HttpLimits, grace: int, shares_port: bool = False
+    listen: str,
+    app: ASGIApp,
+    limits: HttpLimits,
+    grace: int,
+    shares_port: bool = False,
+    certificates: ServerCertificates | None = None,
 ) -> AsyncIterator[Callable[[], int]]:
     """Serves `app` at `listen` ("host:port", port 0 chooses) within `limits` while the context is open.
 
-    What it gives says how many connections are open. Those to a shared port are spread over all who listen there. On
-    leaving, requests have `grace` seconds to end before they are cancelled.
+    What it gives says how many connections are open. With certificates it speaks HTTPS. Connections to a shared port
+    are spread over all who listen there. On leaving, requests have `grace` seconds to end before they are cancelled.
 
     Raises:
         StartupError: the address cannot be listened on.
@@ -50,11 +56,12 @@ async def http_serving(
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve([]))
-    accepting = asyncio.create_task(Acceptor(listener, limits, server).run())
+    accepting = asyncio.create_task(Acceptor(listener, limits, server, certificates).run())
     try:
         while not server.started and not serving.done():
             await asyncio.sleep(POLL_SECONDS)
-        logger.info("listening on http://%s:%d", listen.rpartition(":")[0], listener.getsockname()[1])
+        scheme = "http" if certificates is None else "https"
+        logger.info("listening on %s://%s:%d", scheme, listen.rpartition(":")[0], listener.getsockname()[1])
         yield lambda: len(server.server_state.connections)
     finally:
         accepting.cancel()

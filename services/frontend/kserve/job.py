@@ -102,11 +102,9 @@ def read_job(request: pb.ModelInferRequest, eos_token_ids: Sequence[int]) -> Job
 def _read_inputs(request: pb.ModelInferRequest) -> dict[str, list[list[Any]]]:
     """The values of each input, for each prompt."""
     inputs: dict[str, list[list[Any]]] = {}
-    for message in request.inputs:
-        # First: what is wrong with an input is said by its name.
-        if message.name not in INPUTS:
-            raise InvalidRequest("inputs", message.name, f"must be among {', '.join(INPUTS)}")
     for name, tensor in read_tensors(request).items():
+        if name not in INPUTS:
+            raise InvalidRequest("inputs", name, f"must be among {', '.join(INPUTS)}")
         inputs[name] = INPUTS[name].rows(tensor)
     if TEXT_INPUT not in inputs:
         raise InvalidRequest(TEXT_INPUT, None, "is required")

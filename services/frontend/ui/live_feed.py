@@ -9,12 +9,11 @@ from typing import Any, Final
 
 import grpc
 
-from quire.engine.api.errors import InvalidRequest, Overloaded
+from quire.engine.api.errors import InvalidRequest, Overloaded, Unavailable
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
-from quire.protos.channel import Keepalive
 from quire.protos.status import readable
-from quire.services.common.channel import open_channel
+from quire.services.common.channel import Connector
 from quire.services.frontend.ui.live_state import LiveState
 
 logger = logging.getLogger(__name__)
@@ -29,13 +28,13 @@ class LiveFeed:
 
     Args:
         scheduler: its "host:port".
-        keepalive: when the scheduler is given up because it hangs.
+        connector: how it is reached.
         own: this frontend's own figures, as of now.
     """
 
-    def __init__(self, scheduler: str, keepalive: Keepalive, own: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, scheduler: str, connector: Connector, own: Callable[[], dict[str, Any]]) -> None:
         self._address = scheduler
-        self._keepalive = keepalive
+        self._connector = connector
         self._own = own
         self._state = LiveState(scheduler)
         self._num_browsers = 0
@@ -77,23 +76,27 @@ class LiveFeed:
 
     async def _watch(self) -> None:
         """Follows the scheduler's snapshots until cancelled, whatever becomes of it."""
-        async with open_channel(self._address, self._keepalive) as channel:
-            while True:
-                call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Watch(pb.WatchRequest())
-                try:
-                    async for snapshot in call:
-                        self._publish(self._state.take(snapshot))
-                    reason = "it has ended the call"
-                except grpc.aio.AioRpcError as error:
-                    reason = readable(error.details() or error.code().name)
-                except InvalidRequest as error:
-                    reason = f"it sent what it must not: {error}"
-                finally:
-                    call.cancel()
-                if update := self._state.lose(reason):
-                    logger.info("live page: scheduler %s: %s", self._address, reason)
-                    self._publish(update)
-                await asyncio.sleep(RETRY_SECONDS)
+        while True:
+            reason = await self._follow_once()
+            if update := self._state.lose(reason):
+                logger.info("live page: scheduler %s: %s", self._address, reason)
+                self._publish(update)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _follow_once(self) -> str:
+        """Returns why the snapshots have ended."""
+        try:
+            async with self._connector.open(self._address) as channel:
+                stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+                async for snapshot in stub.Watch(pb.WatchRequest(), metadata=self._connector.metadata):
+                    self._publish(self._state.take(snapshot))
+        except grpc.aio.AioRpcError as error:
+            return readable(error.details() or error.code().name)
+        except Unavailable as error:
+            return str(error)
+        except InvalidRequest as error:
+            return f"it sent what it must not: {error}"
+        return "it has ended the call"
 
     def _publish(self, update: dict[str, Any]) -> None:
         self._number += 1
