@@ -109,11 +109,14 @@ class KVEvents:
 
     def __init__(self) -> None:
         self._pools: dict[str, _Pool] = {}
+        # Void pools that subscribers were told of, with their clearing: whoever begins again may not have read it.
+        self._void: dict[str, PoolChange] = {}
         self._subscriptions: set[Subscription] = set()
 
     def open(self, name: str, block_size: int, mirror: Mapping[int, Entry], is_committed: Callable[[], bool]) -> None:
         """A pool has come; its mirror and its ledger agree."""
         self._pools[name] = pool = _Pool(name, block_size, mirror, is_committed)
+        self._void.pop(name, None)
         if self._subscriptions:
             self._begin(pool)
 
@@ -129,7 +132,8 @@ class KVEvents:
         """The pool is void; harmless if it has not come."""
         pool = self._pools.pop(name, None)
         if pool is not None and pool.view is not None:
-            self._push(PoolChange(name, pool.block_size, is_cleared=True))
+            self._void[name] = PoolChange(name, pool.block_size, is_cleared=True)
+            self._push(self._void[name])
 
     @contextmanager
     def subscribe(self) -> Iterator[Subscription]:
@@ -141,7 +145,7 @@ class KVEvents:
         if len(self._subscriptions) >= MAX_SUBSCRIBERS:
             raise Overloaded(f"{MAX_SUBSCRIBERS} subscribe already, which is the most", _RETRY_SECONDS)
         subscription = Subscription()
-        self.restart(subscription)
+        self._push_snapshots(subscription)
         self._subscriptions.add(subscription)
         for pool in self._pools.values():
             if pool.view is None and pool.is_committed():
@@ -151,12 +155,18 @@ class KVEvents:
         finally:
             self._subscriptions.remove(subscription)
             if not self._subscriptions:
+                self._void.clear()
                 for pool in self._pools.values():
                     pool.view = None
 
     def restart(self, subscription: Subscription) -> None:
         """Begins again with what the pools hold, instead of what was not read."""
         subscription.clear()
+        for change in self._void.values():
+            subscription.push(change)
+        self._push_snapshots(subscription)
+
+    def _push_snapshots(self, subscription: Subscription) -> None:
         for pool in self._pools.values():
             if pool.view is not None:
                 subscription.push(pool.snapshot())

@@ -275,6 +275,27 @@ async def test_a_snapshot_taken_in_a_commit_waits_for_it() -> None:
         assert (await first.next()).is_cleared
 
 
+async def test_whoever_begins_again_learns_of_pools_that_are_void() -> None:
+    events = KVEvents()
+    with events.subscribe() as subscription:
+        events.open("goes", 4, {1: Publication(1, b"a")}, lambda: True)
+        events.open("stays", 4, {2: Publication(2, b"b")}, lambda: True)
+        assert [len((await subscription.next()).stored) for _ in range(2)] == [1, 1]
+        events.close("goes")
+        events.restart(subscription)  # before it has read that
+        told = [await subscription.next() for _ in range(2)]
+        assert [(each.pool, each.is_cleared, len(each.stored)) for each in told] == [
+            ("goes", True, 0),
+            ("stays", True, 1),
+        ]
+        events.open("goes", 4, {}, lambda: True)
+        events.restart(subscription)
+        assert [(await subscription.next()).pool for _ in range(2)] == ["stays", "goes"]
+        assert not subscription._changes
+    with events.subscribe() as subscription:
+        assert len(subscription._changes) == 2
+
+
 def test_changes_in_parts_and_runs() -> None:
     tokens = array("i", [1, 2])
     stored = [
