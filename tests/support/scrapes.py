@@ -1,6 +1,7 @@
 """What services export, asked for again and again."""
 
 from collections.abc import Iterable
+from http.client import HTTPException
 from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -55,7 +56,7 @@ class Scrapes:
         for place, before in self._before.items():
             try:
                 samples = scrape(place)
-            except OSError:
+            except (OSError, HTTPException):  # killed while it answered
                 continue
             self.exported.update(name for name, _ in samples)
             for key, value in samples.items() if before is not None else ():
