@@ -76,7 +76,7 @@ async def measure(stack: Stack, name: str, repeats: int, period: float) -> list[
         await is_serving(stack.frontend)
         await has_executors(stack.frontend, 1)
         await asyncio.sleep(moments.uniform(0, period))
-        noticed = until_unlisted(stack.scheduler) if name == "executor" else until_not_serving(stack.frontend)
+        noticed = until_unlisted(stack.schedulers[0]) if name == "executor" else until_not_serving(stack.frontend)
         seconds.append(await seconds_until(noticed, pid))
     return seconds
 

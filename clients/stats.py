@@ -12,6 +12,7 @@ from quire.clients.scheduler_settings import SchedulerSettings
 from quire.engine.api.errors import QuireError
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
+from quire.protos.address import Addresses
 from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.credentials import open_sync_channel
 
@@ -23,6 +24,9 @@ class Settings(SchedulerSettings):
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_STATS_")
 
+    scheduler: Addresses = "127.0.0.1:8002"
+    """Host and port of the scheduler's gRPC service; of several, separated by commas, the one that leads answers."""
+
     timeout: float = Field(5.0, gt=0, allow_inf_nan=False)
     """Seconds that the answer may take."""
 
@@ -32,21 +36,30 @@ class Settings(SchedulerSettings):
 
 def run(settings: Settings) -> int:
     """Returns the exit code: 0, or 1 if the scheduler does not answer."""
-    try:
-        credentials = settings.scheduler_credentials()
-        with open_sync_channel(settings.scheduler, CHANNEL_OPTIONS, credentials) as channel, translated():
-            stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
-            answer = stub.GetStatistics(
-                pb.GetStatisticsRequest(), timeout=settings.timeout, metadata=credentials.metadata
-            )
-    except QuireError as error:
-        print(f"quire stats: error: --scheduler {settings.scheduler}: {error}", file=sys.stderr)
+    refusals = []
+    for address in settings.scheduler.split(","):
+        try:
+            answer = _ask(address, settings)
+        except QuireError as error:
+            refusals.append(f"{address}: {error}")
+        else:
+            break
+    else:
+        print(f"quire stats: error: --scheduler {'; '.join(refusals)}", file=sys.stderr)
         return 1
     if settings.json_output:
         print(json.dumps({"epoch": answer.epoch, "executors": [_as_json(each) for each in answer.executors]}))
     else:
         print(_table(answer))
     return 0
+
+
+def _ask(address: str, settings: Settings) -> pb.GetStatisticsResponse:
+    credentials = settings.scheduler_credentials()
+    with open_sync_channel(address, CHANNEL_OPTIONS, credentials) as channel, translated():
+        stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+        request = pb.GetStatisticsRequest()
+        return stub.GetStatistics(request, timeout=settings.timeout, metadata=credentials.metadata)
 
 
 def _as_json(each: pb.ExecutorStatistics) -> dict[str, Any]:

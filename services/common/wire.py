@@ -127,6 +127,8 @@ _INFO = MessageCodec(ExecutorInfo, executor_pb2.ExecutorInfo, {"device": Enumera
 
 # Trailing metadata of an executor's refusal: the epoch that it obeys.
 EPOCH_METADATA = "quire-epoch"
+# Characters of a peer's name.
+MAX_NAME = 512
 # The highest google.rpc.Code.
 MAX_CODE = max(code_pb2.Code.values())
 

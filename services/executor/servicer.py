@@ -21,7 +21,7 @@ from quire.engine.validation import check_range
 from quire.internal.v1 import executor_pb2 as pb
 from quire.internal.v1 import executor_pb2_grpc
 from quire.services.common import wire
-from quire.services.common.wire import EPOCH_METADATA
+from quire.services.common.wire import EPOCH_METADATA, MAX_NAME
 
 logger = logging.getLogger(__name__)
 
@@ -76,12 +76,12 @@ class _Answers:
 
 
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
-    """Obeys the scheduler of the highest epoch; one stream at a time."""
+    """Obeys the scheduler of the highest epoch, the first that comes with it; one stream at a time."""
 
     def __init__(self, executor: Executor, observers: Iterable[StepObserver] = ()) -> None:
         self._executor = executor
         self._thread = StepThread(executor, observers)
-        self._epoch = 0
+        self._epoch, self._leader = 0, ""
         self._num_attached = 0
         self._newest_step = 0
         self._committed = 0
@@ -117,7 +117,8 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         if first is None or not first.HasField("attach"):
             raise InvalidRequest("message", _kind(first), "must be attach where a stream begins")
         check_range("attach.epoch", first.attach.epoch, 0, MAX_COUNTER)
-        await self._attach(first.attach.epoch, context)
+        check_range("attach.leader", len(first.attach.leader), 0, MAX_NAME, "characters")
+        await self._attach(first.attach, context)
         info = replace(self._executor.info, committed=self._committed)
         answers = _Answers()
         reader = asyncio.create_task(self._read(request_iterator, answers))
@@ -152,10 +153,14 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 async with asyncio.timeout(timeout):
                     await self._ended.wait()
 
-    async def _attach(self, epoch: int, context: _Context) -> None:
-        if epoch < self._epoch:
-            await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"epoch {epoch} is over")
-        self._epoch = epoch
+    async def _attach(self, attach: pb.Attach, context: _Context) -> None:
+        if attach.epoch < self._epoch:
+            await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"epoch {attach.epoch} is over")
+        # A Redis that lost its last changes gives an epoch out again.
+        if attach.epoch == self._epoch and attach.leader != self._leader:
+            reason = f"epoch {attach.epoch} is that of {self._leader}"
+            await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, reason)
+        self._epoch, self._leader = attach.epoch, attach.leader
         self._num_attached += 1
         number = self._num_attached
         if self._stream is not None:
@@ -164,7 +169,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         await self._thread.reset()
         if number != self._num_attached:
             await self._refuse(context, grpc.StatusCode.ABORTED, "displaced")
-        logger.info("attached to a scheduler of epoch %d", epoch)
+        logger.info("attached to a scheduler of epoch %d", attach.epoch)
 
     async def _refuse(self, context: _Context, code: grpc.StatusCode, reason: str) -> None:
         message = f"{reason}: this executor obeys epoch {self._epoch}"

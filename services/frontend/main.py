@@ -20,7 +20,7 @@ from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.text.tokenizer import Tokenizer
 from quire.internal.v1 import worker_pb2_grpc
 from quire.kserve import open_inference_pb2_grpc
-from quire.protos.address import Address, OptionalAddress
+from quire.protos.address import Address, Addresses, OptionalAddress
 from quire.protos.channel import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from quire.services.common.address import is_loopback
 from quire.services.common.host_names import HostNames
@@ -31,6 +31,7 @@ from quire.services.common.security import ServerSecurity
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import MAX_WORKERS, ServiceSettings
 from quire.services.common.signals import until_signal
+from quire.services.common.targets import Targets
 from quire.services.common.tracing import tracing
 from quire.services.frontend import vllm_metrics
 from quire.services.frontend.call import Calls
@@ -42,7 +43,7 @@ from quire.services.frontend.inference import Inference
 from quire.services.frontend.kserve.servicer import KServeServicer
 from quire.services.frontend.meter import FrontendMeter
 from quire.services.frontend.metrics import METRICS
-from quire.services.frontend.scheduler_link import SchedulerLink
+from quire.services.frontend.scheduler_link import FAILOVER_SECONDS, SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
 from quire.services.frontend.siblings import Siblings
 from quire.services.frontend.ui.live_feed import LiveFeed
@@ -64,8 +65,13 @@ class Settings(ServiceSettings, PublicPorts, HostNames, ChatConfig):
     http_listen: OptionalAddress = "127.0.0.1:8000"
     """host:port of the OpenAI-compatible HTTP API; port 0 chooses a free one, "" leaves it out."""
 
-    scheduler: Address = "127.0.0.1:8002"
-    """The scheduler's host:port."""
+    scheduler: Addresses = "127.0.0.1:8002"
+    """The schedulers' host:port, separated by commas: the leader's and its standbys'. dns:name:port stands for every
+    address that the name has, now and later."""
+
+    failover_seconds: float = Field(FAILOVER_SECONDS, ge=0, le=600)
+    """How long new requests wait for a scheduler that leads, when the one before has gone, instead of being refused.
+    Those that were accepted wait for as long as it takes."""
 
     model: str | None = None
     """Hugging Face folder or hub id of the model that the executors serve; default: the demo model."""
@@ -149,12 +155,13 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
     first_tokens = FirstTokens()
     observers = (FrontendMeter(meter), first_tokens) if has_page else (FrontendMeter(meter),)
     link = SchedulerLink(
-        settings.scheduler,
+        Targets(settings.scheduler),
         own_name,
         settings.max_requests,
         tokenizer_fingerprint(folder),
         settings.connector,
         observers,
+        settings.failover_seconds,
     )
     tokenizer = Tokenizer.load(folder)
     inference = Inference(name, tokenizer, link, settings.stream_interval, observers)
@@ -177,7 +184,7 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
         body_seconds=settings.http_body_seconds,
         write_seconds=settings.write_seconds,
     )
-    feed = LiveFeed(settings.scheduler, settings.connector, partial(own_figures, inference, first_tokens))
+    feed = LiveFeed(Targets(settings.scheduler), settings.connector, partial(own_figures, inference, first_tokens))
     page = ui_routes(feed, inference) if has_page else ()
     place, shares_port = settings.http_listen, bool(own_address)
     certificates = settings.public_certificates

@@ -1,4 +1,4 @@
-"""The frontend's one stream to the scheduler, and everything open on it."""
+"""Everything that a frontend has open at the scheduler that leads."""
 
 import asyncio
 import logging
@@ -6,9 +6,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable
 from contextlib import suppress
-from typing import TypeAlias
-
-import grpc
+from typing import NoReturn
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
@@ -18,51 +16,54 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.open_request import Finish, OpenRequest
 from quire.internal.v1 import scheduler_pb2 as pb
-from quire.internal.v1 import scheduler_pb2_grpc
-from quire.protos.status import readable
 from quire.services.common import wire
 from quire.services.common.channel import DEFAULT_CONNECTOR, Connector
+from quire.services.common.targets import Targets
 from quire.services.frontend.observer import FrontendObserver
 from quire.services.frontend.open_calls import OpenCalls
 from quire.services.frontend.pace import Pace
+from quire.services.frontend.scheduler_stream import SchedulerStream
+from quire.services.frontend.schedulers import Schedulers
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 0.2
-_Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.ConnectRequest, pb.ConnectResponse]"
+FAILOVER_SECONDS = 5.0
 
 
 class SchedulerLink:
     """Submits and cancels requests, and hands each what comes for it.
 
     When the scheduler goes, what is open stays open: it is submitted again, with every token already received,
-    to the scheduler that comes next.
+    to the scheduler that leads next. What comes meanwhile waits for that one, too.
 
     Args:
-        address: the scheduler's "host:port".
-        name: this frontend's, for the scheduler's log.
+        targets: where schedulers are.
+        name: this frontend's, for their logs.
         max_requests: open at once; more are refused.
         tokenizer_fingerprint: this frontend's; with that of another model nothing is served.
-        connector: how the scheduler is reached.
+        connector: how schedulers are reached.
         observers: are told of requests.
+        failover_seconds: how long the state of a scheduler that has gone stands for that of the next one.
 
     Attributes:
-        load: what the scheduler said last that executors do; empty while it is not connected.
+        load: what the scheduler said last that executors do; empty while none leads.
     """
 
     def __init__(
         self,
-        address: str,
+        targets: Targets,
         name: str,
         max_requests: int,
         tokenizer_fingerprint: str,
         connector: Connector = DEFAULT_CONNECTOR,
         observers: Iterable[FrontendObserver] = (),
+        failover_seconds: float = FAILOVER_SECONDS,
     ) -> None:
-        self._address = address
-        self._name = name
+        self._schedulers = Schedulers(targets, name, self._follow, self._receive, connector)
+        self._leader: SchedulerStream | None = None
         self._tokenizer_fingerprint = tokenizer_fingerprint
-        self._connector = connector
+        self._failover_seconds = failover_seconds
+        self._failing_over: asyncio.TimerHandle | None = None
         self._observers = tuple(observers)
         self._pace = Pace(self._tell)
         self.load = pb.Load()
@@ -71,6 +72,8 @@ class SchedulerLink:
         # Of these, those that stand for others; the scheduler does not get them.
         self._held: set[OpenRequest] = set()
         self._calls = OpenCalls(max_requests, self.abort)
+        # Those that no scheduler has got.
+        self._fresh: set[OpenRequest] = set()
         # What the scheduler's queues may still take, less what was submitted since it said so; None: not said yet.
         self._room: int | None = None
         self._retry_after = 0.0
@@ -80,23 +83,20 @@ class SchedulerLink:
         # Of the last state in which something could be served: what was computed then may come behind the end of that.
         self._vocab_size = 0
         self._state_changed = asyncio.Event()
-        self._submissions: list[pb.Submission] = []
-        self._cancels: list[int] = []
-        self._outgoing = asyncio.Event()
         self._closed = asyncio.Event()
-        # Nothing is submitted before the scheduler has said that it can compute.
+        # Nothing is submitted before the leader has said that it can compute.
         self._is_open = False
 
     @property
     def state(self) -> pb.ServingState:
-        """The latest serving state; `num_executors` is 0 while nothing can."""
+        """What can be served; `num_executors` is 0 while nothing can, and no scheduler is expected to lead soon."""
         return self._state
 
     @property
     def unavailable_reason(self) -> str | None:
         """Why nothing can be served now; None if requests can be."""
         if not self._state.num_executors:
-            return "no executor is attached"
+            return "no executor is attached" if self._leader else "no scheduler leads"
         theirs = self._state.tokenizer_fingerprint
         if theirs and theirs != self._tokenizer_fingerprint:
             return "this frontend's tokenizer is not that of the executors' model; --model must name the same model"
@@ -200,9 +200,8 @@ class SchedulerLink:
         if self._room is not None and request.cached_tokens is None:
             # The request leaves the queue without starting, so no message about the room need come.
             self._room += 1
-        if self._is_open:
-            self._cancels.append(request.handle)
-            self._outgoing.set()
+        if self._is_open and self._leader is not None:
+            self._leader.cancel(request.handle)
 
     async def drained(self, timeout: float) -> None:
         """Returns when nothing is open any more, or after `timeout` seconds."""
@@ -217,81 +216,54 @@ class SchedulerLink:
         for request in list(self._requests.values()):
             request.end(error)
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Stays connected until cancelled."""
-        last_warning = ""
-        while True:
-            warning = await self._connect()
-            if warning != last_warning:
-                logger.warning("scheduler %s%s", self._address, warning)
-            last_warning = warning
-            await asyncio.sleep(RETRY_SECONDS)
+        await self._schedulers.run()
 
-    async def _connect(self) -> str:
-        """Stays connected until that ends; returns why it did, to follow the scheduler's address."""
-        try:
-            async with self._connector.open(self._address) as channel:
-                stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
-                call = stub.Connect(metadata=self._connector.metadata)
-                try:
-                    await self._converse(call)
-                finally:
-                    call.cancel()
-        except grpc.aio.AioRpcError as error:
-            return f": {readable(error.details() or '')}"
-        except Unavailable as error:
-            return f": {error}"
-        except InvalidRequest as error:
-            return f" sent what it must not: {error}"
-        finally:
-            self._is_open = False
-            self._room = None
-            self.load = pb.Load()
-            if self._lost_at is None and self._requests:
-                self._lost_at = time.monotonic()
-            self._set_state(pb.ServingState())
-        return " has ended the stream"
+    def _follow(self, leader: SchedulerStream | None) -> None:
+        """This scheduler leads from now on, or none does."""
+        self._leader, self._is_open = leader, False
+        self.load = pb.Load()
+        if self._lost_at is None and self._requests:
+            self._lost_at = time.monotonic()
+        if self._failing_over is None and self._state.num_executors:
+            loop = asyncio.get_running_loop()
+            self._failing_over = loop.call_later(self._failover_seconds, self._give_up)
 
-    async def _converse(self, call: _Call) -> None:
-        self._submissions, self._cancels = [], []
-        await call.write(pb.ConnectRequest(frontend=self._name))
-        writer = asyncio.create_task(self._write(call))
-        try:
-            async for response in call:
-                if response.HasField("state"):
-                    wire.check_state(response.state)
-                    self._vocab_size = response.state.vocab_size or self._vocab_size
-                    self._set_state(response.state)
-                    self._open()
-                elif response.HasField("output"):
-                    self._receive(response.output)
-                if response.HasField("queue"):
-                    self._room = response.queue.room
-                    self._retry_after = response.queue.retry_ms / 1000
-                if response.HasField("load"):
-                    self.load = response.load
-        finally:
-            writer.cancel()
-            with suppress(asyncio.CancelledError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                await writer
+    def _give_up(self) -> None:
+        """No scheduler has come in time that can serve."""
+        self._failing_over = self._room = None
+        self._set_state(pb.ServingState())
 
-    async def _write(self, call: _Call) -> None:
-        """Sends what has gathered since the last message as one message."""
-        while True:
-            await self._outgoing.wait()
-            self._outgoing.clear()
-            if self._submissions or self._cancels:
-                message = pb.ConnectRequest(submissions=self._submissions, cancels=self._cancels)
-                self._submissions, self._cancels = [], []
-                await call.write(message)
+    def _receive(self, message: pb.ConnectResponse) -> None:
+        """Takes a message of the leader."""
+        if message.HasField("state"):
+            self._take_state(message.state)
+        elif message.HasField("output"):
+            self._take_output(message.output)
+        if message.HasField("queue"):
+            self._room = message.queue.room
+            self._retry_after = message.queue.retry_ms / 1000
+        if message.HasField("load"):
+            self.load = message.load
+
+    def _take_state(self, state: pb.ServingState) -> None:
+        if self._failing_over is not None:
+            if not state.num_executors:
+                return  # it has just begun to lead
+            self._failing_over.cancel()
+            self._failing_over = None
+        self._vocab_size = state.vocab_size or self._vocab_size
+        self._set_state(state)
+        self._open()
 
     def _open(self) -> None:
-        """Submits what is open from before, once per stream."""
+        """Submits what is open from before, once per leader."""
         if self.unavailable_reason is None and not self._is_open:
             self._is_open = True
             for request in self._requests.values():
                 if request not in self._held:
-                    self._enqueue(request, resumed=True)
+                    self._enqueue(request)
             if self._lost_at is not None:
                 for observer in self._observers:
                     observer.recover(time.monotonic() - self._lost_at)
@@ -320,21 +292,23 @@ class SchedulerLink:
     def _submit(self, request: OpenRequest, resumed: bool = False) -> None:
         if self._room is not None:
             self._room -= 1
-        self._enqueue(request, resumed)
+        if not resumed:
+            self._fresh.add(request)
+        self._enqueue(request)
 
-    def _enqueue(self, request: OpenRequest, resumed: bool = False) -> None:
-        if self._is_open and not request.is_over:
-            self._submissions.append(wire.submission_to_proto(request, resumed))
-            self._outgoing.set()
+    def _enqueue(self, request: OpenRequest) -> None:
+        if self._is_open and self._leader is not None and not request.is_over:
+            self._leader.submit(wire.submission_to_proto(request, resumed=request not in self._fresh))
+            self._fresh.discard(request)
 
     def _set_state(self, state: pb.ServingState) -> None:
         if state != self._state:
             self._state = state
             self._state_changed.set()
             if state.num_executors and (reason := self.unavailable_reason):
-                logger.error("scheduler %s: %s", self._address, reason)
+                logger.error("%s: %s", self._leader, reason)
 
-    def _receive(self, output: pb.StepOutput) -> None:
+    def _take_output(self, output: pb.StepOutput) -> None:
         update = wire.step_update_from_proto(output, self._vocab_size)
         queue_seconds = wire.queue_seconds_from_proto(output) if self._observers else []
         update.deliver(self._requests.get)
@@ -353,6 +327,7 @@ class SchedulerLink:
             for observer in self._observers:
                 observer.end(request)
             del self._by_id[request.request_id]
+            self._fresh.discard(request)
             self._pace.forget(request)
             self._closed.set()
         return request

@@ -123,6 +123,11 @@ class Dispatcher:
         stream.set_state(self._state())
         return stream
 
+    def close(self) -> None:
+        """This scheduler leads no more: every frontend's stream ends behind what has gathered for it."""
+        for stream in self._streams.values():
+            stream.close()
+
     def disconnect(self, stream: FrontendStream) -> None:
         """Ends everything that the frontend has open."""
         del self._streams[stream.client]

@@ -9,6 +9,7 @@ import grpc
 from quire.engine.api.errors import InvalidRequest, StaleEpoch, Unavailable
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.loop import StepRunner
+from quire.engine.resources.ledger.lease import Term
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.internal.v1 import executor_pb2 as pb
 from quire.internal.v1 import executor_pb2_grpc
@@ -22,34 +23,37 @@ ATTACH_SECONDS = 10.0
 class ExecutorLink(StepRunner):
     """An attached executor: plans down, results up, in order.
 
-    Attributes:
-        info: who the executor is.
+    Args:
+        address: "host:port".
+        term: nothing is sent while its lease does not hold.
+        connector: how it is reached.
     """
 
-    def __init__(self, address: str, connector: Connector = DEFAULT_CONNECTOR) -> None:
+    def __init__(self, address: str, term: Term, connector: Connector = DEFAULT_CONNECTOR) -> None:
         """Raises `Unavailable` if the connector has no credentials now."""
         self._address = address
+        self._term = term
         self._channel = connector.open(address)
         self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute(metadata=connector.metadata)
         self._results: asyncio.Queue[StepResult] = asyncio.Queue()
-        self._epoch = 0
         self._num_due = 0
         self._num_prepared = 0
         self._preparing: dict[int, asyncio.Future[None]] = {}
         self._vocab_size = 0
 
-    async def attach(self, epoch: int) -> ExecutorInfo:
-        """Takes the executor over for this epoch; its slots are empty then.
+    async def attach(self) -> ExecutorInfo:
+        """Takes the executor over for this term; its slots are empty then.
 
         Raises:
-            StaleEpoch: it obeys a scheduler of a higher epoch.
+            StaleEpoch: it obeys a scheduler of a higher epoch, or another of the same one.
             Unavailable: it does not answer.
             InvalidRequest: its answer is not what an executor says.
         """
-        self._epoch = epoch
+        await self._term.held()
         try:
             async with asyncio.timeout(ATTACH_SECONDS):
-                await self._call.write(pb.ExecuteRequest(attach=pb.Attach(epoch=epoch)))
+                attach = pb.Attach(epoch=self._term.epoch, leader=self._term.leader)
+                await self._call.write(pb.ExecuteRequest(attach=attach))
                 response = await self._read()
         except TimeoutError as error:
             raise Unavailable(f"executor {self._address}: no answer in {ATTACH_SECONDS:.0f} s") from error
@@ -62,6 +66,7 @@ class ExecutorLink(StepRunner):
         return info
 
     async def send(self, plan: StepPlan) -> None:
+        await self._term.held()
         self._num_due += 1
         try:
             await self._call.write(pb.ExecuteRequest(plan=wire.plan_to_proto(plan)))
@@ -132,6 +137,6 @@ class ExecutorLink(StepRunner):
         """The call's own status says more than the operation that failed on it."""
         code, details = await self._call.code(), await self._call.details()
         if code in (grpc.StatusCode.FAILED_PRECONDITION, grpc.StatusCode.ABORTED):
-            owner = wire.epoch_from_metadata(await self._call.trailing_metadata(), self._epoch)
+            owner = wire.epoch_from_metadata(await self._call.trailing_metadata(), self._term.epoch)
             raise StaleEpoch(f"executor {self._address}: {details}", owner) from error
         raise Unavailable(f"executor {self._address}: {code.name}: {readable(details)}") from error

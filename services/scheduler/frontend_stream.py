@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from quire.engine.api.errors import RequestError
+from quire.engine.api.errors import RequestError, Unavailable
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.logprobs import pack
 from quire.engine.open_request import Finish
@@ -55,6 +55,14 @@ class FrontendStream:
         # Steps that what is gathered may still wait.
         self._steps_left = _ENDLESS
         self._updated = asyncio.Event()
+        # Of a closed stream: what the frontend still gets.
+        self._last: list[pb.ConnectResponse] | None = None
+
+    def close(self) -> None:
+        """Ends the stream behind what has come; nothing that comes later is sent, above all no failure."""
+        if self._last is None:
+            self._last = self._take_messages()
+            self._updated.set()
 
     def set_state(self, state: pb.ServingState) -> None:
         """The serving state has changed."""
@@ -119,9 +127,21 @@ class FrontendStream:
         self._updated.set()
 
     async def next(self) -> list[pb.ConnectResponse]:
-        """All results since the last call; waits until there are some."""
+        """All results since the last call; waits until there are some.
+
+        Raises:
+            Unavailable: this scheduler does not lead any more.
+        """
         await self._updated.wait()
-        self._updated.clear()
+        if self._last is None:
+            self._updated.clear()
+            return self._take_messages()
+        messages, self._last = self._last, []
+        if not messages:
+            raise Unavailable("this scheduler does not lead any more")
+        return messages
+
+    def _take_messages(self) -> list[pb.ConnectResponse]:
         self._steps_left = _ENDLESS
         messages = []
         if self._state is not None:

@@ -3,29 +3,33 @@
 from quire.services.common.metrics.meter import Meter
 from quire.services.scheduler import metrics
 from quire.services.scheduler.attached_executor import AttachedExecutor
-from quire.services.scheduler.dispatcher import Dispatcher
+from quire.services.scheduler.leadership import Leadership
 from quire.services.scheduler.meter import SchedulerMeter
 
 
 class Gauges:
-    """Of a dispatcher and its executors."""
+    """Of the dispatcher that leads and its executors; a standby has none."""
 
-    def __init__(self, meter: Meter, measuring: SchedulerMeter, dispatcher: Dispatcher) -> None:
+    def __init__(self, meter: Meter, measuring: SchedulerMeter, leadership: Leadership) -> None:
         self._meter = meter
         self._measuring = measuring
-        self._dispatcher = dispatcher
+        self._leadership = leadership
 
     def refresh(self) -> None:
         """Sets all; an executor that is not attached has none."""
-        dispatcher, value = self._dispatcher, self._meter.value
+        dispatcher, value = self._leadership.leading, self._meter.value
+        for metric in _OF_ATTACHED:
+            self._meter.clear(metric)
+        if dispatcher is None:
+            for metric, *labels in _OF_ALL:
+                value(metric, *labels).value = 0
+            return
         self._measuring.retain(dispatcher.expected)
         value(metrics.EPOCH).value = dispatcher.epoch
         value(metrics.FRONTENDS).value = dispatcher.num_frontends
         num_draining = sum(executor.is_draining for executor in dispatcher.executors)
         value(metrics.EXECUTORS, "draining").value = num_draining
         value(metrics.EXECUTORS, "serving").value = len(dispatcher.executors) - num_draining
-        for metric in _OF_ATTACHED:
-            self._meter.clear(metric)
         for executor in dispatcher.executors:
             self._set(executor)
 
@@ -53,6 +57,10 @@ class Gauges:
             self._meter.value(metrics.KV_BLOCKS, name, state).value = count
 
 
+_OF_ALL = (
+    *((metrics.EPOCH,), (metrics.FRONTENDS,)),
+    *((metrics.EXECUTORS, "draining"), (metrics.EXECUTORS, "serving")),
+)
 _OF_ATTACHED = (
     *(metrics.WAITING, metrics.RUNNING, metrics.MAX_RUNNING, metrics.QUEUE_ROOM, metrics.WAITING_TOKENS),
     *(metrics.KV_CAPACITY, metrics.KV_BLOCKS, metrics.KV_USAGE),

@@ -3,9 +3,12 @@
 import asyncio
 import importlib
 import logging
-from collections.abc import Coroutine, Iterable, Iterator
+import os
+import socket
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 import grpc
 from pydantic import Field
@@ -14,8 +17,8 @@ from pydantic_settings import SettingsConfigDict
 from quire.engine.api.errors import LedgerUnreachable, PluginError, StaleEpoch, StartupError
 from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.config import SchedulerConfig
-from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.connection import RedisUrl, redacted
+from quire.engine.resources.ledger.lease import LeaderLease, Term
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.scheduling.plugins import components
 from quire.engine.trace import Trace
@@ -25,15 +28,18 @@ from quire.services.common.metrics.meter import Meter
 from quire.services.common.metrics.serving import metrics_serving
 from quire.services.common.server import Health, serving
 from quire.services.common.settings import MeasuredSettings
-from quire.services.common.signals import until_signal
+from quire.services.common.signals import unless_signalled
+from quire.services.common.targets import Targets
 from quire.services.common.tracing import tracing
 from quire.services.extras import check_extras
+from quire.services.scheduler.candidate import Candidate
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.fleet import Fleet
 from quire.services.scheduler.gauges import Gauges
 from quire.services.scheduler.kv_events import KVEvents
 from quire.services.scheduler.kv_events_servicer import KVEventsServicer
+from quire.services.scheduler.leadership import Leadership
 from quire.services.scheduler.meter import SchedulerMeter
 from quire.services.scheduler.metrics import METRICS
 from quire.services.scheduler.observer import SchedulerObserver
@@ -69,6 +75,10 @@ class Settings(MeasuredSettings, SchedulerConfig):
     """Executors' host:port, separated by commas; dns:name:port stands for every address that the name has, now
     and later."""
 
+    lease_seconds: float = Field(0.8, ge=0.1, le=60)
+    """How long the lead outlasts a scheduler that dies: another one with the same Redis takes over then. It is renewed
+    four times within this time; shorter ones are lost when the machine or Redis pauses."""
+
     kv_events_zmq: str | None = None
     """ZeroMQ address to publish changes of the prefix caches at, in the form that vLLM has: tcp://*:5557 listens, an
     address without a wildcard is connected to; default: they are not published so. gRPC always has them."""
@@ -97,14 +107,16 @@ async def _serve(settings: Settings, tracer: "Tracer | None") -> int:
     elif settings.kv_events_zmq_replay is not None:
         raise StartupError("--kv-events-zmq-replay: needs --kv-events-zmq, where what it repeats was published")
     ledger = _connect(settings.redis)
+    name = f"{socket.gethostname()}/{os.getpid()}/{token_hex(4)}"
+    candidate = Candidate(LeaderLease(ledger.redis, name, settings.lease_seconds))
+    service = _Service(settings, ledger, candidate, tracer)
     try:
-        epoch = await ledger.next_epoch()
-        while (stale := await _lead(settings, ledger, epoch, tracer)) is not None:
-            # An epoch that the ledger never gave out is from before it lost its counter, not of a rival.
-            if stale.owner <= await ledger.last_epoch():
-                logger.error("stepping down: %s", stale)
-                return 1
-            epoch = await ledger.next_epoch(above=stale.owner)
+        port = serving(
+            settings.listen, SERVICES, service.register, 0.5, keepalive=settings.keepalive, security=settings.security
+        )
+        async with metrics_serving(settings.metrics_listen, service.meter), port as health:
+            await unless_signalled(service.run(health))
+            service.leadership.close()
     except LedgerUnreachable as error:
         raise StartupError(f"--redis {redacted(settings.redis)}: {error}") from error
     finally:
@@ -119,51 +131,82 @@ def _connect(url: str) -> RedisLedger:
         raise StartupError(f"--redis {redacted(url)}: {error}") from error
 
 
-async def _lead(settings: Settings, ledger: KVLedger, epoch: int, tracer: "Tracer | None") -> StaleEpoch | None:
-    """Serves until a signal comes, or until it turns out that a higher epoch leads, which is returned."""
-    logger.info("epoch %d", epoch)
-    if epoch == MAX_COUNTER:
-        logger.error("this is the last epoch, so a second scheduler would not displace this one; empty Redis soon")
-    config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
-    journal = Journal()
-    observers: list[SchedulerObserver] = [journal]
-    if settings.trace_dir is not None:
-        observers.append(Timeline(Trace(settings.trace_dir, f"scheduler-{epoch}")))
-    meter = Meter(METRICS, {})
-    measuring = SchedulerMeter(meter)
-    if settings.metrics_listen:
-        observers.append(measuring)
-    if tracer is not None:
-        observers.append(RequestSpans(tracer))
-    dispatcher, kv_events = Dispatcher(epoch, observers), KVEvents()
-    meter.before_each(Gauges(meter, measuring, dispatcher).refresh)
-    dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(epoch)))
-    watch = Watch(dispatcher, journal)
-    connector = settings.connector
+class _Service:
+    """Is a standby and leads, in turn.
 
-    def supervise(address: str) -> Supervisor:
-        return Supervisor(address, config, ledger, epoch, dispatcher, kv_events, connector)
+    Attributes:
+        leadership: the term that is led, if one is.
+        meter: of the process.
+    """
 
-    fleet = Fleet(settings.executors.split(","), supervise)
+    def __init__(self, settings: Settings, ledger: RedisLedger, candidate: Candidate, tracer: "Tracer | None") -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._candidate = candidate
+        self._tracer = tracer
+        self._targets = Targets(settings.executors)
+        self._kv_events = KVEvents()
+        self.leadership = Leadership()
+        self.meter = Meter(METRICS, {})
+        self._measuring = SchedulerMeter(self.meter)
+        self.meter.before_each(Gauges(self.meter, self._measuring, self.leadership).refresh)
 
-    def register(server: grpc.aio.Server) -> None:
-        kv_events_pb2_grpc.add_KVEventsServiceServicer_to_server(KVEventsServicer(kv_events), server)
-        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(dispatcher, watch), server)
+    def register(self, server: grpc.aio.Server) -> None:
+        """Adds what this process answers to a server."""
+        kv_events_pb2_grpc.add_KVEventsServiceServicer_to_server(KVEventsServicer(self._kv_events), server)
+        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(self.leadership), server)
 
-    stale: list[StaleEpoch] = []
-    try:
-        port = serving(
-            settings.listen, SERVICES, register, 0.5, keepalive=settings.keepalive, security=settings.security
-        )
-        with _zmq_publisher(settings, kv_events, epoch) as publisher:
-            async with metrics_serving(settings.metrics_listen, meter), port as health:
-                work = [fleet.run(), _watch(dispatcher, health), dispatcher.report_load()]
-                await _drive([*work, *([publisher.run()] if publisher else [])])
-    except* StaleEpoch as group:
-        stale.extend(_leaves(group))
-    except* PluginError as group:
-        raise StartupError(str(next(_leaves(group)))) from group
-    return max(stale, key=lambda error: error.owner, default=None)
+    async def run(self, health: Health) -> NoReturn:
+        """Runs until cancelled."""
+        epoch = 0
+        while True:
+            term = await self._candidate.elected(above=epoch)
+            logger.info("epoch %d", term.epoch)
+            if term.epoch == MAX_COUNTER:
+                logger.error("this is the last epoch, so a standby would not displace this one; empty Redis soon")
+            try:
+                epoch = await self._lead(term, health)
+            finally:
+                await health.set(False)
+                await self._candidate.resign(term)
+
+    async def _lead(self, term: Term, health: Health) -> int:
+        """Drives executors until another scheduler leads, or until cancelled; returns the highest epoch met."""
+        settings = self._settings
+        config = SchedulerConfig(**settings.model_dump(include=set(SchedulerConfig.model_fields)))
+        journal = Journal()
+        dispatcher = Dispatcher(term.epoch, self._observers(term.epoch, journal))
+        dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(term.epoch)))
+
+        def supervise(address: str) -> Supervisor:
+            return Supervisor(address, config, self._ledger, term, dispatcher, self._kv_events, settings.connector)
+
+        try:
+            with _zmq_publisher(settings, self._kv_events, term.epoch) as publisher:
+                async with asyncio.TaskGroup() as tasks:
+                    with self.leadership.lead(dispatcher, Watch(dispatcher, journal)):
+                        tasks.create_task(Fleet(self._targets, supervise).run())
+                        tasks.create_task(_watch(dispatcher, health))
+                        tasks.create_task(dispatcher.report_load())
+                        if publisher:
+                            tasks.create_task(publisher.run())
+                        await self._candidate.keep(term)
+        except* StaleEpoch as group:
+            stale = max(_leaves(group), key=lambda error: error.owner)
+        except* PluginError as group:
+            raise StartupError(str(next(_leaves(group)))) from group
+        logger.warning("leading no more: %s", stale)
+        return stale.owner
+
+    def _observers(self, epoch: int, journal: Journal) -> list[SchedulerObserver]:
+        observers: list[SchedulerObserver] = [journal]
+        if self._settings.trace_dir is not None:
+            observers.append(Timeline(Trace(self._settings.trace_dir, f"scheduler-{epoch}")))
+        if self._settings.metrics_listen:
+            observers.append(self._measuring)
+        if self._tracer is not None:
+            observers.append(RequestSpans(self._tracer))
+        return observers
 
 
 def _zmq_publisher(settings: Settings, kv_events: KVEvents, epoch: int) -> AbstractContextManager[Any]:
@@ -180,15 +223,6 @@ def _zmq_publisher(settings: Settings, kv_events: KVEvents, epoch: int) -> Abstr
         epoch,
     )
     return publisher
-
-
-async def _drive(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Does all of it until a signal comes."""
-    async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(each) for each in work]
-        await until_signal()
-        for task in running:
-            task.cancel()
 
 
 async def _watch(dispatcher: Dispatcher, health: Health) -> None:

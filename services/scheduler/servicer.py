@@ -12,31 +12,35 @@ from quire.engine.validation import check_range
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
 from quire.services.common import wire
+from quire.services.common.wire import MAX_NAME
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.frontend_stream import FrontendStream
-from quire.services.scheduler.watch.watch import Watch
+from quire.services.scheduler.leadership import Leadership
 
 logger = logging.getLogger(__name__)
 
-# Characters of a frontend's name.
-MAX_NAME = 512
 _Context = grpc.aio.ServicerContext[pb.ConnectRequest, pb.ConnectResponse]
 _WatchContext = grpc.aio.ServicerContext[pb.WatchRequest, pb.Snapshot]
 _StatisticsContext = grpc.aio.ServicerContext[pb.GetStatisticsRequest, pb.GetStatisticsResponse]
 
 
 class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
-    """One stream per frontend; when it ends, so does everything submitted on it. Others ask or watch."""
+    """One stream per frontend; when it ends, so does everything submitted on it. Others ask or watch.
 
-    def __init__(self, dispatcher: Dispatcher, watch: Watch) -> None:
-        self._dispatcher = dispatcher
-        self._watch = watch
+    While another scheduler leads, frontends' streams stay open and idle, so that they are there when this one takes
+    over.
+    """
+
+    def __init__(self, leadership: Leadership) -> None:
+        self._leadership = leadership
 
     async def Connect(
         self, request_iterator: AsyncIterator[pb.ConnectRequest], context: _Context
     ) -> AsyncIterator[pb.ConnectResponse]:
-        stream = self._dispatcher.connect()
-        reader = asyncio.create_task(self._read(request_iterator, stream))
+        yield pb.ConnectResponse(state=pb.ServingState())
+        dispatcher = await self._leadership.began()
+        stream = dispatcher.connect()
+        reader = asyncio.create_task(self._read(request_iterator, dispatcher, stream))
         updates = asyncio.create_task(stream.next())
         try:
             while True:
@@ -52,44 +56,51 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
             updates.cancel()
             # The requests can be closed only when nobody reads them any more.
             await asyncio.gather(reader, updates, return_exceptions=True)
-            self._dispatcher.disconnect(stream)
+            dispatcher.disconnect(stream)
             logger.info("frontend %d disconnected", stream.client)
 
     async def GetStatistics(
         self, request: pb.GetStatisticsRequest, context: _StatisticsContext
     ) -> pb.GetStatisticsResponse:
-        return self._dispatcher.statistics()
+        return self._leadership.dispatcher.statistics()
 
     async def Watch(self, request: pb.WatchRequest, context: _WatchContext) -> AsyncIterator[pb.Snapshot]:
-        async with aclosing(self._watch.follow()) as snapshots:
+        watch = self._leadership.watch
+        async with aclosing(watch.follow()) as snapshots:
             async for snapshot in snapshots:
                 yield snapshot
+                if watch is not self._leadership.watch:
+                    return
 
-    async def _read(self, requests: AsyncIterator[pb.ConnectRequest], stream: FrontendStream) -> None:
+    async def _read(
+        self, requests: AsyncIterator[pb.ConnectRequest], dispatcher: Dispatcher, stream: FrontendStream
+    ) -> None:
         try:
             async for request in requests:
-                self._take(request, stream)
+                _take(request, dispatcher, stream)
         except InvalidRequest as error:
             logger.warning("frontend %d: its stream is ended: %s", stream.client, error)
             raise
 
-    def _take(self, request: pb.ConnectRequest, stream: FrontendStream) -> None:
-        """Raises `InvalidRequest` for what no message about a single request could answer."""
-        if request.frontend:
-            check_range("frontend", len(request.frontend), 0, MAX_NAME, "characters")
-            logger.info("frontend %d connected: %s", stream.client, request.frontend)
-        for submission in request.submissions:
-            self._submit(submission, stream)
-        for handle in request.cancels:
-            self._dispatcher.cancel(stream, wire.handle_from_proto("cancels", handle))
 
-    def _submit(self, submission: pb.Submission, stream: FrontendStream) -> None:
-        handle = wire.handle_from_proto("handle", submission.handle)
-        if handle in stream.sequences:
-            raise InvalidRequest("handle", handle, "must not be open already")
-        try:
-            request = wire.submission_from_proto(stream.client, submission)
-        except InvalidRequest as error:
-            stream.end(handle, error)
-        else:
-            self._dispatcher.submit(stream, request)
+def _take(request: pb.ConnectRequest, dispatcher: Dispatcher, stream: FrontendStream) -> None:
+    """Raises `InvalidRequest` for what no message about a single request could answer."""
+    if request.frontend:
+        check_range("frontend", len(request.frontend), 0, MAX_NAME, "characters")
+        logger.info("frontend %d connected: %s", stream.client, request.frontend)
+    for submission in request.submissions:
+        _submit(submission, dispatcher, stream)
+    for handle in request.cancels:
+        dispatcher.cancel(stream, wire.handle_from_proto("cancels", handle))
+
+
+def _submit(submission: pb.Submission, dispatcher: Dispatcher, stream: FrontendStream) -> None:
+    handle = wire.handle_from_proto("handle", submission.handle)
+    if handle in stream.sequences:
+        raise InvalidRequest("handle", handle, "must not be open already")
+    try:
+        request = wire.submission_from_proto(stream.client, submission)
+    except InvalidRequest as error:
+        stream.end(handle, error)
+    else:
+        dispatcher.submit(stream, request)

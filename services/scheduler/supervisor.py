@@ -6,11 +6,12 @@ import time
 from contextlib import suppress
 from functools import partial
 
-from quire.engine.api.errors import InvalidRequest, LedgerError, LedgerUnreachable, Unavailable
+from quire.engine.api.errors import InvalidRequest, LedgerError, LedgerUnreachable, StaleEpoch, Unavailable
 from quire.engine.config import SchedulerConfig
 from quire.engine.loop import StepLoop
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.base import KVLedger
+from quire.engine.resources.ledger.lease import Term
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.step_observer import StepObserver
@@ -31,7 +32,7 @@ class Supervisor:
 
     Args:
         address: the executor's "host:port", which is its pool's name in the ledger too.
-        epoch: of this scheduler.
+        term: of this scheduler.
         kv_events: told what becomes of the pool.
         connector: how the executor is reached.
     """
@@ -41,7 +42,7 @@ class Supervisor:
         address: str,
         config: SchedulerConfig,
         ledger: KVLedger,
-        epoch: int,
+        term: Term,
         dispatcher: Dispatcher,
         kv_events: KVEvents,
         connector: Connector = DEFAULT_CONNECTOR,
@@ -49,7 +50,7 @@ class Supervisor:
         self._address = address
         self._config = config
         self._ledger = ledger
-        self._epoch = epoch
+        self._term = term
         self._dispatcher = dispatcher
         self._kv_events = kv_events
         self._connector = connector
@@ -75,7 +76,7 @@ class Supervisor:
         while not self._is_leaving:
             link = None
             try:
-                link = ExecutorLink(self._address, self._connector)
+                link = ExecutorLink(self._address, self._term, self._connector)
                 await self._drive(link)
             except (Unavailable, LedgerUnreachable, InvalidRequest) as error:
                 found = str(error)
@@ -92,17 +93,18 @@ class Supervisor:
         self._dispatcher.forget(self._address)
         if self._identity is not None:
             with suppress(LedgerUnreachable):
-                await self._ledger.remove(self._identity, self._epoch)
+                await self._ledger.remove(self._identity, self._term.epoch)
 
     async def _drive(self, link: ExecutorLink) -> None:
-        info = await link.attach(self._epoch)
+        info = await link.attach()
         self._dispatcher.admit(self._address, info)
         identity = PoolIdentity(self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
         scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
         self._identity = identity
         observers = self._dispatcher.observers_of_steps(self._address)
         observers += _LedgerEvents(self._address, self._dispatcher), PoolCommits(self._address, self._kv_events)
-        loop = StepLoop(scheduler, self._ledger, identity, self._epoch, link, self._dispatcher.deliver, observers)
+        epoch, deliver = self._term.epoch, self._dispatcher.deliver
+        loop = StepLoop(scheduler, self._ledger, identity, epoch, link, deliver, observers)
         executor = AttachedExecutor(self._address, info, scheduler, loop)
         logger.info(
             "executor %s attached: %d blocks of %d tokens, %d cached",
@@ -125,6 +127,10 @@ class Supervisor:
             done, _ = await asyncio.wait((running, watching), return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+        except StaleEpoch:
+            # Before frontends hear that the executor is gone: it is there, for the scheduler that leads.
+            self._dispatcher.close()
+            raise
         except (Unavailable, InvalidRequest) as error:
             if not executor.is_draining:
                 self._lost_at = time.monotonic()
@@ -144,7 +150,7 @@ class Supervisor:
         self._dispatcher.notice(Event(kind, self._address, detail, seconds))
 
     async def _open(self, identity: PoolIdentity, committed: int) -> PoolState:
-        state = await self._ledger.open(identity, self._epoch)
+        state = await self._ledger.open(identity, self._term.epoch)
         faults = audit(state)
         if state.step < committed:
             faults.append(f"it ends at step {state.step}, the executor has run step {committed}")
@@ -153,7 +159,7 @@ class Supervisor:
             logger.error("pool %s: the ledger's cache is dropped: %s", identity.name, why)
             self._tell(EventKind.LEDGER_DROPPED, why)
             state = PoolState(identity.num_blocks, step=committed)
-            await self._ledger.seed(identity, self._epoch, state)
+            await self._ledger.seed(identity, self._term.epoch, state)
         return state
 
 

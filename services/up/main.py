@@ -41,7 +41,7 @@ def _welcome(stack: Stack, settings: UpSettings) -> str:
     return f"""
   frontend   {stack.frontend}    gRPC: quire.v1.InferenceService, health, reflection
              http://{stack.http}    /v1/completions, /v1/models, /health, /metrics{everywhere}
-  scheduler  {stack.scheduler}
+  scheduler  {", ".join(stack.schedulers)}
   executors  {", ".join(stack.executors)}{metrics}
   redis      {redacted(stack.redis)}{page}
 

@@ -48,6 +48,9 @@ class UpSettings(ProcessSettings, HostNames, ChatConfig):
     scheduler_port: int = Field(8002, ge=0, le=MAX_PORT)
     """Port of the scheduler on loopback; 0 chooses a free one."""
 
+    standby: bool = False
+    """Start a second scheduler on a free port, which takes over at once when the first one ends."""
+
     executor_port: int = Field(8003, ge=0, le=MAX_PORT)
     """Port of the first executor on loopback, further ones follow it; 0 chooses free ones."""
 

@@ -33,6 +33,8 @@ PASSED_ON = {*ChatConfig.model_fields, *HostNames.model_fields}
 STOP_SECONDS = 10.0
 # Settings that are those of every service.
 _COMMON = {"log_level", "log_format", "trace_dir", "otlp_endpoint", "otlp_protocol"}
+# Names of the schedulers' processes, in the order of their addresses. Which of them leads is decided in Redis.
+SCHEDULERS = ("scheduler", "standby")
 
 
 class Stack:
@@ -42,8 +44,8 @@ class Stack:
         quiet: keep the services' logs back unless one fails.
 
     Attributes:
-        redis, frontend, http, scheduler, executors: where this machine reaches them; known once it is constructed.
-        metrics: the scheduler's /metrics, then the executors'; empty: they have none.
+        redis, frontend, http, schedulers, executors: where this machine reaches them; known once it is constructed.
+        metrics: the first scheduler's /metrics, then the executors'; empty: they have none.
         children: the processes, in the order in which they stop.
     """
 
@@ -56,7 +58,9 @@ class Stack:
         self._http_port = settings.http_port or free_port()
         self.frontend = joined(reachable(settings.host), self._frontend_port)
         self.http = joined(reachable(settings.host), self._http_port)
-        self.scheduler = f"{LOOPBACK}:{settings.scheduler_port or free_port()}"
+        self.schedulers = [f"{LOOPBACK}:{settings.scheduler_port or free_port()}"]
+        if settings.standby:
+            self.schedulers.append(f"{LOOPBACK}:{free_port()}")
         first = settings.executor_port
         ports = [first + i if first else free_port() for i in range(settings.num_executors)]
         self.executors = [f"{LOOPBACK}:{port}" for port in ports]
@@ -79,8 +83,9 @@ class Stack:
             program = Program("redis", tuple(redis_command(self._redis_port)), is_quiet=True)
             self.children.append(await Child.start(program))
             await self._until(_answers_ping(self.redis))
-        self.children.insert(1, await self.start_scheduler())
-        for address in (*self.executors, self.scheduler, self.frontend):
+        for name, address in reversed(list(zip(SCHEDULERS, self.schedulers, strict=False))):
+            self.children.insert(1, await self.start_scheduler(name, address))
+        for address in (*self.executors, self.frontend):
             await self._until(is_serving(address))
         await self._until(has_executors(self.frontend, len(self.executors)))
 
@@ -109,19 +114,19 @@ class Stack:
             places["metrics_listen"] = self.metrics[1 + self.executors.index(address)]
         return await self._service(name, "executor", {**places, **flags})
 
-    async def start_scheduler(self) -> Child:
+    async def start_scheduler(self, name: str, address: str) -> Child:
         flags = self._settings.scheduler.model_dump(exclude_unset=True)
-        places = {"listen": self.scheduler, "executors": ",".join(self.executors)}
-        if self.metrics:
+        places = {"listen": address, "executors": ",".join(self.executors)}
+        if self.metrics and name == SCHEDULERS[0]:
             places["metrics_listen"] = self.metrics[0]
         # Its URL may have a password.
-        return await self._service("scheduler", "scheduler", {**places, **flags}, {"QUIRE_SCHEDULER_REDIS": self.redis})
+        return await self._service(name, "scheduler", {**places, **flags}, {"QUIRE_SCHEDULER_REDIS": self.redis})
 
     async def start_frontend(self) -> Child:
         flags = {
             "listen": joined(self._settings.host, self._frontend_port),
             "http_listen": joined(self._settings.host, self._http_port),
-            "scheduler": self.scheduler,
+            "scheduler": ",".join(self.schedulers),
             "model": self._settings.executor.model,
             "served_model_name": self._settings.served_model_name,
             "stream_interval": self._settings.stream_interval,

@@ -84,7 +84,7 @@ def test_a_bare_installation_is_a_client(bare: Path, stack: RunningStack, text: 
     heavy = ("torch", "tokenizers", "redis", "uvicorn")
     assert run(bare / "python", "-c", MISSING, *heavy, cwd=bare).split() == []
     assert generated(bare, stack.frontend).rstrip("\n") == text.rstrip("\n")
-    assert stack.stack.executors[0] in run(bare / "quire", "stats", "--scheduler", stack.stack.scheduler, cwd=bare)
+    assert stack.stack.executors[0] in run(bare / "quire", "stats", "--scheduler", stack.stack.schedulers[0], cwd=bare)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ async def service(programs: Path, name: str, log: Path, **settings: str) -> Asyn
 
 async def test_a_frontend_does_without_torch(frontend: Path, stack: RunningStack, text: str, tmp_path: Path) -> None:
     assert run(frontend / "python", "-c", MISSING, "torch", "redis", cwd=frontend).split() == []
-    settings = {"http_listen": "", "scheduler": stack.stack.scheduler, "model": str(DEMO_MODEL)}
+    settings = {"http_listen": "", "scheduler": stack.stack.schedulers[0], "model": str(DEMO_MODEL)}
     async with service(frontend, "frontend", tmp_path / "log", **settings) as place:
         answer = await asyncio.to_thread(generated, frontend, place)
     assert answer.rstrip("\n") == text.rstrip("\n")

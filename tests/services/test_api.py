@@ -48,7 +48,7 @@ async def answer(client: AsyncClient) -> Completion:
 
 
 def address(stack: RunningStack, service: str) -> str:
-    places = {"frontend": stack.frontend, "scheduler": stack.stack.scheduler}
+    places = {"frontend": stack.frontend, "scheduler": stack.stack.schedulers[0]}
     return places.get(service, stack.stack.executors[0])
 
 

@@ -58,7 +58,7 @@ async def streamed(http: aiohttp.ClientSession, **body: Any) -> list[dict[str, A
 
 
 async def statistics(stack: RunningStack) -> Sequence[scheduler_pb2.ExecutorStatistics]:
-    async with open_channel(stack.stack.scheduler) as channel:
+    async with open_channel(stack.stack.schedulers[0]) as channel:
         stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
         return (await stub.GetStatistics(scheduler_pb2.GetStatisticsRequest())).executors
 

@@ -11,6 +11,7 @@ from quire.clients.async_client import AsyncClient
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.resources.ledger.redis import RedisLedger
+from quire.services.common.targets import Targets
 from quire.services.scheduler.fleet import Fleet
 from quire.services.scheduler.supervisor import Supervisor
 from support.prompts import random_prompts
@@ -128,7 +129,7 @@ async def test_names_are_resolved_again(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     answers += [["10.0.0.1"], ["10.0.0.1", "10.0.0.2"], socket_error(), ["10.0.0.2"]]
-    task = asyncio.create_task(Fleet(["dns:executors:8003", "fixed:1"], supervise).run())
+    task = asyncio.create_task(Fleet(Targets("dns:executors:8003,fixed:1"), supervise).run())
     async with asyncio.timeout(60):
         while "10.0.0.1:8003" not in made or not made["10.0.0.1:8003"].left.is_set():
             await asyncio.sleep(0.01)

@@ -92,7 +92,7 @@ class GrpcReader:
 
 @asynccontextmanager
 async def grpc_reader(stack: RunningStack) -> AsyncIterator[GrpcReader]:
-    async with open_channel(stack.stack.scheduler) as channel:
+    async with open_channel(stack.stack.schedulers[0]) as channel:
         call = kv_events_pb2_grpc.KVEventsServiceStub(channel).Subscribe(pb.SubscribeKVEventsRequest())
         await call.initial_metadata()
         yield GrpcReader(call)

@@ -161,7 +161,7 @@ async def test_it_goes_on_when_services_die(watched: WatchedPage, running: Runni
     running.signal("scheduler", signal.SIGKILL)
     await expect(page.locator("#status")).to_have_text("the scheduler is gone")
     running.start("scheduler")
-    scheduler = re.escape(running.stack.scheduler)
+    scheduler = re.escape(running.stack.schedulers[0])
     await expect(events(page)).to_contain_text(re.compile(rf"scheduler {scheduler} is back after \d+\.\d\d s"))
     await expect(page.locator("#status")).to_have_text("serving")
     await expect(page.locator("#epoch")).to_have_text("2")

@@ -96,7 +96,7 @@ async def all_kinds(stack: RunningStack, is_enough: Callable[[], bool]) -> None:
     await while_running(stack, lambda: flush(stack))
     while not is_enough():
         await load(stack)
-        async with grpc.aio.insecure_channel(stack.stack.scheduler) as channel:
+        async with grpc.aio.insecure_channel(stack.stack.schedulers[0]) as channel:
             # One frontend more.
             call = scheduler_pb2_grpc.SchedulerServiceStub(channel).Connect()
             await call.write(scheduler_pb2.ConnectRequest(frontend="another"))

@@ -78,7 +78,7 @@ async def test_each_is_answered_as_in_a_call_of_its_own(stack: RunningStack, cli
 
 async def num_steps(stack: RunningStack) -> int:
     """So many that brought their results before this returns."""
-    async with grpc.aio.insecure_channel(stack.stack.scheduler) as channel:
+    async with grpc.aio.insecure_channel(stack.stack.schedulers[0]) as channel:
         stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
         statistics = await stub.GetStatistics(scheduler_pb2.GetStatisticsRequest())
     (executor,) = statistics.executors

@@ -18,7 +18,7 @@ SHORT = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
 
 
 def counted(stack: RunningStack, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
-    assert main(["stats", "--scheduler", stack.stack.scheduler, "--json"]) == 0
+    assert main(["stats", "--scheduler", stack.stack.schedulers[0], "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     (executor,) = answer["executors"]
     assert executor["name"] == stack.stack.executors[0]
@@ -41,7 +41,7 @@ def test_reuse_is_counted_where_the_scheduler_runs(stack: RunningStack, capsys: 
 
 
 def test_the_table_has_a_row_for_every_executor(stack: RunningStack, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["stats", "--scheduler", stack.stack.scheduler]) == 0
+    assert main(["stats", "--scheduler", stack.stack.schedulers[0]]) == 0
     head, names, row = capsys.readouterr().out.splitlines()
     assert head.startswith("epoch ")
     assert names.split()[:3] == ["executor", "waiting", "running"]

@@ -26,7 +26,7 @@ from support.stacks import SETTLE_SECONDS, RunningStack, another_frontend
 async def frontend_of_another_model(stack: RunningStack, model: Path) -> AsyncIterator[tuple[str, str]]:
     """Its addresses for gRPC and HTTP; it knows of the executors."""
     place, http = (f"{LOOPBACK}:{free_port()}" for _ in range(2))
-    places = {"listen": place, "http_listen": http, "scheduler": stack.stack.scheduler, "drain_seconds": 0}
+    places = {"listen": place, "http_listen": http, "scheduler": stack.stack.schedulers[0], "drain_seconds": 0}
     child = stack.call(stack.stack._service("other-model", "frontend", {**places, "model": str(model)}))
     try:
         async with grpc.aio.insecure_channel(place) as channel:

@@ -26,7 +26,7 @@ SECONDS = 90.0
 def test_once_prints_what_is_now(stack: RunningStack, capsys: pytest.CaptureFixture[str]) -> None:
     with Client(stack.frontend) as client:
         client.generate([7 + 5 * i for i in range(40)], SamplingParams(temperature=0, max_tokens=2))
-    assert main(["top", "--scheduler", stack.stack.scheduler, "--once"]) == 0
+    assert main(["top", "--scheduler", stack.stack.schedulers[0], "--once"]) == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert re.search(rf"{re.escape(stack.stack.executors[0])}  0 running  0 waiting  \d+ blocks: 0 held, [1-9]", shown)
@@ -36,7 +36,7 @@ def test_once_prints_what_is_now(stack: RunningStack, capsys: pytest.CaptureFixt
 
 
 def test_a_terminal_is_left_as_it_was(stack: RunningStack) -> None:
-    command = ["-m", "quire.services.cli", "top", "--scheduler", stack.stack.scheduler]
+    command = ["-m", "quire.services.cli", "top", "--scheduler", stack.stack.schedulers[0]]
     terminal = pexpect.spawn(sys.executable, command, timeout=SECONDS, encoding="utf-8", dimensions=(30, 100))
     terminal.expect_exact("\x1b[?1049h")
     terminal.expect_exact(stack.stack.executors[0])

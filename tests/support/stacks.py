@@ -16,7 +16,7 @@ from quire.engine.resources.ledger.redis import RedisLedger
 from quire.services.up.ports import LOOPBACK, free_port
 from quire.services.up.process import Child
 from quire.services.up.settings import UpSettings
-from quire.services.up.stack import Stack, is_serving
+from quire.services.up.stack import SCHEDULERS, Stack, is_serving
 
 T = TypeVar("T")
 # Far more than it takes: a busy machine must not fail a test.
@@ -63,7 +63,9 @@ class RunningStack:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
 
     def child(self, name: str) -> Child:
-        """The running process of this name: "frontend", "scheduler", "executor" (of several "executor0"), "redis"."""
+        """The running process of this name: "frontend", "scheduler", "standby", "executor" (of several
+        "executor0"), "redis".
+        """
         return next(child for child in self.stack.children if child.name == name)
 
     def signal(self, name: str, number: signal.Signals) -> int:
@@ -79,8 +81,9 @@ class RunningStack:
         match name:
             case "frontend":
                 child = self.call(self.stack.start_frontend())
-            case "scheduler":
-                child = self.call(self.stack.start_scheduler())
+            case "scheduler" | "standby":
+                address = self.stack.schedulers[SCHEDULERS.index(name)]
+                child = self.call(self.stack.start_scheduler(name, address))
             case _:
                 index = int(name.removeprefix("executor") or 0)
                 child = self.call(self.stack.start_executor(name, self.stack.executors[index]))
@@ -127,7 +130,7 @@ def launch(model: Path, *, executor: dict[str, Any] | None = None, **changes: An
 
 async def start_frontend(stack: RunningStack, place: str, **settings: Any) -> Child:
     """One more frontend of the same scheduler; serves when this returns."""
-    places = {"listen": place, "http_listen": "", "scheduler": stack.stack.scheduler, "drain_seconds": 0}
+    places = {"listen": place, "http_listen": "", "scheduler": stack.stack.schedulers[0], "drain_seconds": 0}
     child: Child = stack.call(stack.stack._service("another", "frontend", places | settings))
     await is_serving(place)
     return child

@@ -13,6 +13,7 @@ from quire.engine.config import SchedulerConfig
 from quire.engine.loop import StepLoop
 from quire.engine.open_request import Finish
 from quire.engine.request import Request
+from quire.engine.resources.ledger.lease import Term
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
@@ -32,7 +33,7 @@ async def make_pool(
     info = executor_info(num_blocks=num_blocks)
     scheduler = Scheduler(SchedulerConfig(max_waiting_requests=max_waiting_requests), info, PoolState(info.num_blocks))
     identity = PoolIdentity(name, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
-    link = ExecutorLink("127.0.0.1:1")
+    link = ExecutorLink("127.0.0.1:1", Term(1, "one"))
     loop = StepLoop(scheduler, MemoryLedger(), identity, 1, link, dispatcher.deliver)
     await link.close()
     return AttachedExecutor(name, info, scheduler, loop)

@@ -4,6 +4,7 @@ import pytest
 
 from quire.engine.api.errors import Overloaded
 from quire.engine.drain_rate import MAX_SECONDS, MIN_SECONDS, DrainRate
+from quire.services.common.targets import Targets
 from quire.services.frontend.scheduler_link import SchedulerLink
 
 
@@ -44,7 +45,7 @@ def test_the_pace_follows_a_change() -> None:
 
 
 def test_a_full_frontend_says_when_its_calls_will_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    link = SchedulerLink("nowhere:1", "frontend", 0, "")
+    link = SchedulerLink(Targets("nowhere:1"), "frontend", 0, "")
     monkeypatch.setattr(DrainRate, "seconds_for", lambda self, count: 36.0)
     with pytest.raises(Overloaded) as caught:
         link.check_room()

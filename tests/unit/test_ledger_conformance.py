@@ -46,11 +46,6 @@ async def state_of(ledger: KVLedger, name: str = POOL.name) -> PoolState:
     return found[1]
 
 
-async def test_epochs_only_rise(ledger: KVLedger) -> None:
-    first = await ledger.next_epoch()
-    assert await ledger.next_epoch() > first
-
-
 async def test_a_new_pool_is_free(ledger: KVLedger) -> None:
     assert await ledger.snapshot("pool") is None
     assert await ledger.open(POOL, 1) == PoolState(8)

@@ -17,6 +17,7 @@ from quire.engine.text.tokenizer import Tokenizer
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
 from quire.services.common import wire
+from quire.services.common.targets import Targets
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
@@ -71,7 +72,7 @@ async def link(scheduler: Scheduler) -> AsyncIterator[SchedulerLink]:
     scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(scheduler, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    link = SchedulerLink(f"127.0.0.1:{port}", "frontend", MAX_REQUESTS, "")
+    link = SchedulerLink(Targets(f"127.0.0.1:{port}"), "frontend", MAX_REQUESTS, "")
     running = asyncio.create_task(link.run())
     await tell(scheduler, link, STATE, room=2, retry_ms=36_000)
     yield link

@@ -7,6 +7,7 @@ import pytest
 
 from quire.engine.api.errors import Unavailable
 from quire.engine.config import SchedulerConfig
+from quire.engine.resources.ledger.lease import Term
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.step import ExecutorInfo
 from quire.protos.channel import Keepalive
@@ -22,10 +23,10 @@ from support.simulated_executor import executor_info
 class IdleLink:
     """An executor that is never given anything."""
 
-    def __init__(self, address: str, keepalive: Keepalive) -> None:
+    def __init__(self, address: str, term: Term, keepalive: Keepalive) -> None:
         self.address = address
 
-    async def attach(self, epoch: int) -> ExecutorInfo:
+    async def attach(self) -> ExecutorInfo:
         return executor_info()
 
     async def watch(self, on_draining: Callable[[], None]) -> None:
@@ -40,7 +41,7 @@ async def test_the_pool_of_an_executor_that_left_is_forgotten(monkeypatch: pytes
     monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.01)
     ledger, dispatcher = MemoryLedger(), Dispatcher(epoch=1)
     found = {
-        address: Supervisor(address, SchedulerConfig(), ledger, await ledger.next_epoch(), dispatcher, KVEvents())
+        address: Supervisor(address, SchedulerConfig(), ledger, Term(1, "one"), dispatcher, KVEvents())
         for address in ("stays", "goes")
     }
     running = {address: asyncio.create_task(each.run()) for address, each in found.items()}
@@ -79,7 +80,9 @@ async def test_a_loss_is_told_and_how_long_it_took_to_get_over_it(monkeypatch: p
     LosingLink.losses = asyncio.Queue()
     events = Events()
     ledger, dispatcher = MemoryLedger(), Dispatcher(epoch=1, observers=[events])
-    running = asyncio.create_task(Supervisor("a", SchedulerConfig(), ledger, 1, dispatcher, KVEvents()).run())
+    running = asyncio.create_task(
+        Supervisor("a", SchedulerConfig(), ledger, Term(1, "one"), dispatcher, KVEvents()).run()
+    )
     async with asyncio.timeout(60):
         assert (await events.heard.get()).kind is EventKind.EXECUTOR_ATTACHED
         LosingLink.losses.put_nowait(None)

@@ -22,18 +22,21 @@ from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.executor import Executor
 from quire.engine.logprobs import pack
 from quire.engine.open_request import OpenRequest
+from quire.engine.resources.ledger.lease import Term
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.step import ExecutorInfo, StepPlan
 from quire.internal.v1 import executor_pb2, executor_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 from quire.services.common import wire
 from quire.services.common.server import serving
+from quire.services.common.targets import Targets
 from quire.services.executor.servicer import ExecutorServicer
-from quire.services.frontend import scheduler_link
+from quire.services.frontend import scheduler_stream
 from quire.services.frontend.observer import FrontendObserver
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.scheduler import supervisor
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.kv_events import KVEvents
+from quire.services.scheduler.leadership import Leadership
 from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
 from quire.services.scheduler.watch.journal import Journal
@@ -199,40 +202,42 @@ async def test_a_scheduler_refuses_wrong_requests(monkeypatch: pytest.MonkeyPatc
         executor_pb2_grpc.add_ExecutorServiceServicer_to_server(executor_servicer, server)
 
     def register_scheduler(server: grpc.aio.Server) -> None:
-        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(
-            SchedulerServicer(dispatcher, Watch(dispatcher, Journal())), server
-        )
+        scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(SchedulerServicer(leadership), server)
 
-    async with (
-        asyncio.timeout(SECONDS),
-        serving(place[0], [], register_executor, grace=0),
-        serving(place[1], [], register_scheduler, grace=0),
-        grpc.aio.insecure_channel(place[1]) as channel,
-    ):
-        driving = asyncio.create_task(Supervisor(place[0], SchedulerConfig(), ledger, 1, dispatcher, KVEvents()).run())
-        while not dispatcher.is_serving:
-            await dispatcher.changed()
-        stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
-        good = scheduler_pb2.ConnectRequest(
-            frontend="one", submissions=[good_submission(1), good_submission(2)], cancels=[2, 3]
-        )
-        for _ in range(1500):
-            message = mutated(good, chance)
-            call = await converse(stub, message, None)
-            assert await call.code() in ALLOWED, (await call.details(), message)
-        bad = good_submission(1)
-        bad.handle = 2**31
-        call = await converse(stub, scheduler_pb2.ConnectRequest(submissions=[bad]), None)
-        assert (await call.details()).startswith("handle: must be 0 to")
-        finished: list[Any] = []
-        call = await converse(
-            stub,
-            scheduler_pb2.ConnectRequest(submissions=[good_submission(1)]),
-            lambda response: bool(finished.extend(response.output.finished)) or bool(response.output.finished),
-        )
-        assert [each.handle for each in finished] == [1]
-        driving.cancel()
-        await asyncio.wait((driving,))
+    leadership = Leadership()
+    with leadership.lead(dispatcher, Watch(dispatcher, Journal())):
+        async with (
+            asyncio.timeout(SECONDS),
+            serving(place[0], [], register_executor, grace=0),
+            serving(place[1], [], register_scheduler, grace=0),
+            grpc.aio.insecure_channel(place[1]) as channel,
+        ):
+            driving = asyncio.create_task(
+                Supervisor(place[0], SchedulerConfig(), ledger, Term(1, "one"), dispatcher, KVEvents()).run()
+            )
+            while not dispatcher.is_serving:
+                await dispatcher.changed()
+            stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
+            good = scheduler_pb2.ConnectRequest(
+                frontend="one", submissions=[good_submission(1), good_submission(2)], cancels=[2, 3]
+            )
+            for _ in range(1500):
+                message = mutated(good, chance)
+                call = await converse(stub, message, None)
+                assert await call.code() in ALLOWED, (await call.details(), message)
+            bad = good_submission(1)
+            bad.handle = 2**31
+            call = await converse(stub, scheduler_pb2.ConnectRequest(submissions=[bad]), None)
+            assert (await call.details()).startswith("handle: must be 0 to")
+            finished: list[Any] = []
+            call = await converse(
+                stub,
+                scheduler_pb2.ConnectRequest(submissions=[good_submission(1)]),
+                lambda response: bool(finished.extend(response.output.finished)) or bool(response.output.finished),
+            )
+            assert [each.handle for each in finished] == [1]
+            driving.cancel()
+            await asyncio.wait((driving,))
 
 
 # ── descriptions and results, from a bad executor ──
@@ -287,7 +292,7 @@ async def test_a_bad_executor_is_left_out(monkeypatch: pytest.MonkeyPatch, caplo
 
     async with asyncio.timeout(SECONDS), serving(address, [], register, grace=0):
         driving = asyncio.create_task(
-            Supervisor(address, SchedulerConfig(), MemoryLedger(), 1, dispatcher, KVEvents()).run()
+            Supervisor(address, SchedulerConfig(), MemoryLedger(), Term(1, "one"), dispatcher, KVEvents()).run()
         )
         stream, handle = dispatcher.connect(), 0
         while servicer.num_left >= 0 or stream.sequences:
@@ -344,14 +349,14 @@ class BadScheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
 async def test_a_frontend_leaves_a_bad_scheduler(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(scheduler_link, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(scheduler_stream, "RETRY_SECONDS", 0.0)
     address, servicer = f"{LOOPBACK}:{free_port()}", BadScheduler(800)
 
     def register(server: grpc.aio.Server) -> None:
         scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(servicer, server)
 
     async with asyncio.timeout(SECONDS), serving(address, [], register, grace=0):
-        link = SchedulerLink(address, "one", 8, "", observers=[FrontendObserver()])
+        link = SchedulerLink(Targets(address), "one", 8, "", observers=[FrontendObserver()], failover_seconds=0)
         running = asyncio.create_task(link.run())
         while servicer.num_left >= 0 or link.unavailable_reason is not None:
             assert not running.done(), running.exception()

@@ -13,17 +13,6 @@ class KVLedger(ABC):
     """
 
     @abstractmethod
-    async def next_epoch(self, above: int = 0) -> int:
-        """A number higher than `above` and any given out before; who asked last owns the pools it opens.
-
-        Numbers end at `MAX_COUNTER`, which is given out again and again then.
-        """
-
-    @abstractmethod
-    async def last_epoch(self) -> int:
-        """The number that `next_epoch` gave out last; 0 if it never did."""
-
-    @abstractmethod
     async def open(self, pool: PoolIdentity, epoch: int) -> PoolState:
         """Takes the pool over and returns it with every hold dropped: the former scheduler's are void.
 

@@ -11,7 +11,10 @@
 `rediss://host?ssl_ca_certs=/etc/ca.pem`. Options that begin with `sentinel_` are for the connections to sentinels.
 """
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -23,6 +26,8 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
+
+from quire.engine.api.errors import LedgerUnreachable
 
 _URL = re.compile(r"(rediss?(\+sentinel|\+cluster)?|unix)://.")
 HEALTH_CHECK_SECONDS = 15
@@ -82,6 +87,15 @@ async def close(client: Redis | RedisCluster) -> None:
             await sentinel.aclose()
 
 
+@contextmanager
+def reaching() -> Iterator[None]:
+    """Redis's own faults, as the ledger's."""
+    try:
+        yield
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise LedgerUnreachable(f"Redis: {_reason(error)}") from error
+
+
 def redacted(url: str) -> str:
     """The URL with every password replaced by stars, to be shown."""
     url = re.sub(r"(://[^:@/]*):.*@", r"\1:***@", url)
@@ -126,3 +140,12 @@ def _hosts(parts: SplitResult, default_port: int) -> list[tuple[str, int]]:
             raise ValueError(f"{place!r} is no host:port")
         hosts.append((found[1].strip("[]"), int(found[2] or default_port)))
     return hosts
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the repetitions of redis-py's "Error 111 connecting to HOST. Connect call failed"."""
+    found = re.match(r"Error (-?\d+) connecting to (\S+)\. (.*)", str(error))
+    if found is None:
+        return str(error) or type(error).__name__
+    number, place, prose = int(found[1]), found[2], found[3]
+    return f"cannot connect to {place}: {os.strerror(number) if number > 0 else prose.rstrip('.')}"

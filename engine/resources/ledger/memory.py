@@ -4,7 +4,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 from quire.engine.api.errors import LedgerLost, StaleEpoch
-from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
@@ -21,15 +20,7 @@ class MemoryLedger(KVLedger):
     """Pools by name; states go in and out as copies, as they would over a network."""
 
     def __init__(self) -> None:
-        self._epoch = 0
         self._pools: dict[str, _Pool] = {}
-
-    async def next_epoch(self, above: int = 0) -> int:
-        self._epoch = min(max(self._epoch, above) + 1, MAX_COUNTER)
-        return self._epoch
-
-    async def last_epoch(self) -> int:
-        return self._epoch
 
     async def open(self, pool: PoolIdentity, epoch: int) -> PoolState:
         known = self._own(pool, epoch)

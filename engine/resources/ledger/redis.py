@@ -8,36 +8,25 @@ Keys of a pool share one hash tag, so that a cluster keeps them on one node:
     quire:{pool}:cached   zset   cached block, scored by rank (lowest is evicted first)
     quire:{pool}:expires  hash   cached block → when its priority is void, if ever
     quire:pools           set    names of the pools
-    quire:epoch           string the last epoch given out
+
+The scheduler that may write them is elected in lease.py.
 """
 
-import os
-import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import RedisClusterException, RedisError
 
-from quire.engine.api.errors import LedgerConflict, LedgerError, LedgerLost, LedgerUnreachable, StaleEpoch
-from quire.engine.api.limits import MAX_COUNTER
+from quire.engine.api.errors import LedgerConflict, LedgerError, LedgerLost, StaleEpoch
 from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY
 from quire.engine.resources.ledger.base import KVLedger
-from quire.engine.resources.ledger.connection import close, connect
+from quire.engine.resources.ledger.connection import close, connect, reaching
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.records import decode, encode, encode_identity, keys
 from quire.engine.resources.ledger.script import Script
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.rank import MAX_TICK, make_rank
 
-_POOLS, _EPOCH = "quire:pools", "quire:epoch"
-_NEXT_EPOCH = """
-local last = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), tonumber(ARGV[1]))
-local next = math.min(last + 1, tonumber(ARGV[2]))
-redis.call('SET', KEYS[1], string.format('%.0f', next))
-return next
-"""
+_POOLS = "quire:pools"
 
 
 class RedisLedger(KVLedger):
@@ -50,7 +39,7 @@ class RedisLedger(KVLedger):
     def __init__(self, redis: Redis | RedisCluster) -> None:
         self.redis = redis
         self._open, self._commit, self._seed, self._snapshot, self._remove = (
-            Script(f"{name}.lua") for name in ("open", "commit", "seed", "snapshot", "remove")
+            Script("prelude.lua", f"{name}.lua") for name in ("open", "commit", "seed", "snapshot", "remove")
         )
 
     @classmethod
@@ -64,14 +53,6 @@ class RedisLedger(KVLedger):
             ValueError: the URL is malformed; the message does not repeat it.
         """
         return cls(connect(url, timeout))
-
-    async def next_epoch(self, above: int = 0) -> int:
-        async with self._reaching():
-            return int(await self.redis.eval(_NEXT_EPOCH, 1, _EPOCH, above, MAX_COUNTER))
-
-    async def last_epoch(self) -> int:
-        async with self._reaching():
-            return int(await self.redis.get(_EPOCH) or 0)
 
     async def open(self, pool: PoolIdentity, epoch: int) -> PoolState:
         ranks = (MAX_TICK + 1, make_rank(DEFAULT_RETENTION_PRIORITY, 0))
@@ -96,18 +77,18 @@ class RedisLedger(KVLedger):
         await self._register(pool.name)
 
     async def snapshot(self, name: str) -> tuple[PoolIdentity, PoolState] | None:
-        async with self._reaching():
+        with reaching():
             _, *parts = await self._snapshot(self.redis, keys(name))
         return decode(name, parts) if parts[0] else None
 
     async def pools(self) -> list[str]:
-        async with self._reaching():
+        with reaching():
             names = await self.redis.smembers(_POOLS)
         return sorted(name.decode() if isinstance(name, bytes) else name for name in names)
 
     async def remove(self, pool: PoolIdentity, epoch: int) -> None:
         # In this order no pool that someone opens meanwhile is left out of the set.
-        async with self._reaching():
+        with reaching():
             await self.redis.srem(_POOLS, pool.name)
         try:
             await self._run(self._remove, pool, epoch)
@@ -121,12 +102,12 @@ class RedisLedger(KVLedger):
         await close(self.redis)
 
     async def _register(self, name: str) -> None:
-        async with self._reaching():
+        with reaching():
             await self.redis.sadd(_POOLS, name)
 
     async def _run(self, script: Script, pool: PoolIdentity, epoch: int, *args: str | int | bytes) -> list[Any]:
         """What the script answers behind its "OK"."""
-        async with self._reaching():
+        with reaching():
             reply = await script(self.redis, keys(pool.name), encode_identity(pool), epoch, *args)
         match reply:
             case [b"OK", *rest]:
@@ -138,20 +119,3 @@ class RedisLedger(KVLedger):
             case [b"CONFLICT", bytes(reason)]:
                 raise LedgerConflict(f"pool {pool.name}: {reason.decode()}")
         raise LedgerError(f"pool {pool.name}: unexpected reply {reply!r}")
-
-    @asynccontextmanager
-    async def _reaching(self) -> AsyncIterator[None]:
-        """Redis's own faults, as the ledger's."""
-        try:
-            yield
-        except (RedisError, RedisClusterException, OSError) as error:
-            raise LedgerUnreachable(f"Redis: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, without the repetitions of redis-py's "Error 111 connecting to HOST. Connect call failed"."""
-    found = re.match(r"Error (-?\d+) connecting to (\S+)\. (.*)", str(error))
-    if found is None:
-        return str(error) or type(error).__name__
-    number, place, prose = int(found[1]), found[2], found[3]
-    return f"cannot connect to {place}: {os.strerror(number) if number > 0 else prose.rstrip('.')}"

@@ -15,13 +15,13 @@ class Script:
     """Travels whole only to a server that does not know it: a new, restarted or flushed one.
 
     Args:
-        name: of the file; `prelude.lua` is put in front of it.
+        names: of the files that make it, in their order.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, *names: str) -> None:
         folder = files("quire.engine.resources.ledger")
-        self._name = name
-        self._text = "".join(folder.joinpath(part).read_text() for part in ("prelude.lua", name))
+        self._name = names[-1]
+        self._text = "".join(folder.joinpath(name).read_text() for name in names)
         # A name for the text, not a protection.
         self._digest = sha1(self._text.encode(), usedforsecurity=False).hexdigest()
 

@@ -14,6 +14,7 @@ from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
 from quire.protos.status import readable
 from quire.services.common.channel import Connector
+from quire.services.common.targets import Targets
 from quire.services.frontend.ui.live_state import LiveState
 
 logger = logging.getLogger(__name__)
@@ -24,19 +25,19 @@ _to_json: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class LiveFeed:
-    """Watches the scheduler while a browser is there.
+    """Watches the scheduler that leads while a browser is there.
 
     Args:
-        scheduler: its "host:port".
-        connector: how it is reached.
+        schedulers: where they are; the one that leads is watched.
+        connector: how they are reached.
         own: this frontend's own figures, as of now.
     """
 
-    def __init__(self, scheduler: str, connector: Connector, own: Callable[[], dict[str, Any]]) -> None:
-        self._address = scheduler
+    def __init__(self, schedulers: Targets, connector: Connector, own: Callable[[], dict[str, Any]]) -> None:
+        self._schedulers = schedulers
         self._connector = connector
         self._own = own
-        self._state = LiveState(scheduler)
+        self._state = LiveState(str(schedulers))
         self._num_browsers = 0
         self._watching: asyncio.Task[None] | None = None
         self._number = 0
@@ -53,7 +54,7 @@ class LiveFeed:
             raise Overloaded(f"{self._num_browsers} browsers follow, at most {MAX_BROWSERS} may", RETRY_SECONDS)
         self._num_browsers += 1
         if self._watching is None:
-            self._state = LiveState(self._address)
+            self._state = LiveState(str(self._schedulers))
             self._watching = asyncio.create_task(self._watch())
         try:
             message = self._encoded(self._state.whole())
@@ -75,18 +76,19 @@ class LiveFeed:
                 await watching
 
     async def _watch(self) -> None:
-        """Follows the scheduler's snapshots until cancelled, whatever becomes of it."""
+        """Follows the leader's snapshots until cancelled, whatever becomes of it."""
         while True:
-            reason = await self._follow_once()
-            if update := self._state.lose(reason):
-                logger.info("live page: scheduler %s: %s", self._address, reason)
-                self._publish(update)
+            for address in sorted(await self._schedulers.find()):
+                reason = await self._follow_once(address)
+                if update := self._state.lose(reason):
+                    logger.info("live page: scheduler %s: %s", address, reason)
+                    self._publish(update)
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _follow_once(self) -> str:
-        """Returns why the snapshots have ended."""
+    async def _follow_once(self, address: str) -> str:
+        """Returns why the snapshots have ended, or why there are none: this one does not lead."""
         try:
-            async with self._connector.open(self._address) as channel:
+            async with self._connector.open(address) as channel:
                 stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
                 async for snapshot in stub.Watch(pb.WatchRequest(), metadata=self._connector.metadata):
                     self._publish(self._state.take(snapshot))
