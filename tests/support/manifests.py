@@ -33,13 +33,17 @@ def run(*command: str) -> str:
 
 @cache
 def kustomize(folder: Path) -> tuple[Manifest, ...]:
-    return tuple(yaml.safe_load_all(run("kubectl", "kustomize", str(folder))))
+    return _parsed(run("kubectl", "kustomize", str(folder)))
 
 
 @cache
 def helm(*flags: str, release: str = "quire") -> tuple[Manifest, ...]:
-    rendered = run("helm", "template", release, str(CHART), "--namespace", "default", *flags)
-    return tuple(manifest for manifest in yaml.safe_load_all(rendered) if manifest)
+    return _parsed(run("helm", "template", release, str(CHART), "--namespace", "default", *flags))
+
+
+def _parsed(text: str) -> tuple[Manifest, ...]:
+    # Ten times as fast as the loader in Python; a document may be empty.
+    return tuple(manifest for manifest in yaml.load_all(text, yaml.CSafeLoader) if manifest)
 
 
 def of_kind(manifests: tuple[Manifest, ...], *kinds: str) -> list[Manifest]:
