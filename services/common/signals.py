@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -51,13 +51,21 @@ async def until_signal() -> None:
             loop.remove_signal_handler(each)
 
 
-async def unless_signalled(work: Coroutine[None, None, T]) -> T | None:
-    """Result of the work; None, with the work cancelled, if a signal of `until_signal` came first."""
+async def unless_signalled(
+    work: Coroutine[None, None, T], before_end: Callable[[], Awaitable[None]] | None = None
+) -> T | None:
+    """Result of the work; None, with the work cancelled, if a signal of `until_signal` came first.
+
+    Args:
+        before_end: what a signal sets off; the work goes on until it is done.
+    """
     signalled, working = asyncio.create_task(until_signal()), asyncio.create_task(work)
     try:
         await asyncio.wait((signalled, working), return_when=asyncio.FIRST_COMPLETED)
         if signalled.done():
             signalled.result()
+            if before_end is not None:
+                await before_end()
     finally:
         signalled.cancel()
         working.cancel()

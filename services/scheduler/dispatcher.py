@@ -55,6 +55,8 @@ class Dispatcher:
         self._displaced = Displaced()
         self._expected: set[str] = set()
         self._changed = asyncio.Event()
+        self._is_finishing = False
+        self._emptied = asyncio.Event()
 
     @property
     def epoch(self) -> int:
@@ -76,7 +78,7 @@ class Dispatcher:
 
     @property
     def is_serving(self) -> bool:
-        return bool(self._open_executors())
+        return bool(self._open_executors()) and not self._is_finishing
 
     @property
     def unplaced(self) -> List[Sequence]:
@@ -87,6 +89,14 @@ class Dispatcher:
         """The name of the executor that an open sequence is on; "": on none."""
         executor = self._executor_of.get(sequence)
         return "" if executor is None else executor.name
+
+    async def finished(self) -> None:
+        """Refuses new requests from now on, and returns when those that are open have ended."""
+        self._is_finishing = True
+        self._announce()
+        while self._recipients:
+            self._emptied.clear()
+            await self._emptied.wait()
 
     async def changed(self) -> None:
         """Returns when an executor has come or gone since the last call."""
@@ -143,6 +153,8 @@ class Dispatcher:
         if request.handle in stream.sequences:
             raise InvalidRequest("handle", request.handle, "must not be open already")
         try:
+            if self._is_finishing:
+                raise Unavailable("this scheduler is shutting down")
             sequence, executor = self._choose(request)
             if sequence.is_finished:
                 stream.end(request.handle, sequence.outcome)
@@ -277,6 +289,8 @@ class Dispatcher:
     def _release(self, sequence: Sequence, outcome: Finish | RequestError | None) -> StreamedRequest | None:
         """Who waited for a sequence that is over; None if nobody did."""
         recipient = self._recipients.pop(sequence, None)
+        if not self._recipients:
+            self._emptied.set()
         if recipient is not None:
             for observer in self._observers:
                 observer.end(sequence, outcome)
@@ -376,7 +390,7 @@ class Dispatcher:
 
     def _state(self) -> pb.ServingState:
         largest = max(self._open_executors(), key=lambda executor: executor.info.num_blocks, default=None)
-        if largest is None:
+        if largest is None or self._is_finishing:
             return pb.ServingState(epoch=self._epoch)
         info = largest.info
         return pb.ServingState(

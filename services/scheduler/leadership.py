@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from quire.engine.api.errors import Unavailable
 from quire.services.scheduler.dispatcher import Dispatcher
@@ -53,6 +53,13 @@ class Leadership:
                 raise Unavailable("this scheduler ends")
             await self._changed.wait()
         return self.leading
+
+    async def finished(self, seconds: float) -> None:
+        """Returns when what is open has ended, or after so many seconds; nothing new begins. With 0 nothing is done."""
+        if self.leading is not None and seconds:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self.leading.finished()
 
     def close(self) -> None:
         """This process is about to end: nobody needs to wait for it."""

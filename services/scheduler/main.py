@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -79,6 +80,10 @@ class Settings(MeasuredSettings, SchedulerConfig):
     """How long the lead outlasts a scheduler that dies: another one with the same Redis takes over then. It is renewed
     four times within this time; shorter ones are lost when the machine or Redis pauses."""
 
+    drain_seconds: float = Field(0.0, ge=0)
+    """How long open requests may go on after SIGINT or SIGTERM, while new ones are refused: for a scheduler without a
+    standby. Where there is one, it goes on with them at once."""
+
     kv_events_zmq: str | None = None
     """ZeroMQ address to publish changes of the prefix caches at, in the form that vLLM has: tcp://*:5557 listens, an
     address without a wildcard is connected to; default: they are not published so. gRPC always has them."""
@@ -115,7 +120,7 @@ async def _serve(settings: Settings, tracer: "Tracer | None") -> int:
             settings.listen, SERVICES, service.register, 0.5, keepalive=settings.keepalive, security=settings.security
         )
         async with metrics_serving(settings.metrics_listen, service.meter), port as health:
-            await unless_signalled(service.run(health))
+            await unless_signalled(service.run(health), partial(service.leadership.finished, settings.drain_seconds))
             service.leadership.close()
     except LedgerUnreachable as error:
         raise StartupError(f"--redis {redacted(settings.redis)}: {error}") from error

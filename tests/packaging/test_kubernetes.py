@@ -201,7 +201,7 @@ def test_a_pod_ends_within_its_grace_period(manifests: tuple[Manifest, ...], mon
                 seconds += container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
                 is_last = container in spec.get("initContainers", [])
                 # Nothing is open in a sidecar when the scheduler has ended, but what was cut off.
-                drain = getattr(settings(container, monkeypatch), "drain_seconds", 0)
+                drain = settings(container, monkeypatch).drain_seconds  # type: ignore[attr-defined]
                 seconds += END_SECONDS + (0 if is_last else drain)
         assert seconds <= spec["terminationGracePeriodSeconds"]
 

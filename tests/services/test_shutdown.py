@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import subprocess
@@ -104,6 +105,27 @@ async def until_draining(channel: grpc.aio.Channel) -> None:
         async for answer in stub.Watch(health_pb2.HealthCheckRequest()):
             if answer.status == health_pb2.HealthCheckResponse.NOT_SERVING:
                 return
+
+
+def test_a_scheduler_without_a_standby_lets_what_is_open_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def open_and_new() -> tuple[tuple[grpc.StatusCode, str], ...]:
+        async with grpc.aio.insecure_channel(stack.frontend) as channel:
+            begun = asyncio.Event()
+            stream = asyncio.create_task(consume(channel, 1900, begun))
+            await begun.wait()
+            os.kill(stack.child("scheduler").pid, signal.SIGTERM)
+            await until_draining(channel)
+            refused = await consume(channel, 1, asyncio.Event())
+            return await stream, refused
+
+    monkeypatch.setenv("QUIRE_SCHEDULER_DRAIN_SECONDS", str(TOO_LONG))
+    with launch(DEMO_MODEL) as stack:
+        ended, refused = asyncio.run(open_and_new())
+        assert ended == (grpc.StatusCode.OK, "complete")
+        assert refused == (grpc.StatusCode.UNAVAILABLE, "cut off")
+        assert stack.call(stack.child("scheduler").wait()) == 0
+        stack.start("scheduler")
+        stack.until_serving()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)

@@ -188,6 +188,30 @@ async def test_executors_that_compute_otherwise_are_left_out() -> None:
     assert dispatcher.is_serving
 
 
+async def test_what_is_open_ends_and_nothing_begins_before_the_scheduler_does() -> None:
+    dispatcher, stream, pool = await one_pool()
+    for handle in (1, 2):
+        dispatcher.submit(stream, request(handle, stream.client, [1, 2, 3], max_tokens=3))
+    finished = asyncio.create_task(dispatcher.finished())
+    await asyncio.sleep(0)
+    dispatcher.submit(stream, request(3, stream.client, [1, 2, 3]))
+    failed = [each for message in await stream.next() for each in message.output.failed]
+    assert [(each.handle, each.code, each.retryable) for each in failed] == [(3, code_pb2.UNAVAILABLE, True)]
+    dispatcher.cancel(stream, 1)
+    executor = SimulatedExecutor(pool.info)
+    while stream.sequences:
+        assert not finished.done()
+        plan = pool.scheduler.schedule()
+        assert plan is not None
+        dispatcher.deliver(pool.scheduler.update(executor.execute(plan)))
+    await finished
+
+
+async def test_a_scheduler_with_nothing_open_ends_at_once() -> None:
+    dispatcher, _, _ = await one_pool()
+    await dispatcher.finished()
+
+
 async def test_a_handle_means_one_request() -> None:
     dispatcher, stream, pool = await one_pool()
     dispatcher.submit(stream, request(1, stream.client, [1, 2, 3]))

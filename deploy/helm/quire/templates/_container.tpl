@@ -18,6 +18,9 @@ scheduler: {{ ternary "127.0.0.1:8002" (printf "dns:%s-scheduler:8002" $name) (e
 listen: 0.0.0.0:8002
 metrics_listen: 0.0.0.0:9002
 executors: {{ ternary "127.0.0.1:8003" (printf "dns:%s-executor:8003" $name) (eq $onePod "true") }}
+{{- if $onePod }}
+drain_seconds: 25
+{{- end }}
 {{- else }}
 listen: 0.0.0.0:8003
 metrics_listen: 0.0.0.0:9003
