@@ -90,7 +90,8 @@ class RunningStack:
         self.stack.children.insert(0, child)
 
     def until_serving(self) -> None:
-        """Returns when the frontend says that tokens can be made."""
+        """Returns when tokens can be made: a frontend says so for a while after its scheduler has gone."""
+        self.call(_is_one_serving(self.stack.schedulers))
         self.call(is_serving(self.frontend))
 
     async def assert_settled(self) -> None:
@@ -110,6 +111,13 @@ class RunningStack:
                     await asyncio.sleep(0.02)
         finally:
             await ledger.close()
+
+
+async def _is_one_serving(addresses: list[str]) -> None:
+    asking = [asyncio.create_task(is_serving(address)) for address in addresses]
+    await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+    for task in asking:
+        task.cancel()
 
 
 @contextmanager
