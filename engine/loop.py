@@ -177,14 +177,17 @@ class StepLoop:
         for observer in self._observers:
             observer.updated(result, len(output.token_ids), began, received, updated)
 
-    async def close(self) -> list[Sequence]:
-        """Gives up the pool, in the books and in the ledger if it answers, and returns what is unfinished."""
-        sequences = self._scheduler.evacuate(is_lost=not self._is_draining)
+    def evacuate(self) -> list[Sequence]:
+        """Gives up the pool in the books, and returns what is unfinished. Its scheduler is void then: nothing may be
+        added or cancelled there."""
+        return self._scheduler.evacuate(is_lost=not self._is_draining)
+
+    async def close(self) -> None:
+        """Gives up in the ledger what `evacuate` has freed, if the ledger answers."""
         try:
             await self._ledger.commit(self._pool, self._epoch, self._scheduler.take_transaction())
         except LedgerError as error:
             logger.info("pool %s: given up without the ledger: %s", self._pool.name, error)
-        return sequences
 
     async def _commit(self) -> bool:
         """Brings the ledger up to the mirror; False if it is.

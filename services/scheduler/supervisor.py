@@ -142,7 +142,9 @@ class Supervisor:
                 task.cancel()
             await asyncio.gather(running, watching, return_exceptions=True)
             self._kv_events.close(self._address)
-            self._dispatcher.detach(executor, await loop.close())
+            # At once: until then requests may still be sent to the scheduler, or cancelled there.
+            self._dispatcher.detach(executor, loop.evacuate())
+            await loop.close()
             if executor.is_draining:
                 self._tell(EventKind.EXECUTOR_LEFT)
 

@@ -100,7 +100,7 @@ async def test_executors_that_drain_are_not_counted_as_lost() -> None:
     for _ in range(3 * MAX_FAULTS):
         assert pool.scheduler.schedule() is not None
         dispatcher.drain(pool)
-        dispatcher.detach(pool, await pool.loop.close())
+        dispatcher.detach(pool, pool.loop.evacuate())
         pool = await make_pool(dispatcher, "next")
         dispatcher.attach(pool)
     assert stream.sequences[1].num_faults == 0

@@ -2,14 +2,20 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import NoReturn
 
+import numpy as np
 import pytest
 
 from quire.engine.api.errors import Unavailable
+from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
+from quire.engine.request import Request
 from quire.engine.resources.ledger.lease import Term
 from quire.engine.resources.ledger.memory import MemoryLedger
-from quire.engine.step import ExecutorInfo
+from quire.engine.resources.ledger.pool_state import PoolIdentity
+from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.step import ExecutorInfo, StepPlan
 from quire.protos.channel import Keepalive
 from quire.services.scheduler import supervisor
 from quire.services.scheduler.dispatcher import Dispatcher
@@ -94,3 +100,58 @@ async def test_a_loss_is_told_and_how_long_it_took_to_get_over_it(monkeypatch: p
     assert recovered.seconds >= supervisor.RETRY_SECONDS
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
+
+
+class SilentLedger(MemoryLedger):
+    """Answers nothing once it is told to hang."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: asyncio.Event | None = None
+
+    async def commit(self, pool: PoolIdentity, epoch: int, tx: LedgerTransaction) -> None:
+        if self.asked is not None:
+            self.asked.set()
+            await asyncio.Event().wait()
+        await super().commit(pool, epoch, tx)
+
+
+class BusyLink(LosingLink):
+    """Takes plans and never answers them."""
+
+    plans: asyncio.Queue[StepPlan]
+
+    async def send(self, plan: StepPlan) -> None:
+        self.plans.put_nowait(plan)
+
+    async def receive(self) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_requests_of_a_lost_executor_wait_for_no_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ExecutorLink", BusyLink)
+    BusyLink.losses, BusyLink.plans = asyncio.Queue(), asyncio.Queue()
+    ledger, dispatcher = SilentLedger(), Dispatcher(epoch=1)
+    running = asyncio.create_task(
+        Supervisor("a", SchedulerConfig(), ledger, Term(1, "one"), dispatcher, KVEvents()).run()
+    )
+    async with asyncio.timeout(60):
+        while not dispatcher.is_serving:
+            await dispatcher.changed()
+        stream = dispatcher.connect()
+        for handle in (1, 2):
+            prompt, nothing = np.array([handle, 2, 3], np.int32), np.empty(0, np.int32)
+            params = SamplingParams(seed=0, max_tokens=4)
+            dispatcher.submit(stream, Request("", stream.client, handle, prompt, nothing, params))
+        await BusyLink.plans.get()
+        ledger.asked = asyncio.Event()
+        BusyLink.losses.put_nowait(None)
+        await ledger.asked.wait()
+    assert not dispatcher.is_serving, "new requests would go to an executor that is gone"
+    dispatcher.cancel(stream, 1)
+    assert set(stream.sequences) == {2}
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    dispatcher.disconnect(stream)
+    assert not stream.sequences

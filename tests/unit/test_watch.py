@@ -207,7 +207,7 @@ async def test_an_executor_that_comes_back_has_a_new_map(service: Service) -> No
         reader.take(await anext(snapshots))
         assert reader.states.any()
         await service.stop()
-        service.dispatcher.detach(service.executor, await service.executor.loop.close())
+        service.dispatcher.detach(service.executor, service.executor.loop.evacuate())
         assert not (await anext(snapshots)).executors
         service.executor = service.attach()
         snapshot = await anext(snapshots)

@@ -146,6 +146,6 @@ def _reason(error: Exception) -> str:
     """What went wrong, without the repetitions of redis-py's "Error 111 connecting to HOST. Connect call failed"."""
     found = re.match(r"Error (-?\d+) connecting to (\S+)\. (.*)", str(error))
     if found is None:
-        return str(error) or type(error).__name__
+        return str(error).rstrip(".") or type(error).__name__
     number, place, prose = int(found[1]), found[2], found[3]
     return f"cannot connect to {place}: {os.strerror(number) if number > 0 else prose.rstrip('.')}"
