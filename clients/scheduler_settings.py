@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from quire.clients.connection_settings import ConnectionSettings
-from quire.protos.address import Address
+from quire.protos.address import Addresses
 from quire.protos.credentials import Credentials, read_tokens
 
 
 class SchedulerSettings(ConnectionSettings):
     """Where it is, and what it is shown."""
 
-    scheduler: Address = "127.0.0.1:8002"
-    """Host and port of the scheduler's gRPC service."""
+    scheduler: Addresses = "127.0.0.1:8002"
+    """Host and port of the scheduler's gRPC service; of several, separated by commas, the one that leads answers."""
 
     service_token_file: Path | None = None
     """File with the token that the services share, if they do."""

@@ -12,7 +12,6 @@ from quire.clients.scheduler_settings import SchedulerSettings
 from quire.engine.api.errors import QuireError
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
-from quire.protos.address import Addresses
 from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.credentials import open_sync_channel
 
@@ -23,9 +22,6 @@ class Settings(SchedulerSettings):
     """Prints a row for every executor that the scheduler drives."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_STATS_")
-
-    scheduler: Addresses = "127.0.0.1:8002"
-    """Host and port of the scheduler's gRPC service; of several, separated by commas, the one that leads answers."""
 
     timeout: float = Field(5.0, gt=0, allow_inf_nan=False)
     """Seconds that the answer may take."""

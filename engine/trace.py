@@ -7,6 +7,7 @@ events ("ph": "X"); requests, which overlap, are asynchronous ones ("b", "n", "e
 
 import atexit
 import json
+import logging
 import os
 import threading
 import time
@@ -16,6 +17,8 @@ from typing import Literal, TypeAlias
 from quire.engine.api.errors import StartupError
 from quire.engine.step import StepPlan, StepResult
 from quire.engine.step_observer import StepObserver
+
+logger = logging.getLogger(__name__)
 
 _FLUSH_EVENTS = 1000
 Phase: TypeAlias = Literal["b", "n", "e"]
@@ -35,6 +38,7 @@ class Trace(StepObserver):
     def __init__(self, folder: Path, process: str) -> None:
         self._events: list[dict[str, object]] = []
         self._lock = threading.Lock()
+        self._is_over = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = (folder / f"{process}-{os.getpid()}.json").open("w")
@@ -69,11 +73,17 @@ class Trace(StepObserver):
         self._add(event | {"args": about})
 
     def flush(self) -> None:
-        """Writes out what was collected."""
+        """Writes out what was collected. When that fails, as on a full disk, the trace ends and the service goes on."""
         with self._lock:
             events, self._events = self._events, []
-            self._file.writelines(f",\n{json.dumps(event | {'pid': os.getpid()})}" for event in events)
-            self._file.flush()
+            if self._is_over:
+                return
+            try:
+                self._file.writelines(f",\n{json.dumps(event | {'pid': os.getpid()})}" for event in events)
+                self._file.flush()
+            except OSError as error:
+                self._is_over = True
+                logger.error("the trace ends: %s: %s", self._file.name, error.strerror)
 
     def _span(self, name: str, step: int, began: int, ended: int) -> None:
         times = {"ts": began / 1000, "dur": (ended - began) / 1000}

@@ -2,10 +2,11 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
+from itertools import islice
 from typing import Final
 
-import grpc
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 from rich.console import Console
@@ -15,7 +16,7 @@ from quire.clients.errors import translated
 from quire.clients.scheduler_settings import SchedulerSettings
 from quire.clients.top.view import draw
 from quire.clients.top.view_state import ViewState
-from quire.engine.api.errors import QuireError
+from quire.engine.api.errors import QuireError, Unavailable
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
 from quire.protos.channel import CHANNEL_OPTIONS
@@ -39,17 +40,15 @@ class Settings(SchedulerSettings):
 
 
 def run(settings: Settings) -> int:
-    """Returns the exit code: 0, or 1 if the scheduler does not answer and nothing else is waited for."""
+    """Returns the exit code: 0, or 1 if no scheduler answers and nothing else is waited for."""
     console = Console(highlight=False)
     try:
-        credentials = settings.scheduler_credentials()
-        with open_sync_channel(settings.scheduler, CHANNEL_OPTIONS, credentials) as channel:
-            if settings.once or not console.is_terminal:
-                _print_once(channel, settings, console)
-            else:
-                _show(channel, settings, console)
+        if settings.once or not console.is_terminal:
+            _print_once(settings, console)
+        else:
+            _show(settings, console)
     except QuireError as error:
-        print(f"quire top: error: --scheduler {settings.scheduler}: {error}", file=sys.stderr)
+        print(f"quire top: error: --scheduler {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         # It has no other end.
@@ -57,21 +56,20 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _print_once(channel: grpc.Channel, settings: Settings, console: Console) -> None:
+def _print_once(settings: Settings, console: Console) -> None:
     state = ViewState()
-    for _, snapshot in zip(
-        range(_NUM_ONCE), _snapshots(channel, settings.scheduler_credentials().metadata, settings.timeout), strict=False
-    ):
-        state.take(snapshot)
+    with closing(_snapshots(settings, settings.timeout)) as snapshots:
+        for snapshot in islice(snapshots, _NUM_ONCE):
+            state.take(snapshot)
     console.print(draw(state, settings.scheduler, console.width, height=sys.maxsize))
 
 
-def _show(channel: grpc.Channel, settings: Settings, console: Console) -> None:
+def _show(settings: Settings, console: Console) -> None:
     state = ViewState()
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
             try:
-                for snapshot in _snapshots(channel, settings.scheduler_credentials().metadata):
+                for snapshot in _snapshots(settings):
                     state.take(snapshot)
                     live.update(draw(state, settings.scheduler, *console.size), refresh=True)
             except QuireError as error:
@@ -80,9 +78,25 @@ def _show(channel: grpc.Channel, settings: Settings, console: Console) -> None:
             time.sleep(RETRY_SECONDS)
 
 
-def _snapshots(
-    channel: grpc.Channel, metadata: tuple[tuple[str, str], ...], timeout: float | None = None
-) -> Iterator[pb.Snapshot]:
-    with translated():
+def _snapshots(settings: Settings, timeout: float | None = None) -> Generator[pb.Snapshot]:
+    """What the scheduler that leads tells.
+
+    Raises:
+        Unavailable: none of them does, or not any more.
+    """
+    refusals = []
+    for address in settings.scheduler.split(","):
+        try:
+            yield from _watch(address, settings, timeout)
+        except QuireError as error:
+            refusals.append(f"{address}: {error}")
+        else:
+            return
+    raise Unavailable("; ".join(refusals))
+
+
+def _watch(address: str, settings: Settings, timeout: float | None) -> Generator[pb.Snapshot]:
+    credentials = settings.scheduler_credentials()
+    with open_sync_channel(address, CHANNEL_OPTIONS, credentials) as channel, translated():
         stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
-        yield from stub.Watch(pb.WatchRequest(), timeout=timeout, metadata=metadata)
+        yield from stub.Watch(pb.WatchRequest(), timeout=timeout, metadata=credentials.metadata)

@@ -19,6 +19,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md"))])
 SOURCES = ("clients", "engine", "kernels", "protos", "services")
+OPERATIONS = "operations.md"
+# Of Redis, gRPC and others.
+FOREIGN = ("OOM ", "ping timeout", "connection attempt", "--log-format", "request_id")
 SECTION = re.compile(r"^## quire (.+)$", re.MULTILINE)
 ROW = re.compile(r"^\| `--([\w.-]+)`<br>`(\w+)` \| (.+?) \| (.+?) \|", re.MULTILINE)
 
@@ -134,14 +137,35 @@ def _leaves(nav: Any) -> Iterator[str]:
             yield from _leaves(child)
 
 
-def troubleshooting_messages() -> list[str]:
-    rows = re.findall(r"^\| (.+?) \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
-    return [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+def messages(page: str, row: str) -> list[str]:
+    """What stands in backticks in cells of a page that a pattern finds."""
+    cells = re.findall(row, (DOCS / page).read_text(), re.MULTILINE)
+    return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
 
 
-@pytest.mark.parametrize("message", troubleshooting_messages())
-def test_every_message_of_the_troubleshooting_page_is_in_the_code(message: str) -> None:
+TOLD = messages("troubleshooting.md", r"^\| (.+?) \|") + messages(OPERATIONS, r"^\| (?:log|live page)\b.*? \| (.+?) \|")
+
+
+@pytest.mark.parametrize("message", [message for message in TOLD if not message.startswith(FOREIGN)])
+def test_every_message_of_the_documents_is_in_the_code(message: str) -> None:
     assert any(message in known for known in known_messages())
+
+
+def test_every_metric_of_the_operations_page_exists() -> None:
+    known = (DOCS / "reference" / "metrics.md").read_text()
+    named = set(re.findall(r"\bquire_(?:frontend|scheduler|executor)_\w+", (DOCS / OPERATIONS).read_text()))
+    assert named
+    assert [metric for metric in named if f"`{metric}`" not in known] == []
+
+
+def test_every_alert_has_a_section_that_says_what_to_do() -> None:
+    alerts = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text())["groups"][0]["rules"]
+    _, *parts = re.split(r"^## (.+)$", (DOCS / OPERATIONS).read_text(), flags=re.MULTILINE)
+    sections = {next(iter(anchors(f"## {title}"))): text for title, text in zip(parts[::2], parts[1::2], strict=True)}
+    for alert in alerts:
+        page, _, anchor = alert["annotations"]["runbook"].partition("#")
+        assert page == f"docs/{OPERATIONS}"
+        assert f"`{alert['alert']}`" in sections[anchor]
 
 
 @cache
@@ -161,7 +185,7 @@ def _is_text(node: ast.AST) -> bool:
 def _with_gaps(node: ast.AST) -> str:
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
     texts = [str(part.value) if isinstance(part, ast.Constant) else "…" for part in parts]
-    return re.sub(r"%[-.\d]*[a-z]", "…", "".join(texts))
+    return re.sub(r"%[-.\d]*[a-z]|\{\w+\}", "…", "".join(texts))
 
 
 @pytest.mark.parametrize("name", ["scheduler.md", "kv_cache_manager.md"])
