@@ -58,8 +58,8 @@ class UpSettings(ProcessSettings, HostNames, ChatConfig):
     """Executors to start, each with the settings below."""
 
     metrics_port: int | None = Field(None, ge=0, le=MAX_PORT)
-    """Port of the scheduler's /metrics on loopback, those of the executors follow it; 0 chooses free ones; default:
-    only the frontend's HTTP port has /metrics."""
+    """Port of the scheduler's /metrics on loopback, those of the executors and of the standby follow it; 0 chooses
+    free ones; default: only the frontend's HTTP port has /metrics."""
 
     vllm_metrics: bool = False
     """Whether the frontend's /metrics has vLLM's names, too."""
@@ -75,10 +75,11 @@ class UpSettings(ProcessSettings, HostNames, ChatConfig):
 
     @property
     def ports_of_metrics(self) -> list[int]:
-        """The scheduler's, then the executors'; 0: to be chosen. Empty: they have none."""
+        """The scheduler's, the executors', then a standby's; 0: to be chosen. Empty: they have none."""
         if self.metrics_port is None:
             return []
-        return [self.metrics_port and self.metrics_port + index for index in range(1 + self.num_executors)]
+        count = 1 + self.num_executors + self.standby
+        return [self.metrics_port and self.metrics_port + index for index in range(count)]
 
     @field_validator("num_executors")
     @classmethod

@@ -45,7 +45,7 @@ class Stack:
 
     Attributes:
         redis, frontend, http, schedulers, executors: where this machine reaches them; known once it is constructed.
-        metrics: the first scheduler's /metrics, then the executors'; empty: they have none.
+        metrics: the first scheduler's /metrics, the executors', then the standby's; empty: they have none.
         children: the processes, in the order in which they stop.
     """
 
@@ -117,8 +117,9 @@ class Stack:
     async def start_scheduler(self, name: str, address: str) -> Child:
         flags = self._settings.scheduler.model_dump(exclude_unset=True)
         places = {"listen": address, "executors": ",".join(self.executors)}
-        if self.metrics and name == SCHEDULERS[0]:
-            places["metrics_listen"] = self.metrics[0]
+        own_metrics = (*self.metrics[:1], *self.metrics[1 + len(self.executors) :])
+        if listen := dict(zip(SCHEDULERS, own_metrics, strict=False)).get(name):
+            places["metrics_listen"] = listen
         # Its URL may have a password.
         return await self._service(name, "scheduler", {**places, **flags}, {"QUIRE_SCHEDULER_REDIS": self.redis})
 

@@ -19,6 +19,7 @@ from quire.services.up.ports import LOOPBACK, free_port
 from quire.services.up.stack import SCHEDULERS
 from support.prompts import random_prompts
 from support.redis_server import RedisServer, redis_server
+from support.scrapes import scrape, total
 from support.stacks import RunningStack, launch
 
 PROMPTS = random_prompts(4, 200, 2048, seed=3)
@@ -79,7 +80,7 @@ def pair(redis: RedisServer) -> Iterator[RunningStack]:
     with pytest.MonkeyPatch.context() as patch:
         # However long a process takes to start here.
         patch.setenv("QUIRE_FRONTEND_FAILOVER_SECONDS", str(SECONDS))
-        with launch(DEMO_MODEL, executor={"num_blocks": 120}, standby=True, redis=redis.url) as running:
+        with launch(DEMO_MODEL, executor={"num_blocks": 120}, standby=True, redis=redis.url, metrics_port=0) as running:
             yield running
 
 
@@ -131,6 +132,13 @@ async def until_leading(address: str) -> None:
     async with asyncio.timeout(SECONDS):
         while not await is_leading(address):
             await asyncio.sleep(0.02)
+
+
+async def test_both_schedulers_have_metrics_and_the_leader_counts_executors(pair: RunningStack) -> None:
+    leader, _ = await roles(*pair.stack.schedulers)
+    places = pair.stack.metrics[0], pair.stack.metrics[-1]
+    counts = [total(scrape(place), "quire_scheduler_executors", state="serving") for place in places]
+    assert counts == [int(address == leader) for address in pair.stack.schedulers]
 
 
 def name_of(pair: RunningStack, address: str) -> str:
