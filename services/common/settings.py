@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     CliApp,
+    CliPositionalArg,
     CliSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
@@ -45,6 +46,8 @@ _WORDS: Final = MappingProxyType(
     }
 )
 # Defaults that say nothing; the setting's own text says what is done without it.
+# What marks a setting that has no flag.
+_POSITIONAL: Final = get_args(CliPositionalArg)[-1]
 _NO_DEFAULT: Final = re.compile(r" *\(default(: (None|null|\(\)|\[\])?| factory: \w+)\)$")
 # Of a frontend.
 MAX_WORKERS: Final = 64
@@ -175,7 +178,7 @@ def parse(settings: type[SettingsT], prog: str, argv: Sequence[str]) -> Settings
         from_file = _read_file(argv)
         return CliApp.run(settings, cli_args=list(argv), cli_settings_source=source, **from_file)
     except ValidationError as error:
-        problems = [f"{_flag(mistake.location)}: {mistake.reason}" for mistake in mistakes(error)]
+        problems = [f"{_place(settings, mistake.location)}: {mistake.reason}" for mistake in mistakes(error)]
     except (SettingsError, StartupError) as error:
         problems = [str(error).removeprefix("error parsing CLI: ")]
     for problem in problems:
@@ -210,9 +213,14 @@ def _read_file(argv: Sequence[str]) -> dict[str, Any]:
         raise StartupError(f"--config {path}: must be TOML: {error}") from error
 
 
-def _flag(location: tuple[int | str, ...]) -> str:
+def _place(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
+    """A setting as the help calls it: --flag, or ARGUMENT."""
     # The numbers count the values of a flag that takes several.
-    return "--" + ".".join(part.replace("_", "-") for part in location if isinstance(part, str))
+    names = [part for part in location if isinstance(part, str)]
+    field = settings.model_fields.get(names[0]) if names else None
+    if field is not None and _POSITIONAL in field.metadata:
+        return names[0].upper()
+    return "--" + ".".join(name.replace("_", "-") for name in names)
 
 
 def _add_argument(parser: Any, *flags: str, **options: Any) -> None:

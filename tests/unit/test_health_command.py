@@ -40,4 +40,4 @@ def test_an_address_is_checked(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["health", "localhost"])
     assert ended.value.code == 2
-    assert "must be host:port" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("quire health: error: ADDRESS: must be host:port")
