@@ -61,7 +61,8 @@ def _print_once(settings: Settings, console: Console) -> None:
     with closing(_snapshots(settings, settings.timeout)) as snapshots:
         for snapshot in islice(snapshots, _NUM_ONCE):
             state.take(snapshot)
-    console.print(draw(state, settings.scheduler, console.width, height=sys.maxsize))
+    # Whoever reads lines from a pipe wants them whole.
+    console.print(draw(state, settings.scheduler, console.width, height=sys.maxsize), soft_wrap=True)
 
 
 def _show(settings: Settings, console: Console) -> None:
