@@ -3,6 +3,8 @@
 INVALID_ARGUMENT     InvalidRequest
 RESOURCE_EXHAUSTED   Overloaded, if the server says when to try again; else it is a limit of the transport
 UNAVAILABLE          Unavailable
+UNAUTHENTICATED      Unauthenticated
+PERMISSION_DENIED    Forbidden
 any other            QuireError, with the status's name in front
 """
 
@@ -14,7 +16,16 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import RetryInfo
 from grpc_status import rpc_status
 
-from quire.engine.api.errors import InvalidRequest, Overloaded, QuireError, RequestError, Unavailable, UnknownModel
+from quire.engine.api.errors import (
+    Forbidden,
+    InvalidRequest,
+    Overloaded,
+    QuireError,
+    RequestError,
+    Unauthenticated,
+    Unavailable,
+    UnknownModel,
+)
 from quire.v1 import inference_pb2 as pb
 
 # As gRPC's core puts it.
@@ -70,6 +81,10 @@ def code_of(error: RequestError) -> int:
         code = code_pb2.RESOURCE_EXHAUSTED
     elif isinstance(error, Unavailable):
         code = code_pb2.UNAVAILABLE
+    elif isinstance(error, Unauthenticated):
+        code = code_pb2.UNAUTHENTICATED
+    elif isinstance(error, Forbidden):
+        code = code_pb2.PERMISSION_DENIED
     return code
 
 
@@ -90,6 +105,10 @@ def _from_status(code: grpc.StatusCode, message: str, retry_after: float | None)
         return RefusedRequest(message)
     if code is grpc.StatusCode.UNAVAILABLE:
         return Unavailable(message)
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        return Unauthenticated(message)
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return Forbidden(message)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED and retry_after is not None:
         return Overloaded(message, retry_after)
     return QuireError(f"{code.name}: {message}")

@@ -41,6 +41,7 @@ COMMANDS = {
     "stats": Command("quire.clients.stats", "what waits, runs and is cached on every executor"),
     "health": Command("quire.clients.health", "whether a service can work now: exit code 0 or 1"),
     "top": Command("quire.clients.top.command", "executors, blocks, requests, rates and faults, live", ("top",)),
+    "keys new": Command("quire.services.new_key", "make an API key for a tenant of a frontend"),
     "ledger": Command("quire.services.ledger", "audit or show the KV-block ledger", ("scheduler",)),
 }
 

@@ -33,7 +33,14 @@ class Settings(WorkloadSettings):
     """Load a server: a closed loop by concurrency, an open loop by rate, or a trace at its own times."""
 
     target: str = "grpc://127.0.0.1:8001"
-    """[grpc://]host:port of a frontend, or http://host:port of any server with OpenAI's /v1/completions."""
+    """[grpc://]host:port of a frontend, or http://host:port of any server with OpenAI's /v1/completions; over TLS
+    grpcs://host:port, or https://host:port."""
+
+    api_key: str = Field("", repr=False, exclude=True)
+    """For servers that want one. It belongs into QUIRE_BENCH_API_KEY: other users can read command lines."""
+
+    tls_ca: Path | None = None
+    """PEM file with the authorities that the server's certificate must come from; default: the system's."""
 
     model: str | None = None
     """Name of the model to ask an HTTP server for; default: the first that it lists."""
@@ -109,6 +116,8 @@ async def _run(settings: Settings) -> tuple[str, list[Run]]:
         settings.temperature,
         settings.timeout,
         settings.multiplex,
+        settings.api_key,
+        settings.tls_ca,
     )
     try:
         info = await target.info()

@@ -4,7 +4,10 @@ QuireError
 ├── RequestError                the request ends; nobody else notices
 │   ├── InvalidRequest          the client's fault; names field, value and limit
 │   ├── UnknownModel            the request names a model that is not served here
+│   ├── Unauthenticated         the call brings no API key that is known
+│   ├── Forbidden               the caller's API key does not allow it
 │   ├── Overloaded              a bounded queue is full; retryable
+│   │   └── LimitReached        a limit of the caller's API key; retryable
 │   └── Unavailable             nothing can compute now, or a fault ended it; retryable
 ├── StartupError                a service cannot start with what it was given
 ├── PluginError                 a plug-in raised, or broke an invariant: nothing more is scheduled
@@ -54,6 +57,14 @@ class UnknownModel(RequestError):
         super().__init__(f"model: must be {served!r}, the model served here, got {_short(name)}")
 
 
+class Unauthenticated(RequestError):
+    """The call brings no API key that is known."""
+
+
+class Forbidden(RequestError):
+    """The caller's API key does not allow what is asked for."""
+
+
 class Overloaded(RequestError):
     """A bounded queue is full.
 
@@ -66,6 +77,10 @@ class Overloaded(RequestError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class LimitReached(Overloaded):
+    """The caller's API key does not allow more for now."""
 
 
 class Unavailable(RequestError):

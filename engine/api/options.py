@@ -60,6 +60,7 @@ class RequestOptions:
         cache: how its blocks are shared and kept.
         prompt: how its prompt becomes tokens.
         trace: the caller's trace that it belongs to.
+        tenant: whose it is; "": tenants are not told apart.
         deadline_ms: after so many milliseconds it ends with what it has, as if aborted; None: never.
     """
 
@@ -68,6 +69,7 @@ class RequestOptions:
     prompt: PromptParams = PromptParams()
     trace: TraceContext | None = None
     deadline_ms: int | None = None
+    tenant: str = ""
 
 
 DEFAULT_OPTIONS = RequestOptions()

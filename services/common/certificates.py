@@ -11,6 +11,7 @@ from typing import TypeAlias, cast
 import grpc
 
 from quire.engine.api.errors import StartupError
+from quire.services.common.file_stamp import file_stamp
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class ServerCertificates:
 
     def _stamps(self) -> _Stamp:
         """Changes with each file, also when a link is turned to another."""
-        found = [_stat(path) for path in self._paths]
+        found = [file_stamp(path) for path in self._paths]
         return tuple(number for each in found for number in each)
 
     @property
@@ -120,14 +121,6 @@ class ServerCertificates:
             authority = files.client_authority.read_bytes()
         pair = (files.key.read_bytes(), files.certificate.read_bytes())
         return stamp, context, grpc.ssl_server_certificate_configuration([pair], authority)
-
-
-def _stat(path: Path) -> tuple[int, int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return 0, 0, 0
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _no_passphrase() -> str:

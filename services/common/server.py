@@ -66,6 +66,7 @@ async def serving(
     own_address: str = "",
     on_refusal: Callable[[RequestError], None] | None = None,
     security: ServerSecurity = OPEN,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
 ) -> AsyncIterator[Health]:
     """Runs a server at `listen` ("host:port") while the context is open; NOT_SERVING until `Health.set(True)`.
 
@@ -73,7 +74,7 @@ async def serving(
     The intake, if there is one, bounds messages and parses large ones. gRPC itself receives twice the bound, so that
     most of what is too large is refused with the numbers. A server with an address of its own listens there, too, and
     shares `listen` with others like it: the kernel spreads connections over them. `on_refusal` is called with each
-    error that a call ends with; `security` says whom `listen` lets in.
+    error that a call ends with; `security` says whom `listen` lets in. Behind all these come further `interceptors`.
     On leaving, calls have `grace` seconds to end before they are cancelled.
 
     Raises:
@@ -86,7 +87,7 @@ async def serving(
     options = [*SERVER_OPTIONS, shares_port, *keepalive.options, ("grpc.max_receive_message_length", max_bytes)]
     checks = [TokenInterceptor(security.tokens)] if security.tokens else []
     refusing = RefusalInterceptor(write_seconds, intake, on_refusal)
-    server = grpc.aio.server(options=options, interceptors=[*checks, refusing])
+    server = grpc.aio.server(options=options, interceptors=[*checks, refusing, *interceptors])
     register(server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if security.has_reflection:

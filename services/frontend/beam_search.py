@@ -62,7 +62,7 @@ class _Steps:
     ) -> list[Completion]:
         """The end of each request; raises what one of them, or that which is held, has failed with."""
         self.held.take()
-        self.opened = [self.inference.open_step(prompt, params, options) for prompt in prompts]
+        self.opened = [self.inference.open_step(self.held, prompt, params, options) for prompt in prompts]
         try:
             if self.held.is_over:
                 self.end()

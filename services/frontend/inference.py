@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -27,6 +27,8 @@ from quire.internal.v1 import scheduler_pb2
 from quire.services.frontend.call import current_call
 from quire.services.frontend.observer import FrontendObserver
 from quire.services.frontend.scheduler_link import SchedulerLink
+from quire.services.frontend.tenants.api_keys import current_tenant
+from quire.services.frontend.tenants.tenant import Tenant
 
 # Steps that the scheduler may keep the tokens of an answer that is given in one piece: what is lost with it is computed
 # again.
@@ -49,12 +51,14 @@ class PreparedRequest:
         params: with every default filled in.
         options: priority, cache and prompt.
         arrived: when, in seconds of `time.monotonic`.
+        tenant: whose it is; None: tenants are not told apart.
     """
 
     prompt: Int32Array
     params: SamplingParams
     options: RequestOptions
     arrived: float
+    tenant: Tenant | None
 
     def choice(self, index: int) -> "PreparedRequest":
         """The request for a further answer: each has a seed of its own, the first the request's."""
@@ -89,6 +93,7 @@ class Inference:
         self._encoder = TextEncoder(tokenizer)
         self._stream_interval = stream_interval
         self._observers = tuple(observers)
+        self._tenants: dict[OpenRequest, Tenant] = {}
         self._draining = asyncio.Event()
 
     @property
@@ -109,16 +114,24 @@ class Inference:
         """Limits of a request now; raises `Unavailable` while nothing can be computed."""
         return self._link.limits()
 
-    def admit(self) -> None:
+    def admit(self) -> Tenant | None:
         """Refuses what need not be looked at: called before a request is read, where its API allows that.
+
+        Returns:
+            Whose the call is; None: tenants are not told apart.
 
         Raises:
             Unavailable: nothing can be computed now, or this frontend is shutting down.
+            Unauthenticated, Forbidden: the caller's API key does not hold any more.
+            LimitReached: the caller's API key does not allow more for now.
             Overloaded: too many requests are open, here or at the scheduler.
         """
         if reason := self.unavailable_reason:
             raise Unavailable(reason)
+        if (tenant := current_tenant()) is not None:
+            tenant.check()
         self._link.check_room()
+        return tenant
 
     def tell_refusal(self, error: RequestError) -> None:
         """Tells the observers that an API answers with an error."""
@@ -165,8 +178,10 @@ class Inference:
             RequestError: it is refused.
         """
         arrived = time.monotonic()
-        self.admit()
+        tenant = self.admit()
         validate_options(options)
+        if tenant is not None:
+            options = tenant.own(options)
         limits, call = self._link.limits(), current_call()
         with call.part("tokenize"):
             token_ids = await self._token_ids(prompt, field, options.prompt, limits)
@@ -174,7 +189,7 @@ class Inference:
         if call.span is not None:
             call.span.ask(self.model, params)
         validate(token_ids, params, limits, field=field)
-        return PreparedRequest(token_ids, resolve_bad_words(params, self.tokenizer), options, arrived)
+        return PreparedRequest(token_ids, resolve_bad_words(params, self.tokenizer), options, arrived, tenant)
 
     def open(self, request: PreparedRequest, request_id: str = "", *, whole: bool = False) -> OpenRequest:
         """Opens a request; `follow` it, and `close` it when its caller has the end.
@@ -186,24 +201,64 @@ class Inference:
         Raises:
             RequestError: it is refused.
         """
-        self.admit()
-        interval = WHOLE_INTERVAL if whole and not request.params.stop else self._stream_interval
-        opened = self._link.submit(
-            _name(request_id), request.prompt, request.params, request.options, interval, request.arrived
-        )
-        if whole:
-            opened.expect_end()
+        (opened,) = self.open_all([(request, request_id)], whole=whole)
+        return opened
+
+    def open_all(self, requests: Sequence[tuple[PreparedRequest, str]], *, whole: bool = False) -> list[OpenRequest]:
+        """Opens requests with their names as `open` does: all, or none."""
+
+        def open_one(request: PreparedRequest, name: str) -> OpenRequest:
+            interval = WHOLE_INTERVAL if whole and not request.params.stop else self._stream_interval
+            opened = self._link.submit(name, request.prompt, request.params, request.options, interval, request.arrived)
+            if whole:
+                opened.expect_end()
+            return opened
+
+        found = self._begin_all(requests, open_one)
         if (span := current_call().span) is not None:
             span.open(whole)
-        return opened
+        return found
 
     def hold(self, request: PreparedRequest, request_id: str = "") -> OpenRequest:
         """Opens a request, as `open` does, that is not computed itself: those of `open_step` are, on its behalf."""
-        self.admit()
-        return self._link.hold(_name(request_id), request.prompt, request.params, request.options, request.arrived)
 
-    def open_step(self, prompt: Int32Array, params: SamplingParams, options: RequestOptions) -> OpenRequest:
+        def hold_one(request: PreparedRequest, name: str) -> OpenRequest:
+            return self._link.hold(name, request.prompt, request.params, request.options, request.arrived)
+
+        (held,) = self._begin_all([(request, request_id)], hold_one)
+        return held
+
+    def _begin_all(
+        self,
+        requests: Sequence[tuple[PreparedRequest, str]],
+        begin: Callable[[PreparedRequest, str], OpenRequest],
+    ) -> list[OpenRequest]:
+        """Begins all, or none, at the expense of their tenant, if they have one."""
+        if reason := self.unavailable_reason:
+            raise Unavailable(reason)
+        tenant = requests[0][0].tenant
+        if tenant is not None:
+            tenant.begin([len(request.prompt) for request, _ in requests])
+        opened: list[OpenRequest] = []
+        try:
+            for request, request_id in requests:
+                opened.append(one := begin(request, _name(request_id)))
+                if tenant is not None:
+                    self._tenants[one] = tenant
+        except BaseException:
+            for one in opened:
+                self.close(one)
+            if tenant is not None:
+                tenant.end(len(requests) - len(opened))
+            raise
+        return opened
+
+    def open_step(
+        self, held: OpenRequest, prompt: Int32Array, params: SamplingParams, options: RequestOptions
+    ) -> OpenRequest:
         """Opens a request for a held one, whose end is awaited; nothing refuses it. `withdraw` it in the end."""
+        if (tenant := self._tenants.get(held)) is not None:
+            tenant.spend_tokens(params.max_tokens or 0)
         opened = self._link.submit_step(prompt, params, options)
         opened.expect_end()
         return opened
@@ -213,14 +268,14 @@ class Inference:
         self._link.withdraw(request)
 
     def open_choices(
-        self, request: PreparedRequest, num_choices: int, request_id: str = "", *, whole: bool = False
+        self, requests: Sequence[tuple[PreparedRequest, str]], num_choices: int, *, whole: bool = False
     ) -> list[OpenRequest]:
-        """Opens a request for each answer to one prompt, or none; each has the seed behind that of the one before.
+        """Opens a request for each answer to each prompt, or none; each has the seed behind that of the one before.
 
-        The prompt is computed once: the scheduler starts the others when its blocks are there to share.
+        A prompt is computed once: the scheduler starts the others when its blocks are there to share.
 
         Args:
-            request_id: of the first; the others' end with their numbers.
+            requests: with the name of each one's first answer; the others' end with their numbers.
 
         Raises:
             RequestError: one is refused.
@@ -229,16 +284,12 @@ class Inference:
             raise InvalidRequest("n", num_choices, f"must be 1 to {MAX_CHOICES}")
         if (span := current_call().span) is not None:
             span.choose(num_choices)
-        opened: list[OpenRequest] = []
-        try:
-            for index in range(num_choices):
-                name = f"{request_id}-{index}" if request_id and index else request_id
-                opened.append(self.open(request.choice(index), name, whole=whole))
-        except BaseException:
-            for one in opened:
-                self.close(one)
-            raise
-        return opened
+        choices = [
+            (request.choice(index), f"{name}-{index}" if name and index else name)
+            for request, name in requests
+            for index in range(num_choices)
+        ]
+        return self.open_all(choices, whole=whole)
 
     async def follow(self, request: OpenRequest) -> AsyncGenerator[Completion, None]:
         """Its answer in pieces; however the iteration ends, nothing more is computed. `close` it then.
@@ -274,10 +325,14 @@ class Inference:
     def close(self, request: OpenRequest) -> None:
         """Its call has ended, by itself or not: until then it counts as open; harmless if repeated."""
         self._link.close(request)
+        if (tenant := self._tenants.pop(request, None)) is not None:
+            tenant.spend_tokens(len(request.generated))
+            tenant.end()
 
     def abort(self, request_id: str) -> bool:
-        """Ends a running request for those who follow it; False if there is none of this id."""
-        request = self._link.find(request_id)
+        """Ends a running request of the caller's for those who follow it; False if it has none of this id."""
+        tenant = current_tenant()
+        request = self._link.find(request_id, "" if tenant is None else tenant.name)
         if request is not None:
             self._link.abort(request)
         return request is not None

@@ -23,6 +23,7 @@ from quire.kserve import open_inference_pb2_grpc
 from quire.protos.address import Address, Addresses, OptionalAddress
 from quire.protos.channel import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from quire.services.common.address import is_loopback
+from quire.services.common.api_key_file import ApiKeyFile
 from quire.services.common.host_names import HostNames
 from quire.services.common.intake import Intake
 from quire.services.common.metrics.meter import Meter
@@ -46,6 +47,8 @@ from quire.services.frontend.metrics import METRICS
 from quire.services.frontend.scheduler_link import FAILOVER_SECONDS, SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
 from quire.services.frontend.siblings import Siblings
+from quire.services.frontend.tenants.api_keys import ApiKeys
+from quire.services.frontend.tenants.key_interceptor import KeyInterceptor
 from quire.services.frontend.ui.live_feed import LiveFeed
 from quire.services.frontend.ui.own_figures import FirstTokens, own_figures
 from quire.services.frontend.ui.routes import ui_routes
@@ -54,7 +57,7 @@ from quire.services.frontend.workers_metrics import WorkersMetrics
 from quire.v1 import inference_pb2_grpc
 
 
-class Settings(ServiceSettings, PublicPorts, HostNames, ChatConfig):
+class Settings(ServiceSettings, PublicPorts, HostNames, ApiKeyFile, ChatConfig):
     """Answer clients: tokenize, enqueue at the scheduler, turn tokens into text."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_FRONTEND_")
@@ -189,7 +192,8 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
     place, shares_port = settings.http_listen, bool(own_address)
     certificates = settings.public_certificates
     hosts = settings.allowed_hosts(place)
-    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins, page, calls, hosts)
+    keys = None if settings.api_keys is None else ApiKeys(settings.api_keys, name, settings.workers)
+    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins, page, calls, hosts, keys)
     http = http_serving(place, app, limits, 1, shares_port, certificates) if place else nullcontext(lambda: 0)
     async with (
         others,
@@ -204,6 +208,7 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
             own_address=own_address,
             on_refusal=inference.tell_refusal,
             security=ServerSecurity(certificates, has_reflection=settings.reflection),
+            interceptors=() if keys is None else (KeyInterceptor(keys),),
         ) as health,
         http as num_connections,
         asyncio.TaskGroup() as tasks,

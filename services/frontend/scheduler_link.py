@@ -77,7 +77,8 @@ class SchedulerLink:
         # What the scheduler's queues may still take, less what was submitted since it said so; None: not said yet.
         self._room: int | None = None
         self._retry_after = 0.0
-        self._by_id: dict[str, OpenRequest] = {}
+        # By tenant and id.
+        self._by_id: dict[tuple[str, str], OpenRequest] = {}
         self._next_handle = 0
         self._state = pb.ServingState()
         # Of the last state in which something could be served: what was computed then may come behind the end of that.
@@ -175,9 +176,9 @@ class SchedulerLink:
         self._submit(request, resumed=True)
         return request
 
-    def find(self, request_id: str) -> OpenRequest | None:
-        """The open request of this id."""
-        return self._by_id.get(request_id)
+    def find(self, request_id: str, tenant: str = "") -> OpenRequest | None:
+        """The tenant's open request of this id."""
+        return self._by_id.get((tenant, request_id))
 
     def abort(self, request: OpenRequest) -> None:
         """Ends a request with ABORTED, as its caller will see."""
@@ -272,13 +273,13 @@ class SchedulerLink:
     def _new(
         self, request_id: str, prompt: Int32Array, params: SamplingParams, options: RequestOptions, interval: int = 1
     ) -> OpenRequest:
-        if request_id in self._by_id:
+        if (name := (options.tenant, request_id)) in self._by_id:
             raise InvalidRequest("request_id", request_id, "must not be that of a running request")
         while self._next_handle in self._requests:
             self._next_handle = (self._next_handle + 1) % 2**31
         request = OpenRequest(self._next_handle, request_id, prompt, params, options, interval, self._pace.announce)
         self._next_handle = (self._next_handle + 1) % 2**31
-        self._requests[request.handle] = self._by_id[request_id] = request
+        self._requests[request.handle] = self._by_id[name] = request
         return request
 
     def _begin(self, request: OpenRequest, arrived: float | None) -> None:
@@ -326,7 +327,7 @@ class SchedulerLink:
         if request is not None:
             for observer in self._observers:
                 observer.end(request)
-            del self._by_id[request.request_id]
+            del self._by_id[request.options.tenant, request.request_id]
             self._fresh.discard(request)
             self._pace.forget(request)
             self._closed.set()

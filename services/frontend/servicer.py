@@ -155,7 +155,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         found = self._inference.abort(request.request_id)
         if not _is_asked_by_sibling(context):
             # Clients know of no workers, so two of these may have requests of one id.
-            found |= await self._siblings.abort(request)
+            found |= await self._siblings.abort(request, _authorization(context))
         return pb.AbortResponse(found=found)
 
     async def GetModel(
@@ -178,7 +178,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         context: grpc.aio.ServicerContext[pb.GetServerRequest, pb.GetServerResponse],
     ) -> pb.GetServerResponse:
         state = self._inference.state
-        elsewhere = 0 if _is_asked_by_sibling(context) else await self._siblings.num_requests()
+        elsewhere = 0 if _is_asked_by_sibling(context) else await self._siblings.num_requests(_authorization(context))
         return pb.GetServerResponse(
             version=__version__,
             num_executors=state.num_executors,
@@ -200,7 +200,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         params = SAMPLING.from_proto(request.sampling, "sampling")
         prepared = await self._inference.prepare(prompt, params, field=field, options=options)
         num_choices = request.n if request.HasField("n") else 1
-        return self._inference.open_choices(prepared, num_choices, request.request_id, whole=whole)
+        return self._inference.open_choices([(prepared, request.request_id)], num_choices, whole=whole)
 
     async def _open_one(self, request: pb.GenerateRequest, call: Call) -> OpenRequest:
         if request.HasField("n") and request.n != 1:
@@ -235,6 +235,11 @@ def _timed_options(request: pb.GenerateRequest | pb.BeamSearchRequest, call: Cal
         trace=call.trace,
         deadline_ms=request.deadline_ms if request.HasField("deadline_ms") else None,
     )
+
+
+def _authorization(context: grpc.aio.ServicerContext[Any, Any]) -> list[tuple[str, str | bytes]]:
+    """What the caller shows who it is with, for siblings that act on its behalf."""
+    return [(key, value) for key, value in context.invocation_metadata() or () if key == "authorization"]
 
 
 def _is_asked_by_sibling(context: grpc.aio.ServicerContext[Any, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Final, Self
+from typing import Final, Self, TypeAlias
 
 import grpc
 
@@ -11,6 +11,7 @@ from quire.protos.channel import CHANNEL_OPTIONS
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 
+_Metadata: TypeAlias = Sequence[tuple[str, str | bytes]]
 # Metadata of a question among workers, which is not passed on.
 ASKED_BY_SIBLING: Final = "quire-asked-by-sibling"
 _METADATA: Final = ((ASKED_BY_SIBLING, "1"),)
@@ -37,32 +38,36 @@ class Siblings:
         for channel in self._channels:
             await channel.close()
 
-    async def abort(self, request: pb.AbortRequest) -> bool:
-        """Ends the requests of this id that they have; whether there were any."""
-        answers = await asyncio.gather(*(self._abort(channel, request) for channel in self._channels))
+    async def abort(self, request: pb.AbortRequest, caller: _Metadata = ()) -> bool:
+        """Ends the caller's requests of this id that they have; whether there were any.
+
+        Args:
+            caller: metadata that says who it is.
+        """
+        answers = await asyncio.gather(*(self._abort(channel, request, caller) for channel in self._channels))
         return any(answers)
 
-    async def num_requests(self) -> int:
+    async def num_requests(self, caller: _Metadata = ()) -> int:
         """Requests that they have open."""
-        return sum(await asyncio.gather(*map(self._num_requests, self._channels)))
+        return sum(await asyncio.gather(*(self._num_requests(channel, caller) for channel in self._channels)))
 
     async def metrics(self) -> list[str]:
         """What each of them has measured; of those that answer."""
         return [text for text in await asyncio.gather(*map(self._metrics, self._channels)) if text]
 
-    async def _abort(self, channel: grpc.aio.Channel, request: pb.AbortRequest) -> bool:
+    async def _abort(self, channel: grpc.aio.Channel, request: pb.AbortRequest, caller: _Metadata) -> bool:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         try:
-            return (await stub.Abort(request, timeout=TIMEOUT_SECONDS, metadata=_METADATA)).found
+            return (await stub.Abort(request, timeout=TIMEOUT_SECONDS, metadata=(*_METADATA, *caller))).found
         except grpc.aio.AioRpcError:
             return False
 
-    async def _num_requests(self, channel: grpc.aio.Channel) -> int:
+    async def _num_requests(self, channel: grpc.aio.Channel, caller: _Metadata) -> int:
         stub = inference_pb2_grpc.InferenceServiceStub(channel)
         try:
-            return (
-                await stub.GetServer(pb.GetServerRequest(), timeout=TIMEOUT_SECONDS, metadata=_METADATA)
-            ).num_requests
+            metadata = (*_METADATA, *caller)
+            answer = await stub.GetServer(pb.GetServerRequest(), timeout=TIMEOUT_SECONDS, metadata=metadata)
+            return answer.num_requests
         except grpc.aio.AioRpcError:
             return 0
 

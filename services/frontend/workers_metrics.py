@@ -5,6 +5,7 @@ from typing import Any
 
 import grpc
 
+from quire.engine.api.errors import Forbidden
 from quire.internal.v1 import worker_pb2 as pb
 from quire.internal.v1 import worker_pb2_grpc
 from quire.services.common.metrics.meter import Meter
@@ -33,7 +34,13 @@ class WorkersMetrics(worker_pb2_grpc.WorkerServiceServicer):
     async def GetMetrics(
         self, request: pb.GetMetricsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> pb.GetMetricsResponse:
-        """Of this one, for a sibling."""
+        """Of this one, for a sibling, which comes over a Unix socket.
+
+        Raises:
+            Forbidden: another asks.
+        """
+        if not context.peer().startswith("unix:"):
+            raise Forbidden("only workers of this frontend may ask each other")
         return pb.GetMetricsResponse(text=self.meter.text())
 
 

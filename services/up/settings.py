@@ -6,11 +6,12 @@ from pydantic_settings import SettingsConfigDict
 from quire.engine.config import ChatConfig, ExecutorConfig, SchedulerConfig
 from quire.engine.resources.ledger.connection import RedisUrl
 from quire.protos.address import MAX_PORT
+from quire.services.common.api_key_file import ApiKeyFile
 from quire.services.common.host_names import HostNames
 from quire.services.common.settings import MAX_WORKERS, ProcessSettings
 
 
-class UpSettings(ProcessSettings, HostNames, ChatConfig):
+class UpSettings(ProcessSettings, HostNames, ApiKeyFile, ChatConfig):
     """Start a Redis, an executor, a scheduler and a frontend on this machine."""
 
     model_config = SettingsConfigDict(env_prefix="QUIRE_UP_", cli_shortcuts={"executor.model": "model"})

@@ -16,6 +16,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from quire.engine.api.errors import StartupError
 from quire.engine.config import ChatConfig
 from quire.services.common.address import joined
+from quire.services.common.api_key_file import ApiKeyFile
 from quire.services.common.channel import open_channel
 from quire.services.common.host_names import HostNames
 from quire.services.common.restarts import Pauses
@@ -28,7 +29,7 @@ from quire.v1 import inference_pb2, inference_pb2_grpc
 
 POLL_SECONDS = 0.05
 # Settings that the frontend gets as they are given.
-PASSED_ON = {*ChatConfig.model_fields, *HostNames.model_fields}
+PASSED_ON = {*ChatConfig.model_fields, *HostNames.model_fields, *ApiKeyFile.model_fields}
 # What a service has to end by itself beside the time for its requests, before it is killed.
 STOP_SECONDS = 10.0
 # Settings that are those of every service.
@@ -87,7 +88,8 @@ class Stack:
             self.children.insert(1, await self.start_scheduler(name, address))
         for address in (*self.executors, self.frontend):
             await self._until(is_serving(address))
-        await self._until(has_executors(self.frontend, len(self.executors)))
+        if self._settings.api_keys is None:  # none of its keys is known here
+            await self._until(has_executors(self.frontend, len(self.executors)))
 
     async def supervise(self) -> None:
         """Starts a process again whenever one has ended, until it is cancelled."""
@@ -136,9 +138,7 @@ class Stack:
             "vllm_metrics": self._settings.vllm_metrics,
             "drain_seconds": self._settings.drain_seconds,
             "trace_sample": self._settings.trace_sample,
-            **self._settings.model_dump(
-                include={*ChatConfig.model_fields, *HostNames.model_fields}, exclude_unset=True
-            ),
+            **self._settings.model_dump(include=PASSED_ON, exclude_unset=True),
         }
         return await self._service("frontend", "frontend", flags)
 

@@ -64,7 +64,7 @@ async def test_an_address_alone_is_a_frontend(url: str) -> None:
     ],
 )  # fmt: skip
 async def test_what_is_no_target(url: str) -> None:
-    with pytest.raises(StartupError, match=r"^--target .*: must be host:port or grpc://host:port"):
+    with pytest.raises(StartupError, match=r"^--target .*: must be host:port, grpc://host:port or grpcs://"):
         open_target(url, None, True, 0.0, 5.0, False)
 
 

@@ -15,6 +15,7 @@ from quire.engine.api.errors import QuireError
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.channel import CHANNEL_OPTIONS
 from quire.protos.convert import generate_request
+from quire.protos.credentials import PLAIN, Credentials, open_aio_channel
 from quire.protos.status import code_name, readable
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
@@ -31,23 +32,32 @@ class GrpcTarget:
         temperature: 0 is greedy.
         timeout: seconds for one request.
         multiplex: all requests share one call.
+        credentials: how the frontend is known, and what it is shown.
     """
 
     def __init__(
-        self, address: str, ignore_eos: bool, temperature: float, timeout: float, multiplex: bool = False
+        self,
+        address: str,
+        ignore_eos: bool,
+        temperature: float,
+        timeout: float,
+        multiplex: bool = False,
+        credentials: Credentials = PLAIN,
     ) -> None:
         self._ignore_eos = ignore_eos
         self._temperature = temperature
         self._timeout = timeout
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = open_aio_channel(address, CHANNEL_OPTIONS, credentials)
+        self._metadata = credentials.metadata
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
-        self._multiplexer = Multiplexer(self._stub) if multiplex else None
+        self._multiplexer = Multiplexer(self._stub, credentials.metadata) if multiplex else None
         # Without serializers: bytes go and come as they are.
         self._call: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(_METHOD, None, None)
 
     async def info(self) -> ServerInfo:
         with translated():
-            model = await self._stub.GetModel(pb.GetModelRequest(), timeout=min(self._timeout, INFO_SECONDS))
+            seconds = min(self._timeout, INFO_SECONDS)
+            model = await self._stub.GetModel(pb.GetModelRequest(), timeout=seconds, metadata=self._metadata)
         return ServerInfo(model.name, model.vocab_size, model.max_model_len)
 
     def encode(self, prompt: Prompt, output_tokens: int) -> bytes:
@@ -68,7 +78,7 @@ class GrpcTarget:
 
     async def _responses(self, payload: bytes) -> AsyncIterator[bytes]:
         if self._multiplexer is None:
-            async for part in self._call(payload, timeout=self._timeout):
+            async for part in self._call(payload, timeout=self._timeout, metadata=self._metadata):
                 yield part
         else:
             async for response in self._multiplexer.stream(pb.GenerateRequest.FromString(payload), self._timeout):

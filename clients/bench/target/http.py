@@ -1,7 +1,9 @@
 """Any server with OpenAI's /v1/completions."""
 
 import json
+import ssl
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import aiohttp
@@ -12,7 +14,7 @@ from quire.clients.bench.record import Record
 from quire.clients.bench.target.base import INFO_SECONDS, Exchange, ServerInfo
 from quire.clients.bench.workload.session import Prompt
 from quire.clients.sse import events
-from quire.engine.api.errors import Unavailable
+from quire.engine.api.errors import StartupError, Unavailable
 
 _HEADERS = {"Content-Type": "application/json"}
 _Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -49,9 +51,23 @@ class HttpTarget:
         ignore_eos: go on past end tokens; understood by Quire, vLLM, SGLang, TensorRT-LLM and llama.cpp.
         temperature: 0 is greedy.
         timeout: seconds for one request.
+        api_key: brought by every request; "": none.
+        authority: file with the authorities that the server's certificate must come from; None: the system's.
+
+    Raises:
+        StartupError: the file cannot be used.
     """
 
-    def __init__(self, url: str, model: str | None, ignore_eos: bool, temperature: float, timeout: float) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str | None,
+        ignore_eos: bool,
+        temperature: float,
+        timeout: float,
+        api_key: str = "",
+        authority: Path | None = None,
+    ) -> None:
         self._url = url.rstrip("/").removesuffix("/v1")
         self._model = model
         self._timeout = timeout
@@ -59,7 +75,8 @@ class HttpTarget:
         if ignore_eos:
             self._options["ignore_eos"] = True
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, ssl=_context(authority)),
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
             timeout=aiohttp.ClientTimeout(total=timeout),
             read_bufsize=2**20,
         )
@@ -140,3 +157,12 @@ class HttpTarget:
 
     async def close(self) -> None:
         await self._session.close()
+
+
+def _context(authority: Path | None) -> ssl.SSLContext | bool:
+    if authority is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=authority)
+    except OSError as error:
+        raise StartupError(f"--tls-ca {authority}: {error.strerror}") from error

@@ -14,6 +14,7 @@ from quire.engine.chat.chat_format import ChatFormat
 from quire.services.common.intake import Intake
 from quire.services.frontend.call import UNTRACED, Calls
 from quire.services.frontend.http.allowed_hosts import ANY, AllowedHosts
+from quire.services.frontend.http.api_key_check import ApiKeyCheck
 from quire.services.frontend.http.calls import HttpCalls
 from quire.services.frontend.http.chat_completions import ChatCompletions
 from quire.services.frontend.http.completions import Completions
@@ -27,6 +28,7 @@ from quire.services.frontend.http.request_ids import HEADER, RequestIds
 from quire.services.frontend.http.responses import Responses
 from quire.services.frontend.http.tokens import Tokens
 from quire.services.frontend.inference import Inference
+from quire.services.frontend.tenants.api_keys import ApiKeys
 from quire.services.frontend.workers_metrics import WorkersMetrics
 
 
@@ -39,6 +41,7 @@ def make_app(
     further_routes: Sequence[BaseRoute] = (),
     calls: Calls = UNTRACED,
     allowed_hosts: Sequence[str] = (ANY,),
+    keys: ApiKeys | None = None,
 ) -> Starlette:
     """The API over the frontend's request path.
 
@@ -51,6 +54,7 @@ def make_app(
         further_routes: what else is served beside the API.
         calls: begins each.
         allowed_hosts: names that requests may give it; "*": any.
+        keys: of which each request must bring one; None: it need not.
     """
     chats = ChatCompletions(inference, chat)
     responses = Responses(inference, chat)
@@ -86,6 +90,7 @@ def make_app(
             *_hosts(allowed_hosts),
             *_cors(cors_origins),
             Middleware(RequestIds),
+            *([] if keys is None else [Middleware(ApiKeyCheck, keys)]),
             Middleware(HttpCalls, calls=calls),
         ],
         exception_handlers={

@@ -70,12 +70,4 @@ def open_choices(
     if len(prepared) * num_choices > MAX_CHOICES:
         limit = f"must be at most {MAX_CHOICES // len(prepared)} with {len(prepared)} prompts"
         raise InvalidRequest("n", num_choices, limit)
-    opened: list[OpenRequest] = []
-    try:
-        for each in prepared:
-            opened += inference.open_choices(each, num_choices, open_id(request), whole=whole)
-    except BaseException:
-        for one in opened:
-            inference.close(one)
-        raise
-    return opened
+    return inference.open_choices([(each, open_id(request)) for each in prepared], num_choices, whole=whole)

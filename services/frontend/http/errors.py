@@ -3,6 +3,9 @@
 InvalidRequest    400  invalid_request_error, `param` names the field
 UnknownModel      404  model_not_found
 BodyTooLarge      413
+Unauthenticated   401  invalid_api_key, with WWW-Authenticate
+Forbidden         403  permission_denied
+LimitReached      429  rate_limit_exceeded, with Retry-After
 Overloaded        429  with Retry-After
 Unavailable       503  with Retry-After
 other             500
@@ -17,7 +20,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable, UnknownModel
+from quire.engine.api.errors import (
+    Forbidden,
+    InvalidRequest,
+    LimitReached,
+    Overloaded,
+    RequestError,
+    Unauthenticated,
+    Unavailable,
+    UnknownModel,
+)
 from quire.services.frontend.call import current_call
 
 # Beginnings of the request path's names of fields, and how an API calls the same; the first that fits counts.
@@ -59,6 +71,8 @@ class Refusal:
     def response(self) -> JSONResponse:
         # The header's unit is whole seconds.
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
         return JSONResponse(self.body, self.status, headers)
 
 
@@ -76,6 +90,12 @@ def refusal(error: RequestError, names: FieldNames = ()) -> Refusal:
             return Refusal(404, message, INVALID, param="model", code="model_not_found")
         case BodyTooLarge():
             return Refusal(413, message, INVALID, code="body_too_large")
+        case Unauthenticated():
+            return Refusal(401, message, INVALID, code="invalid_api_key")
+        case Forbidden():
+            return Refusal(403, message, "permission_error", code="permission_denied")
+        case LimitReached():
+            return Refusal(429, message, "rate_limit_error", code="rate_limit_exceeded", retry_after=error.retry_after)
         case Overloaded():
             return Refusal(429, message, "overloaded_error", code="overloaded", retry_after=error.retry_after)
         case Unavailable():

@@ -20,6 +20,8 @@ _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
 _REFUSALS: Final = MappingProxyType(
     {
         400: ("INVALID_ARGUMENT", "invalid_request"),
+        401: ("UNAUTHENTICATED", "unauthenticated"),
+        403: ("PERMISSION_DENIED", "forbidden"),
         404: ("NOT_FOUND", "unknown_model"),
         413: ("INTERNAL", "body_too_large"),
         429: ("RESOURCE_EXHAUSTED", "overloaded"),

@@ -137,24 +137,14 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _open(self, job: Job, call: Call) -> list[OpenRequest]:
         """Opens a request for each prompt, or none."""
-        opened: list[OpenRequest] = []
-        try:
-            for prompt in job.prompts:
-                try:
-                    request = await self._inference.submit(
-                        prompt.text,
-                        prompt.params,
-                        field=prompt.field,
-                        options=RequestOptions(trace=call.trace),
-                        whole=not job.is_stream,
-                    )
-                    opened.append(request)
-                except InvalidRequest as error:
-                    raise prompt.renamed(error) from error
-        except BaseException:
-            self._close(opened)
-            raise
-        return opened
+        options, prepared = RequestOptions(trace=call.trace), []
+        for prompt in job.prompts:
+            try:
+                each = await self._inference.prepare(prompt.text, prompt.params, field=prompt.field, options=options)
+            except InvalidRequest as error:
+                raise prompt.renamed(error) from error
+            prepared.append((each, ""))
+        return self._inference.open_all(prepared, whole=not job.is_stream)
 
     def _close(self, opened: list[OpenRequest]) -> None:
         for each in opened:
