@@ -267,4 +267,4 @@ def test_a_new_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_name_that_cannot_be(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["keys", "new", "carl]"])
-    assert "--name: " in capsys.readouterr().err
+    assert "NAME: " in capsys.readouterr().err
