@@ -190,6 +190,7 @@ async def test_a_salt_shows_neither_itself_nor_tokens(followed: RunningStack, ad
         await zmq_follower.until_knows(reader.told())
 
 
+@pytest.mark.chaos
 async def test_a_killed_executor_holds_nothing(followed: RunningStack, addresses: tuple[str, str]) -> None:
     async with grpc_reader(followed) as reader, zmq_reader(addresses) as zmq_follower:
         await send_requests(followed, seed=4)

@@ -169,6 +169,7 @@ async def test_a_standby_takes_over_from_a_leader_that_is_killed(pair: RunningSt
         await asyncio.to_thread(pair.start, name_of(pair, leader))
 
 
+@pytest.mark.chaos
 async def test_a_leader_that_was_frozen_becomes_the_standby(pair: RunningStack, expected: Tokens) -> None:
     async with loaded(pair, expected) as load:
         leader, (standby,) = await roles(*pair.stack.schedulers)
@@ -184,6 +185,7 @@ async def test_a_leader_that_was_frozen_becomes_the_standby(pair: RunningStack, 
         assert child.is_running
 
 
+@pytest.mark.chaos
 async def test_redis_is_emptied_and_lost_with_both_alive(
     pair: RunningStack, redis: RedisServer, expected: Tokens
 ) -> None:

@@ -242,6 +242,7 @@ def test_refusals_are_spans_with_the_error_and_lines(traced: Traced) -> None:
     assert " KV blocks of 16 tokens" in refused[0]["message"]
 
 
+@pytest.mark.chaos
 async def test_a_request_that_outlives_services_stays_one_trace(traced: Traced) -> None:
     trace, stack = caller(11), traced.stack
     params = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
