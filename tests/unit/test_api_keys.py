@@ -223,7 +223,7 @@ def test_usage_outlives_a_new_file(file: KeyFile) -> None:
 def test_limits_are_divided_among_workers() -> None:
     one = tenant(num_workers=4, max_concurrent_requests=8)
     one.begin([1, 1])
-    with pytest.raises(LimitReached):
+    with pytest.raises(LimitReached, match="ann: 2 of 8, as there are 4 workers, requests may be open at once"):
         one.check()
     least = tenant(num_workers=4, requests_per_minute=1)
     least.begin([1])

@@ -42,13 +42,13 @@ class Tenant:
         rules = self.rules
         most = rules.max_concurrent_requests
         if most is not None and self._num_open >= self._share(most):
-            raise LimitReached(f"key of {self.name}: {most} requests may be open at once", _RETRY_SECONDS)
+            raise LimitReached(f"key of {self.name}: {self._told(most)} requests may be open at once", _RETRY_SECONDS)
         for budget, limit, what in (
             (self._requests, rules.requests_per_minute, "requests"),
             (self._tokens, rules.tokens_per_minute, "tokens"),
         ):
             if limit is not None and (seconds := budget.seconds_until_free(self._share(limit))):
-                raise LimitReached(f"key of {self.name}: {limit} {what} a minute are allowed", seconds)
+                raise LimitReached(f"key of {self.name}: {self._told(limit)} {what} a minute are allowed", seconds)
 
     def begin(self, prompts: Sequence[int]) -> None:
         """Requests with prompts of so many tokens begin, all of them; `end` each.
@@ -60,7 +60,7 @@ class Tenant:
         self.check()
         count, most = len(prompts), self.rules.max_concurrent_requests
         if most is not None and self._num_open + count > self._share(most):
-            message = f"key of {self.name}: {most} requests may be open at once, and these are {count}"
+            message = f"key of {self.name}: {self._told(most)} requests may be open at once, and these are {count}"
             if count > self._share(most):
                 raise Forbidden(message)
             raise LimitReached(message, _RETRY_SECONDS)
@@ -96,6 +96,12 @@ class Tenant:
 
     def _share(self, limit: int) -> float:
         return max(1.0, limit / self._num_workers)
+
+    def _told(self, limit: int) -> str:
+        """A limit, for refusals."""
+        if self._num_workers == 1:
+            return f"{limit}"
+        return f"{self._share(limit):g} of {limit}, as there are {self._num_workers} workers,"
 
     def _salt(self, cache: CacheParams) -> str:
         """The same in every frontend, now and later. It need be no secret: no client can choose what is hashed, but
