@@ -52,6 +52,7 @@ class SchedulerStream:
         self._submissions: list[pb.Submission] = []
         self._cancels: list[int] = []
         self._outgoing = asyncio.Event()
+        self._is_left = False
 
     def __str__(self) -> str:
         return f"scheduler {self._address}"
@@ -65,6 +66,13 @@ class SchedulerStream:
         """Sends it as a submission."""
         self._cancels.append(handle)
         self._outgoing.set()
+
+    def leave(self) -> None:
+        """Another scheduler leads. What is still on its way on this stream is for requests that go on there, so the
+        stream is opened again before this scheduler may lead again.
+        """
+        self.state = pb.ServingState()
+        self._is_left = True
 
     async def run(self) -> NoReturn:
         """Stays connected until cancelled."""
@@ -95,14 +103,16 @@ class SchedulerStream:
         finally:
             self.state = pb.ServingState()
             self._end(self)
-        return " has ended the stream"
+        return " leads no more" if self._is_left else " has ended the stream"
 
     async def _converse(self, call: _Call) -> None:
-        self._submissions, self._cancels = [], []
+        self._submissions, self._cancels, self._is_left = [], [], False
         await call.write(pb.ConnectRequest(frontend=self._name))
         writer = asyncio.create_task(self._write(call))
         try:
             async for response in call:
+                if self._is_left:
+                    return
                 if response.HasField("state"):
                     wire.check_state(response.state)
                     self.state = response.state

@@ -75,5 +75,7 @@ class Schedulers:
             self._lead(None)
 
     def _lead(self, stream: SchedulerStream | None) -> None:
+        if stream is not None and self._leader is not None:
+            self._leader.leave()
         self._leader = stream
         self._follow(stream)

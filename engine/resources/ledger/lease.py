@@ -6,7 +6,8 @@ The keys share one hash tag, so that a cluster keeps them on one node:
     quire:{leader}:epoch     string  the last epoch given out
     quire:{leader}:released  list    an item for one who waits, when a leader ends its term itself
 
-docs/high_availability.md says what follows from this, and what executors and pools add to it.
+docs/high_availability.md says what follows from this, and what executors and pools add to it; docs/lease_protocol.md
+is a model of all of it that is searched exhaustively.
 """
 
 import asyncio
