@@ -134,6 +134,7 @@ class ExecutorInfo:
         logits_processors: names of those that requests may name.
         tokenizer_fingerprint: as of `engine.text.fingerprint`; "": its folder has no tokenizer.
         committed: the highest `committed` of the plans that it has run: a ledger of before is not to be believed.
+        committed_epoch: of the scheduler whose plan that was: nor is a ledger that a scheduler of before has written.
     """
 
     incarnation: str
@@ -148,6 +149,7 @@ class ExecutorInfo:
     tokenizer_fingerprint: str = ""
     logits_processors: tuple[str, ...] = ()
     committed: int = 0
+    committed_epoch: int = 0
 
 
 def limits_of(info: ExecutorInfo) -> ServingLimits:

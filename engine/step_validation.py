@@ -46,6 +46,7 @@ def validate_info(info: ExecutorInfo) -> None:
     ):
         check_range(field, value, 1, largest)
     check_range("committed", info.committed, 0, MAX_COUNTER)
+    check_range("committed_epoch", info.committed_epoch, 0, MAX_COUNTER)
     check_range("logits_processors", len(info.logits_processors), 0, _MAX_PROCESSORS, "names")
     for name in info.logits_processors:
         check_range("logits_processors", len(name), 1, _MAX_NAME, "characters")

@@ -84,7 +84,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         self._epoch, self._leader = 0, ""
         self._num_attached = 0
         self._newest_step = 0
-        self._committed = 0
+        self._committed, self._committed_epoch = 0, 0
         self._stream: asyncio.Task[None] | None = None
         self._answers = _Answers()
         self._ended = asyncio.Event()
@@ -119,7 +119,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         check_range("attach.epoch", first.attach.epoch, 0, MAX_COUNTER)
         check_range("attach.leader", len(first.attach.leader), 0, MAX_NAME, "characters")
         await self._attach(first.attach, context)
-        info = replace(self._executor.info, committed=self._committed)
+        info = replace(self._executor.info, committed=self._committed, committed_epoch=self._committed_epoch)
         answers = _Answers()
         reader = asyncio.create_task(self._read(request_iterator, answers))
         self._stream, self._answers = reader, answers
@@ -186,7 +186,8 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                     raise InvalidRequest("message", _kind(request), "must be a plan or prepare behind the attach")
                 plan = wire.plan_from_proto(request.plan, self._executor.info, self._newest_step)
                 self._newest_step = max(self._newest_step, plan.step)
-                self._committed = max(self._committed, plan.committed)
+                if plan.committed > self._committed:
+                    self._committed, self._committed_epoch = plan.committed, self._epoch
                 answers.launch(plan, self._thread)
         finally:
             answers.put(None)

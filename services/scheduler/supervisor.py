@@ -14,6 +14,7 @@ from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.lease import Term
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
+from quire.engine.step import ExecutorInfo
 from quire.engine.step_observer import StepObserver
 from quire.services.common.channel import DEFAULT_CONNECTOR, Connector
 from quire.services.scheduler.attached_executor import AttachedExecutor
@@ -99,7 +100,7 @@ class Supervisor:
         info = await link.attach()
         self._dispatcher.admit(self._address, info)
         identity = PoolIdentity(self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
-        scheduler = Scheduler(self._config, info, await self._open(identity, info.committed))
+        scheduler = Scheduler(self._config, info, await self._open(identity, info))
         self._identity = identity
         observers = self._dispatcher.observers_of_steps(self._address)
         observers += _LedgerEvents(self._address, self._dispatcher), PoolCommits(self._address, self._kv_events)
@@ -151,16 +152,20 @@ class Supervisor:
     def _tell(self, kind: EventKind, detail: str = "", seconds: float | None = None) -> None:
         self._dispatcher.notice(Event(kind, self._address, detail, seconds))
 
-    async def _open(self, identity: PoolIdentity, committed: int) -> PoolState:
+    async def _open(self, identity: PoolIdentity, info: ExecutorInfo) -> PoolState:
         state = await self._ledger.open(identity, self._term.epoch)
         faults = audit(state)
-        if state.step < committed:
-            faults.append(f"it ends at step {state.step}, the executor has run step {committed}")
+        if state.step < info.committed:
+            faults.append(f"it ends at step {state.step}, the executor has run step {info.committed}")
+        if state.step_epoch < info.committed_epoch:
+            faults.append(
+                f"it is of epoch {state.step_epoch}, the executor has run plans of epoch {info.committed_epoch}"
+            )
         if faults:
             why = "; ".join(faults[:3])
             logger.error("pool %s: the ledger's cache is dropped: %s", identity.name, why)
             self._tell(EventKind.LEDGER_DROPPED, why)
-            state = PoolState(identity.num_blocks, step=committed)
+            state = PoolState(identity.num_blocks, step=info.committed)
             await self._ledger.seed(identity, self._term.epoch, state)
         return state
 

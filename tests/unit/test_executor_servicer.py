@@ -2,15 +2,17 @@
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
+from quire.engine.step import StepPlan
 from quire.internal.v1 import executor_pb2 as pb
 from quire.internal.v1 import executor_pb2_grpc
 from quire.services.executor.servicer import ExecutorServicer
-from support.simulated_executor import executor_info
+from support.simulated_executor import SimulatedExecutor, executor_info
 
 
 class BusyExecutor:
@@ -46,4 +48,41 @@ async def test_of_two_that_attach_during_a_step_the_later_one_drives() -> None:
         assert raised.value.code() is grpc.StatusCode.ABORTED
         assert not calls[1].done()
         calls[1].cancel()
+    await server.stop(0)
+
+
+class Runner:
+    """One that runs plans without a model."""
+
+    def __init__(self) -> None:
+        self.info = executor_info()
+        self.reset()
+
+    def reset(self) -> None:
+        self._executor = SimulatedExecutor(self.info)
+
+    def launch(self, plan: StepPlan) -> Any:
+        result = self._executor.execute(plan)
+        return SimpleNamespace(is_over=True, result=lambda: result)
+
+
+async def test_it_tells_the_last_step_that_changed_blocks_and_its_epoch() -> None:
+    executor: Any = Runner()
+    server = grpc.aio.server()
+    executor_pb2_grpc.add_ExecutorServiceServicer_to_server(ExecutorServicer(executor), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    told = []
+    async with asyncio.timeout(60), grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = executor_pb2_grpc.ExecutorServiceStub(channel)
+        for epoch, step in ((5, 3), (6, 0), (7, 4), (8, 0)):
+            call = stub.Execute()
+            await call.write(pb.ExecuteRequest(attach=pb.Attach(epoch=epoch)))
+            info = (await call.read()).info
+            told.append((info.committed, info.committed_epoch))
+            if step:
+                await call.write(pb.ExecuteRequest(plan=pb.StepPlan(step=step, committed=step)))
+                assert (await call.read()).result.step == step
+            call.cancel()
+    assert told == [(0, 0), (3, 5), (3, 5), (4, 7)]
     await server.stop(0)

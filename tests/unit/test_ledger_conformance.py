@@ -212,6 +212,18 @@ async def test_the_step_is_kept(ledger: KVLedger) -> None:
     assert (await ledger.open(PoolIdentity("pool", "second", "model", 8, 4), 2)).step == 0
 
 
+async def test_who_wrote_the_step_is_kept(ledger: KVLedger) -> None:
+    """The next scheduler judges the books by it. To open the pool, or to change blocks without a step, leaves it."""
+    assert (await ledger.open(POOL, 1)).step_epoch == 0
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0)], step=7))
+    assert (await ledger.open(POOL, 2)).step_epoch == 1
+    await ledger.commit(POOL, 2, LedgerTransaction(acquire=[("s", 1)]))
+    assert (await ledger.open(POOL, 3)).step_epoch == 1
+    await ledger.seed(POOL, 4, PoolState(8, step=7))
+    assert (await ledger.open(POOL, 5)).step_epoch == 4
+    assert (await ledger.open(PoolIdentity("pool", "second", "model", 8, 4), 5)).step_epoch == 0
+
+
 async def test_remove_spares_another_identity(ledger: KVLedger) -> None:
     await ledger.open(POOL, 1)
     await ledger.remove(PoolIdentity("pool", "second", "model", 8, 4), 1)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -13,7 +14,7 @@ from quire.engine.config import SchedulerConfig
 from quire.engine.request import Request
 from quire.engine.resources.ledger.lease import Term
 from quire.engine.resources.ledger.memory import MemoryLedger
-from quire.engine.resources.ledger.pool_state import PoolIdentity
+from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.step import ExecutorInfo, StepPlan
 from quire.protos.channel import Keepalive
@@ -98,6 +99,47 @@ async def test_a_loss_is_told_and_how_long_it_took_to_get_over_it(monkeypatch: p
     assert recovered.kind is EventKind.EXECUTOR_RECOVERED
     assert recovered.seconds is not None
     assert recovered.seconds >= supervisor.RETRY_SECONDS
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+class BehindLink(IdleLink):
+    """An executor that has run step 6, as epoch 2 planned it."""
+
+    async def attach(self) -> ExecutorInfo:
+        return replace(executor_info(), committed=6, committed_epoch=2)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "why"),
+    [
+        (2, 6, ""),
+        (2, 5, "it ends at step 5, the executor has run step 6"),
+        (1, 6, "it is of epoch 1, the executor has run plans of epoch 2"),
+    ],
+)
+async def test_books_from_before_what_the_executor_has_run_are_dropped(
+    monkeypatch: pytest.MonkeyPatch, epoch: int, step: int, why: str
+) -> None:
+    """Redis has lost its last second; or it was emptied, and a deposed scheduler has written the pool again."""
+    monkeypatch.setattr(supervisor, "ExecutorLink", BehindLink)
+    events, ledger, info = Events(), MemoryLedger(), executor_info()
+    pool = PoolIdentity("a", info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
+    state = PoolState(info.num_blocks, hashes={3: b"x"}, index={b"x": 3}, cached={3: 1}, step=step)
+    await ledger.seed(pool, epoch, state)
+    dispatcher = Dispatcher(epoch=3, observers=[events])
+    running = asyncio.create_task(
+        Supervisor("a", SchedulerConfig(), ledger, Term(3, "one"), dispatcher, KVEvents()).run()
+    )
+    async with asyncio.timeout(60):
+        heard = [await events.heard.get()]
+        while heard[-1].kind is not EventKind.EXECUTOR_ATTACHED:
+            heard.append(await events.heard.get())
+    assert [each.detail for each in heard if each.kind is EventKind.LEDGER_DROPPED] == ([why] if why else [])
+    found = await ledger.snapshot("a")
+    assert found is not None
+    assert bool(found[1].cached) == (not why)
+    assert (found[1].step, found[1].step_epoch) == (6, 3 if why else 2)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

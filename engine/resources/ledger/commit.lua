@@ -117,5 +117,5 @@ store(BLOCKS, records, 'HSET', 'HDEL')
 store(INDEX, index, 'HSET', 'HDEL')
 store(CACHED, ranks, 'ZADD', 'ZREM')
 store(EXPIRES, expires, 'HSET', 'HDEL')
-if ARGV[3] ~= '0' then redis.call('HSET', META, 'step', ARGV[3]) end
+if ARGV[3] ~= '0' then redis.call('HSET', META, 'step', ARGV[3], 'step_epoch', ARGV[2]) end
 return {'OK'}

@@ -1,7 +1,7 @@
 """The ledger in this process's memory, for `LLM` and for tests; gone with the process."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quire.engine.api.errors import LedgerLost, StaleEpoch
 from quire.engine.resources.ledger.base import KVLedger
@@ -35,10 +35,12 @@ class MemoryLedger(KVLedger):
         if known is None or known.epoch != epoch:
             raise LedgerLost(f"pool {pool.name}: not opened by epoch {epoch}")
         known.state.apply(tx)
+        if tx.step:
+            known.state.step_epoch = epoch
 
     async def seed(self, pool: PoolIdentity, epoch: int, state: PoolState) -> None:
         self._own(pool, epoch)
-        self._pools[pool.name] = _Pool(pool, epoch, deepcopy(state))
+        self._pools[pool.name] = _Pool(pool, epoch, replace(deepcopy(state), step_epoch=epoch))
 
     async def snapshot(self, name: str) -> tuple[PoolIdentity, PoolState] | None:
         known = self._pools.get(name)

@@ -1,4 +1,5 @@
 -- Takes a pool over for an epoch and drops every hold; a pool of another identity is emptied first.
+-- Who wrote the last step stays as it was, so that whoever opens the pool next can judge it, too.
 --
 -- ARGV: identity epoch num_blocks num_ticks rank, the last that of the default priority at tick 0: rank.py says
 --       how ranks are made

@@ -43,6 +43,7 @@ class PoolState:
         cached: cached block → rank, see rank.py; the lowest is evicted first.
         expires: cached block → when its retention priority is void, in milliseconds since 1970, if ever.
         step: number of the last plan that left on these books.
+        step_epoch: of the scheduler that wrote the step; not compared, as it is not of the blocks.
     """
 
     num_blocks: int
@@ -53,6 +54,7 @@ class PoolState:
     cached: dict[int, int] = field(default_factory=dict)
     expires: dict[int, int] = field(default_factory=dict)
     step: int = 0
+    step_epoch: int = field(default=0, compare=False)
 
     def apply(self, tx: LedgerTransaction) -> None:
         """Checks the whole transaction on an overlay of the blocks it names, then stores the overlay.

@@ -54,6 +54,7 @@ def decode(name: str, parts: Sequence[Sequence[bytes]]) -> tuple[PoolIdentity, P
             cached={int(block): int(rank) for block, rank in cached.items()},
             expires={int(block): int(time) for block, time in expires.items()},
             step=int(meta.get(b"step", 0)),
+            step_epoch=int(meta.get(b"step_epoch", 0)),
         )
         for block, record in blocks.items():
             _decode_record(state, int(block), record)

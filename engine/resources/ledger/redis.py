@@ -2,7 +2,7 @@
 
 Keys of a pool share one hash tag, so that a cluster keeps them on one node:
 
-    quire:{pool}:meta     hash   identity, epoch, num_blocks, step
+    quire:{pool}:meta     hash   identity, epoch, num_blocks, step, step_epoch (who wrote the step)
     quire:{pool}:blocks   hash   block that is not free → its holders and its hash
     quire:{pool}:index    hash   hash → published block
     quire:{pool}:cached   zset   cached block, scored by rank (lowest is evicted first)

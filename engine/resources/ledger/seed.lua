@@ -7,7 +7,8 @@
 local _, stale = owner(ARGV[2])
 if stale then return stale end
 redis.call('UNLINK', unpack(KEYS))
-redis.call('HSET', META, 'identity', ARGV[1], 'epoch', ARGV[2], 'num_blocks', ARGV[3], 'step', ARGV[4])
+local meta = {'identity', ARGV[1], 'epoch', ARGV[2], 'num_blocks', ARGV[3], 'step', ARGV[4], 'step_epoch', ARGV[2]}
+redis.call('HSET', META, unpack(meta))
 mark()
 for i = 2, #KEYS do
   local packed, list, at = ARGV[i + 3], {}, 1
