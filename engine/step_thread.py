@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 from typing import NamedTuple, TypeAlias
 
 from quire.engine.api.structured_output import StructuredOutput
@@ -67,6 +67,16 @@ class StepThread:
         for thread in (self._launching, self._waiting, self._preparing):
             thread.shutdown(cancel_futures=True)
         del self._executor
+
+    def end(self, timeout: float) -> bool:
+        """Takes no more plans; whether the one that runs was over within `timeout` seconds.
+
+        While a step runs the process must not end in order: what the step computes with would be freed under it.
+        """
+        for thread in (self._launching, self._waiting, self._preparing):
+            thread.shutdown(wait=False, cancel_futures=True)
+        deadline = monotonic() + timeout
+        return all(thread.join(max(0.0, deadline - monotonic())) for thread in (self._launching, self._waiting))
 
     def _launch(self, plan: StepPlan) -> Launch:
         began = monotonic_ns()

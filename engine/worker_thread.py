@@ -61,6 +61,11 @@ class WorkerThread(Executor):
         if wait:
             self._thread.join()
 
+    def join(self, timeout: float) -> bool:
+        """Whether the thread has ended, `timeout` seconds later at most; it does once it is shut down."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
     def _cancel(self) -> None:
         with suppress(queue.Empty):
             while True:

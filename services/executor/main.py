@@ -1,6 +1,8 @@
 """`quire executor`: one model on one device, driven by a scheduler."""
 
 import asyncio
+import logging
+import os
 
 import grpc
 from pydantic import Field
@@ -25,6 +27,10 @@ from quire.services.executor.metrics import METRICS
 from quire.services.executor.servicer import ExecutorServicer
 from quire.services.executor.slot_spans import SlotSpans
 
+logger = logging.getLogger(__name__)
+
+# What the step that runs has to end by itself, behind the time for sequences.
+STEP_SECONDS = 5.0
 SERVICES = ("quire.internal.v1.ExecutorService",)
 
 
@@ -83,3 +89,7 @@ async def _serve(settings: Settings, executor: Executor, spans: SlotSpans | None
         await servicer.drain(settings.drain_seconds)
     if spans is not None:
         spans.close()
+    if not servicer.end(STEP_SECONDS):
+        logger.error("the step that runs does not end within %g s; it ends with the process", STEP_SECONDS)
+        # In order, what it computes with would be freed under it.
+        os._exit(1)

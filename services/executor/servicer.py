@@ -153,6 +153,10 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
                 async with asyncio.timeout(timeout):
                     await self._ended.wait()
 
+    def end(self, timeout: float) -> bool:
+        """Whether the step that runs was over within `timeout` seconds; call it when no stream is open any more."""
+        return self._thread.end(timeout)
+
     async def _attach(self, attach: pb.Attach, context: _Context) -> None:
         if attach.epoch < self._epoch:
             await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"epoch {attach.epoch} is over")

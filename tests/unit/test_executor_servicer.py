@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from quire.engine.step import StepPlan
+from quire.engine.step_thread import StepThread
 from quire.internal.v1 import executor_pb2 as pb
 from quire.internal.v1 import executor_pb2_grpc
 from quire.services.executor.servicer import ExecutorServicer
@@ -86,3 +87,28 @@ async def test_it_tells_the_last_step_that_changed_blocks_and_its_epoch() -> Non
             call.cancel()
     assert told == [(0, 0), (3, 5), (3, 5), (4, 7)]
     await server.stop(0)
+
+
+class BusyStep:
+    """An executor whose step ends when it may."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def launch(self, plan: Any) -> Any:
+        self.began.set()
+        assert self.may_end.wait(60)
+
+
+async def test_the_process_waits_for_the_step_that_runs_and_for_no_other() -> None:
+    executor: Any = BusyStep()
+    plan: Any = None
+    thread = StepThread(executor)
+    runs, waits = thread.launch(plan), thread.launch(plan)
+    assert await asyncio.to_thread(executor.began.wait, 60)
+    assert not thread.end(0.0)
+    executor.may_end.set()
+    assert thread.end(60.0)
+    await runs
+    with pytest.raises(asyncio.CancelledError):
+        await waits
