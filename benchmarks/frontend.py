@@ -157,7 +157,9 @@ async def sse(load: Load, meter: Meter) -> None:
     body = json.dumps(
         {"prompt": PROMPT, "max_tokens": load.num_tokens, "temperature": 0, "ignore_eos": True, "stream": True}
     ).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    head = (
+        f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
 
     async def call() -> None:
         host, _, port = load.address.rpartition(":")

@@ -59,7 +59,10 @@ class Pieces:
         """Each piece as it comes; raises as `take` does."""
         while not self.is_over:
             await self._request.wait()
-            yield self.take()
+            piece = self.take()
+            # What it was woken for may have been taken with the piece before.
+            if self.is_over or piece.token_ids or piece.text or piece.prompt_logprobs:
+                yield piece
 
 
 def _usage(request: OpenRequest, num_tokens: int) -> Usage:

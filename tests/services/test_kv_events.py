@@ -212,6 +212,7 @@ async def test_a_killed_executor_holds_nothing(followed: RunningStack, addresses
 
 
 async def test_a_new_scheduler_tells_what_the_ledger_has(followed: RunningStack, addresses: tuple[str, str]) -> None:
+    await send_requests(followed, seed=6)
     async with grpc_reader(followed) as reader, zmq_reader(addresses) as zmq_follower:
         await reader.until_knows(await indexes(followed))
         await zmq_follower.until_knows(reader.told())
@@ -225,7 +226,7 @@ async def test_a_new_scheduler_tells_what_the_ledger_has(followed: RunningStack,
             inherited = await indexes(followed)
             await again.until_knows(inherited)
             assert not any(again.follower.tokens.values())
-            await send_requests(followed, seed=5)
+            await send_requests(followed, seed=6)
             expected = await indexes(followed)
             await again.until_knows(expected)
             told = again.told()
