@@ -341,6 +341,7 @@ def test_retention_keeps_what_is_dear(make_rig) -> None:
 # ── load ──
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", ["GUARANTEED_NO_EVICT", "MAX_UTILIZATION", "STATIC_BATCH"])
 def test_a_burst_with_every_tenth_cancelled(make_rig, policy: str) -> None:
     """10,000 requests; the rig audits after every step, and at the end nothing is held."""
