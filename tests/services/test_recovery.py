@@ -43,9 +43,18 @@ async def client(own_stack: RunningStack) -> AsyncIterator[AsyncClient]:
 
 
 async def answers(client: AsyncClient, middle: asyncio.Event) -> Tokens:
-    """Streams all prompts at once; sets `middle` when some tokens of the first have come."""
+    """Streams all prompts at once; sets `middle` when all were accepted and some tokens of one have come."""
+    begun, num_ended = asyncio.Event(), 0
+
+    async def watch() -> None:
+        await begun.wait()
+        # One that comes behind a fault, when nothing can be computed, is refused rather than accepted.
+        while (await client.server()).num_requests + num_ended < len(PROMPTS):
+            await asyncio.sleep(0.01)
+        middle.set()
 
     async def stream(index: int) -> tuple[int, ...]:
+        nonlocal num_ended
         tokens: list[int] = []
         async for piece in client.generate_stream(PROMPTS[index], PARAMS[index]):
             tokens.extend(piece.token_ids)
@@ -53,11 +62,15 @@ async def answers(client: AsyncClient, middle: asyncio.Event) -> Tokens:
             likeliest = [each.top_token_ids[0] for each in piece.logprobs]
             assert likeliest == ([] if PARAMS[index].logprobs is None else list(piece.token_ids))
             if len(tokens) > 20:
-                middle.set()
+                begun.set()
+        num_ended += 1
         assert piece.finish_reason is FinishReason.LENGTH
         return tuple(tokens)
 
-    return await asyncio.gather(*map(stream, range(len(PROMPTS))))
+    watching = asyncio.create_task(watch())
+    found = await asyncio.gather(*map(stream, range(len(PROMPTS))))
+    await watching
+    return found
 
 
 @pytest.fixture(scope="module")
