@@ -146,7 +146,8 @@ class ServiceSettings(ProcessSettings):
         credentials = Credentials(
             self.tls_ca is not None, self.tls_ca, self.tls_cert, self.tls_key, self.tls_name, token
         )
-        credentials.load()
+        if credentials.is_tls:
+            credentials.load()
         return Connector(self.keepalive, credentials)
 
     @property

@@ -150,6 +150,8 @@ class _Service:
         self._candidate = candidate
         self._tracer = tracer
         self._targets = Targets(settings.executors)
+        # Files that cannot be read are refused now, not when this standby leads.
+        self._connector = settings.connector
         self._kv_events = KVEvents()
         self.leadership = Leadership()
         self.meter = Meter(METRICS, {})
@@ -184,7 +186,7 @@ class _Service:
         dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(term.epoch)))
 
         def supervise(address: str) -> Supervisor:
-            return Supervisor(address, config, self._ledger, term, dispatcher, self._kv_events, settings.connector)
+            return Supervisor(address, config, self._ledger, term, dispatcher, self._kv_events, self._connector)
 
         try:
             with _zmq_publisher(settings, self._kv_events, term.epoch) as publisher:
