@@ -105,8 +105,9 @@ class OpenRequest:
             self._announce(self)
 
     def tell(self) -> None:
-        """Lets those who wait know that something has come."""
-        self._on_update()
+        """Lets those who wait know of tokens, unless these were taken together with others."""
+        if self._num_taken < len(self.generated):
+            self._on_update()
 
     def push_prompt_logprobs(self, position: int, logprobs: TokenLogprobs) -> None:
         """Log-probabilities of a token of the prompt; those that came before a fault come again."""

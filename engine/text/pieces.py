@@ -59,10 +59,7 @@ class Pieces:
         """Each piece as it comes; raises as `take` does."""
         while not self.is_over:
             await self._request.wait()
-            piece = self.take()
-            # What it was woken for may have been taken with the piece before.
-            if self.is_over or piece.token_ids or piece.text or piece.prompt_logprobs:
-                yield piece
+            yield self.take()
 
 
 def _usage(request: OpenRequest, num_tokens: int) -> Usage:

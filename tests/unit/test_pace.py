@@ -44,6 +44,15 @@ def step(pace: Pace, token_id: int, *readers: Reader) -> None:
     pace.end_step()
 
 
+async def test_what_was_taken_before_its_round_is_not_told() -> None:
+    told = Pace()
+    reader = Reader(told, 1)
+    reader.request.push(7)
+    assert reader.request.take() == [7]
+    told.end_step()
+    assert reader.taken == []
+
+
 async def test_with_time_to_spare_each_step_is_told_at_once() -> None:
     told = Pace()
     reader = Reader(told, 1)
