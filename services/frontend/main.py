@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import grpc
 from pydantic import Field
@@ -37,6 +38,7 @@ from quire.services.common.tracing import tracing
 from quire.services.frontend import vllm_metrics
 from quire.services.frontend.call import Calls
 from quire.services.frontend.gauges import Gauges
+from quire.services.frontend.http.access import HttpAccess
 from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.limits import HttpLimits, raise_file_limit
 from quire.services.frontend.http.server import http_serving
@@ -55,6 +57,8 @@ from quire.services.frontend.ui.routes import ui_routes
 from quire.services.frontend.workers import Workers
 from quire.services.frontend.workers_metrics import WorkersMetrics
 from quire.v1 import inference_pb2_grpc
+
+SERVICES: Final = ("quire.v1.InferenceService", "inference.GRPCInferenceService")
 
 
 class Settings(ServiceSettings, PublicPorts, HostNames, ApiKeyFile, ChatConfig):
@@ -149,20 +153,19 @@ async def serve(settings: Settings, own_address: str = "", siblings: Sequence[st
 
 
 async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], calls: Calls) -> None:
-    worker = Path(own_address).stem
     folder = resolve_model(settings.model, weights=False)
-    own_name = f"{socket.gethostname()}/{os.getpid()}"
     name = settings.served_model_name or model_name(settings.model, folder)
-    meter = _meter(settings, name, worker)
+    meter = _meter(settings, name, Path(own_address).stem)
     has_page = is_loopback(settings.http_listen) if settings.ui is None else settings.ui
     first_tokens = FirstTokens()
     observers = (FrontendMeter(meter), first_tokens) if has_page else (FrontendMeter(meter),)
+    connector = settings.connector
     link = SchedulerLink(
         Targets(settings.scheduler),
-        own_name,
+        f"{socket.gethostname()}/{os.getpid()}",
         settings.max_requests,
         tokenizer_fingerprint(folder),
-        settings.connector,
+        connector,
         observers,
         settings.failover_seconds,
     )
@@ -180,26 +183,20 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
             worker_pb2_grpc.add_WorkerServiceServicer_to_server(workers_metrics, server)
 
     intake = Intake(settings.max_request_bytes)
-    limits = HttpLimits(
-        max_connections=min(settings.http_max_connections, raise_file_limit()),
-        max_header_bytes=settings.http_max_header_bytes,
-        header_seconds=settings.http_header_seconds,
-        body_seconds=settings.http_body_seconds,
-        write_seconds=settings.write_seconds,
-    )
-    feed = LiveFeed(Targets(settings.scheduler), settings.connector, partial(own_figures, inference, first_tokens))
+    feed = LiveFeed(Targets(settings.scheduler), connector, partial(own_figures, inference, first_tokens))
     page = ui_routes(feed, inference) if has_page else ()
     place, shares_port = settings.http_listen, bool(own_address)
     certificates = settings.public_certificates
-    hosts = settings.allowed_hosts(place)
     keys = None if settings.api_keys is None else ApiKeys(settings.api_keys, name, settings.workers)
-    app = make_app(inference, chat, intake, workers_metrics, settings.http_cors_origins, page, calls, hosts, keys)
+    access = HttpAccess(settings.http_cors_origins, settings.allowed_hosts(place), keys)
+    app = make_app(inference, chat, intake, workers_metrics, access, page, calls)
+    limits = _http_limits(settings)
     http = http_serving(place, app, limits, 1, shares_port, certificates) if place else nullcontext(lambda: 0)
     async with (
         others,
         serving(
             settings.listen,
-            ["quire.v1.InferenceService", "inference.GRPCInferenceService"],
+            SERVICES,
             register,
             grace=1.0,
             write_seconds=settings.write_seconds,
@@ -211,20 +208,34 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
             interceptors=() if keys is None else (KeyInterceptor(keys),),
         ) as health,
         http as num_connections,
-        asyncio.TaskGroup() as tasks,
     ):
-        gauges = Gauges(meter, link, num_connections, settings.vllm_metrics)
-        meter.before_each(gauges.refresh)
+        meter.before_each(Gauges(meter, link, num_connections, settings.vllm_metrics).refresh)
+        await _run(inference, link, health, settings.drain_seconds)
+        await chat.close()
+
+
+async def _run(inference: Inference, link: SchedulerLink, health: Health, drain_seconds: float) -> None:
+    """Answers until a signal comes, and then only what is open."""
+    async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(link.run())
         watching = tasks.create_task(_watch(link, health))
         await until_signal()
         watching.cancel()
         await health.set(False)
         inference.drain()
-        await link.drained(settings.drain_seconds)
+        await link.drained(drain_seconds)
         link.fail_all(Unavailable("this frontend is shutting down"))
         running.cancel()
-        await chat.close()
+
+
+def _http_limits(settings: Settings) -> HttpLimits:
+    return HttpLimits(
+        max_connections=min(settings.http_max_connections, raise_file_limit()),
+        max_header_bytes=settings.http_max_header_bytes,
+        header_seconds=settings.http_header_seconds,
+        body_seconds=settings.http_body_seconds,
+        write_seconds=settings.write_seconds,
+    )
 
 
 def _meter(settings: Settings, model: str, worker: str) -> Meter:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Route
 
@@ -13,8 +12,7 @@ from quire.engine.api.errors import RequestError
 from quire.engine.chat.chat_format import ChatFormat
 from quire.services.common.intake import Intake
 from quire.services.frontend.call import UNTRACED, Calls
-from quire.services.frontend.http.allowed_hosts import ANY, AllowedHosts
-from quire.services.frontend.http.api_key_check import ApiKeyCheck
+from quire.services.frontend.http.access import EVERYBODY, HttpAccess
 from quire.services.frontend.http.calls import HttpCalls
 from quire.services.frontend.http.chat_completions import ChatCompletions
 from quire.services.frontend.http.completions import Completions
@@ -24,11 +22,9 @@ from quire.services.frontend.http.errors import refuse, refuse_fault, refuse_rou
 from quire.services.frontend.http.kserve import KServe
 from quire.services.frontend.http.metrics import CountRequests, Metrics
 from quire.services.frontend.http.models import Models
-from quire.services.frontend.http.request_ids import HEADER, RequestIds
 from quire.services.frontend.http.responses import Responses
 from quire.services.frontend.http.tokens import Tokens
 from quire.services.frontend.inference import Inference
-from quire.services.frontend.tenants.api_keys import ApiKeys
 from quire.services.frontend.workers_metrics import WorkersMetrics
 
 
@@ -37,11 +33,9 @@ def make_app(
     chat: ChatFormat,
     intake: Intake,
     workers: WorkersMetrics,
-    cors_origins: Sequence[str] = (),
+    access: HttpAccess = EVERYBODY,
     further_routes: Sequence[BaseRoute] = (),
     calls: Calls = UNTRACED,
-    allowed_hosts: Sequence[str] = (ANY,),
-    keys: ApiKeys | None = None,
 ) -> Starlette:
     """The API over the frontend's request path.
 
@@ -50,17 +44,34 @@ def make_app(
         chat: makes prompts of messages.
         intake: bounds bodies and parses large ones.
         workers: what /metrics answers, with the meter of this one.
-        cors_origins: of web pages that may call it; "*": any.
+        access: who may call it.
         further_routes: what else is served beside the API.
         calls: begins each.
-        allowed_hosts: names that requests may give it; "*": any.
-        keys: of which each request must bring one; None: it need not.
     """
-    chats = ChatCompletions(inference, chat)
-    responses = Responses(inference, chat)
+    routes = [*_routes(inference, chat), Route("/metrics", Metrics(workers).get), *further_routes]
+    app = Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(CountRequests, workers.meter, routes),
+            *access.middleware(),
+            Middleware(HttpCalls, calls=calls),
+        ],
+        exception_handlers={
+            ClientDisconnect: leave,
+            RequestError: refuse,
+            HTTPException: refuse_route,
+            Exception: refuse_fault,
+        },
+    )
+    app.state.intake = intake
+    return app
+
+
+def _routes(inference: Inference, chat: ChatFormat) -> list[BaseRoute]:
+    chats, responses = ChatCompletions(inference, chat), Responses(inference, chat)
     completions, models, tokens = Completions(inference), Models(inference), Tokens(inference, chat)
     kserve, embeddings = KServe(inference), Embeddings(inference)
-    routes = [
+    return [
         Route("/v1/completions", completions.create, methods=["POST"]),
         Route("/v1/chat/completions", chats.create, methods=["POST"]),
         Route("/v1/responses", responses.create, methods=["POST"]),
@@ -80,43 +91,4 @@ def make_app(
         Route("/tokenize", tokens.tokenize, methods=["POST"]),
         Route("/detokenize", tokens.detokenize, methods=["POST"]),
         Route("/tokenizer_info", tokens.info),
-        Route("/metrics", Metrics(workers).get),
-        *further_routes,
-    ]
-    app = Starlette(
-        routes=routes,
-        middleware=[
-            Middleware(CountRequests, workers.meter, routes),
-            *_hosts(allowed_hosts),
-            *_cors(cors_origins),
-            Middleware(RequestIds),
-            *([] if keys is None else [Middleware(ApiKeyCheck, keys)]),
-            Middleware(HttpCalls, calls=calls),
-        ],
-        exception_handlers={
-            ClientDisconnect: leave,
-            RequestError: refuse,
-            HTTPException: refuse_route,
-            Exception: refuse_fault,
-        },
-    )
-    app.state.intake = intake
-    return app
-
-
-def _hosts(allowed: Sequence[str]) -> list[Middleware]:
-    return [] if ANY in allowed else [Middleware(AllowedHosts, allowed)]
-
-
-def _cors(origins: Sequence[str]) -> list[Middleware]:
-    if not origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=origins,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=[HEADER],
-        )
     ]
