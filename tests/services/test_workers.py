@@ -25,7 +25,8 @@ from support.stacks import RunningStack, launch, start_frontend
 # So many that it is as good as certain that each of two workers has some.
 NUM_CONNECTIONS = 16
 GREEDY = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
-LONG = replace(GREEDY, max_tokens=1000)
+# As long as the context allows, so that it runs until it is aborted.
+LONG = replace(GREEDY, max_tokens=2000)
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +88,7 @@ async def status(call: AbstractAsyncContextManager[aiohttp.ClientResponse]) -> i
 async def test_a_request_is_found_by_whichever_worker_is_asked(pair: RunningStack, clients: list[AsyncClient]) -> None:
     running = [asyncio.create_task(answer(client, LONG, f"{index}")) for index, client in enumerate(clients)]
     while (await clients[0].server()).num_requests < len(clients):
+        assert not any(each.done() for each in running)
         await asyncio.sleep(0.01)
     neighbours = [*clients[1:], clients[0]]
     assert all(await asyncio.gather(*(client.abort(f"{index}") for index, client in enumerate(neighbours))))
