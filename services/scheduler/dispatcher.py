@@ -18,6 +18,7 @@ from quire.engine.step_observer import StepObserver
 from quire.engine.validation import validate, validate_generated
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.services.common.logs import request_fields
+from quire.services.scheduler import report
 from quire.services.scheduler.attached_executor import AttachedExecutor
 from quire.services.scheduler.displaced import Displaced
 from quire.services.scheduler.event import Event, EventKind
@@ -114,7 +115,10 @@ class Dispatcher:
     async def report_load(self) -> NoReturn:
         """Tells frontends what executors do, for their metrics; a step has nothing to do with it."""
         while True:
-            self._tell_load()
+            if self._streams:
+                load = report.load(self._executors.values(), len(self._unplaced))
+                for stream in self._streams.values():
+                    stream.set_load(load)
             await asyncio.sleep(LOAD_SECONDS)
 
     def statistics(self) -> pb.GetStatisticsResponse:
@@ -361,49 +365,13 @@ class Dispatcher:
         for stream in self._streams.values():
             stream.set_state(self._state())
 
-    def _tell_load(self) -> None:
-        if not self._streams:
-            return
-        load = pb.Load()
-        for executor in self._executors.values():
-            scheduler = executor.scheduler
-            load.num_waiting += scheduler.num_waiting
-            load.num_running += scheduler.num_running
-            load.num_blocks += scheduler.pool.num_blocks
-            load.num_held += scheduler.pool.num_blocks - scheduler.pool.num_available
-            load.num_pauses += scheduler.num_pauses
-        load.num_waiting += len(self._unplaced)
-        for stream in self._streams.values():
-            stream.set_load(load)
-
     def _tell_room(self) -> None:
-        room = self._room()
+        room = report.room(self._open_executors())
         for stream in self._streams.values():
             stream.set_room(room)
 
-    def _room(self) -> int:
-        return sum(executor.scheduler.queue_room for executor in self._open_executors())
-
     def _queue(self) -> pb.QueueState:
-        retry_after = max((executor.scheduler.retry_after for executor in self._open_executors()), default=0)
-        return pb.QueueState(room=min(self._room(), 2**32 - 1), retry_ms=int(1000 * retry_after))
+        return report.queue_state(self._open_executors())
 
     def _state(self) -> pb.ServingState:
-        largest = max(self._open_executors(), key=lambda executor: executor.info.num_blocks, default=None)
-        if largest is None or self._is_finishing:
-            return pb.ServingState(epoch=self._epoch)
-        info = largest.info
-        return pb.ServingState(
-            epoch=self._epoch,
-            num_executors=len(self._open_executors()),
-            fingerprint=info.fingerprint,
-            vocab_size=info.vocab_size,
-            max_model_len=info.max_model_len,
-            num_blocks=info.num_blocks,
-            block_size=info.block_size,
-            eos_token_ids=info.eos_token_ids,
-            tokenizer_fingerprint=max(executor.info.tokenizer_fingerprint for executor in self._open_executors()),
-            logits_processors=sorted(
-                set.intersection(*(set(executor.info.logits_processors) for executor in self._open_executors()))
-            ),
-        )
+        return report.serving_state(self._epoch, [] if self._is_finishing else self._open_executors())
