@@ -4,6 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.stamp
 GPU_STAMP := .venv/.stamp-gpu
 DOCS_STAMP := .venv/.stamp-docs
+AUDIT_STAMP := .venv/.stamp-audit
 EVALS_STAMP := .venv/.stamp-evals
 PROTOS := $(shell find protos -name '*.proto')
 CPP := $(shell find kernels benchmarks clients/cpp tests -name '*.cpp' -o -name '*.h')
@@ -11,7 +12,7 @@ PYTEST := $(BIN)/python -m pytest
 SURFACE := $(addprefix tests/services/test_,api.py http.py bad_input.py greedy.py determinism.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup browser test test-long test-gpu test-compose test-chaos test-clients lint format bench bench-gpu simulate docs reference pictures released-protos wheel clean
+.PHONY: help demo setup browser test test-long test-gpu test-compose test-chaos test-clients lint audit format bench bench-gpu simulate docs reference pictures released-protos wheel clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' Makefile
@@ -45,8 +46,8 @@ test-gpu: $(GPU_STAMP) ## tests that need an NVIDIA GPU, and the request surface
 test-compose: $(STAMP) ## tests that need docker compose
 	$(PYTEST) -m compose
 
-test-chaos: $(STAMP) ## tests that kill services while requests run
-	$(PYTEST) -m chaos
+test-chaos: $(STAMP) ## 1,000 faults in services under load, QUIRE_CHAOS_FAULTS and QUIRE_CHAOS_SEED say others
+	$(PYTEST) -m chaos -s
 
 $(EVALS_STAMP): $(STAMP) tools/evals.sh tests/clients/evals.txt
 	tools/evals.sh
@@ -59,7 +60,7 @@ test-clients: $(EVALS_STAMP) ## clients in Node.js, C++ and Go, and clients and 
 	.venv/clients/bin/python -m pip install --quiet 'cloudcoil-models-prometheus-operator>=0.80' 'langchain-openai>=1' 'litellm>=1.100' 'openai-agents>=0.20'
 	$(PYTEST) -m clients
 
-lint: $(STAMP) ## ruff, formatting of Python and C++, mypy, import contracts, protos and what breaks their clients
+lint: $(STAMP) ## ruff with Bandit's rules, formatting of Python and C++, mypy, import contracts, protos and what breaks their clients
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
@@ -67,6 +68,15 @@ lint: $(STAMP) ## ruff, formatting of Python and C++, mypy, import contracts, pr
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/buf lint
 	$(BIN)/buf breaking --against protos/released.txtpb
+
+# An environment of its own: what it brings is not what Quire runs with.
+$(AUDIT_STAMP): $(STAMP)
+	$(BIN)/python -m venv .venv/audit
+	.venv/audit/bin/python -m pip install --quiet 'pip-audit>=2.10'
+	@touch $@
+
+audit: $(AUDIT_STAMP) ## known vulnerabilities of the installed packages, and of the lowest versions that Quire allows; needs the network
+	.venv/audit/bin/python tools/audit.py "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" $(AUDIT)
 
 format: $(STAMP) ## format Python and C++, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
@@ -76,8 +86,9 @@ format: $(STAMP) ## format Python and C++, and fix what ruff can fix
 bench: $(STAMP) ## measure the CPU executor and the services, write bench-report/; BENCH="--peer URL" compares
 	$(BIN)/python tools/bench.py bench-report $(BENCH)
 
-bench-gpu: $(GPU_STAMP) ## measure the executor on an NVIDIA GPU
+bench-gpu: $(GPU_STAMP) ## measure the executor, and mixtures of experts, on an NVIDIA GPU
 	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/gpu_experts.py
 
 simulate: $(STAMP) ## judge scheduling policies in virtual time
 	$(BIN)/python benchmarks/simulate.py

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Times the kernels that a step of the CPU executor is made of: products, attention and norms.
 
-  python benchmarks/cpu_kernels.py [--rows 1,8,64,128,512] [--repeats 10] [--int8]
+  python benchmarks/cpu_kernels.py [--rows 1,8,64,128,512] [--repeats 10] [--int8 | --int4]
 
 The shapes are those of a 135M Llama in bfloat16. All layers run one after the other, so weights and cache come from
 memory as in a step. Products: milliseconds of the four of every layer, and the rate. Attention: milliseconds of all
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from quire.kernels.attention import AttentionSpec, PagedBatch
+from quire.kernels.coded_weight import CODINGS, Weight
 from quire.kernels.registry import kernel_suite
 from quire.kernels.suite import KernelSuite
 
@@ -27,6 +28,8 @@ NUM_LAYERS, BLOCK_SIZE = 30, 16
 NUM_QO, NUM_KV, HEAD_DIM = 9, 3, 64
 HIDDEN, INNER = 576, 1536
 PREFIX = 1024
+# Of a weight; those of scales and zeros are left out.
+WEIGHT_BYTES = {None: 2, "int8": 1, "int4": 0.5}
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,10 @@ def milliseconds(call: Callable[[], None], repeats: int) -> float:
     return statistics.median(times)
 
 
-def print_products(suite: KernelSuite, all_rows: list[int], repeats: int, weight_bytes: int) -> None:
-    def weight(outputs: int, inputs: int) -> torch.Tensor:
-        return (torch.randn(outputs, inputs) / inputs**0.5).bfloat16()
+def print_products(suite: KernelSuite, all_rows: list[int], repeats: int, coding: str | None) -> None:
+    def weight(outputs: int, inputs: int) -> Weight:
+        dense = (torch.randn(outputs, inputs) / inputs**0.5).bfloat16()
+        return dense if coding is None else CODINGS[coding](dense)
 
     makers = (suite.linear, suite.linear, suite.gated_linear, suite.linear)
     shapes = (((NUM_QO + 2 * NUM_KV) * HEAD_DIM, HIDDEN), (HIDDEN, HIDDEN), (2 * INNER, HIDDEN), (HIDDEN, INNER))
@@ -105,7 +109,7 @@ def print_products(suite: KernelSuite, all_rows: list[int], repeats: int, weight
                     product(x)
 
         took = milliseconds(layers, repeats)
-        rate, moved = 2 * weights * rows / took / 1e6, weight_bytes * weights / took / 1e6
+        rate, moved = 2 * weights * rows / took / 1e6, WEIGHT_BYTES[coding] * weights / took / 1e6
         print(f"{rows:>4} rows{'':27}{took:9.2f}{rate:9.0f}{moved:7.1f}")
 
 
@@ -145,11 +149,13 @@ def main() -> None:
     parser.add_argument("--rows", default="1,8,16,64,128,512")
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--int8", action="store_true", help="weights in 8-bit integers")
+    codings = parser.add_mutually_exclusive_group()
+    for name in ("int8", "int4"):
+        codings.add_argument(f"--{name}", dest="coding", action="store_const", const=name, help=f"weights in {name}")
     args = parser.parse_args()
-    suite = kernel_suite("native", CPU, torch.bfloat16, args.threads, args.int8)
+    suite = kernel_suite("native", CPU, torch.bfloat16, args.threads)
     all_rows = [int(rows) for rows in args.rows.split(",")]
-    print_products(suite, all_rows, args.repeats, 1 if args.int8 else 2)
+    print_products(suite, all_rows, args.repeats, args.coding)
     print_attention(suite, args.repeats)
     print_norms(suite, all_rows, args.repeats)
 

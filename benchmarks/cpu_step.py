@@ -17,6 +17,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,14 +28,16 @@ from torch import Tensor
 
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig
-from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
-from quire.engine.model.model_config import ModelConfig
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import Placement, place
 from quire.engine.model.slots import Slots
+from quire.engine.models.outline import Outline
 from quire.engine.step import SequenceStart, StepPlan
+from quire.engine.weights.checkpoint import Checkpoint, read_checkpoint
+from quire.kernels.activation import SILU, Activation
 from quire.kernels.attention import AttentionBackend, AttentionSpec, PagedBatch
+from quire.kernels.coded_weight import Weight
 from quire.kernels.linear import Linear
 from quire.kernels.suite import KernelSuite
 
@@ -71,11 +74,14 @@ class TimedAttention:
     def plan(self, batch: PagedBatch) -> None:
         self.clock.timed("attention", self.backend.plan)(batch)
 
-    def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
-        self.clock.timed("other", self.backend.append)(layer_kv, q, k, v, cos_sin)
+    def rotate_append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
+        self.clock.timed("other", self.backend.rotate_append)(layer_kv, q, k, v, cos_sin)
 
-    def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
-        result: Tensor = self.clock.timed("attention", self.backend.run)(layer_kv, q)
+    def append(self, layer_kv: Tensor, k: Tensor, v: Tensor) -> None:
+        self.clock.timed("other", self.backend.append)(layer_kv, k, v)
+
+    def run(self, layer_kv: Tensor, q: Tensor, *, sinks: Tensor | None = None) -> Tensor:
+        result: Tensor = self.clock.timed("attention", partial(self.backend.run, sinks=sinks))(layer_kv, q)
         return result
 
 
@@ -83,13 +89,15 @@ def timed_suite(suite: KernelSuite, clock: Clock) -> KernelSuite:
     def attention(spec: AttentionSpec) -> AttentionBackend:
         return TimedAttention(suite.attention(spec), clock)
 
-    def linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
+    def linear(weight: Weight, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
         return clock.timed("linears", suite.linear(weight, bias, out_dtype))
 
     others = {name: clock.timed("other", getattr(suite, name)) for name in ("take_rows", "rms_norm", "add_rms_norm")}
 
-    def gated_linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
-        return clock.timed("linears", suite.gated_linear(weight, bias, out_dtype))
+    def gated_linear(
+        weight: Weight, bias: Tensor | None, out_dtype: torch.dtype, activation: Activation = SILU
+    ) -> Linear:
+        return clock.timed("linears", suite.gated_linear(weight, bias, out_dtype, activation))
 
     sample = clock.timed("sampling", suite.sample)
     return replace(
@@ -171,18 +179,13 @@ class Workload:
             generation_slots=nothing if starts else slots,
         )
 
-    def bound(self, model: ModelConfig, itemsize: int, weight_size: int, ceilings: Ceilings) -> float:
+    def bound(self, model: Outline, itemsize: int, weight_size: float, ceilings: Ceilings) -> float:
         """Seconds that a step takes at least: for its bytes, or for its operations if they take longer."""
-        kv_size, q_size = model.num_kv_heads * model.head_dim, model.num_qo_heads * model.head_dim
-        per_layer = model.hidden_size * (2 * q_size + 2 * kv_size + 3 * model.intermediate_size)
-        layers, head = model.num_layers * per_layer, model.vocab_size * model.hidden_size
         tokens = self.context if self.is_context else self.batch
         keys = self.context / 2 if self.is_context else self.context
-        attention = 4 * tokens * keys * q_size * model.num_layers
-        operations = 2 * layers * tokens + 2 * head * self.batch + attention
-        kv_bytes = 0 if self.is_context else self.batch * self.context * 2 * kv_size * model.num_layers * itemsize
-        read = (layers + head) * weight_size + kv_bytes
-        return max(read / ceilings.read, operations / ceilings.multiply)
+        kv_bytes = 0 if self.is_context else self.batch * self.context * model.kv_numbers * itemsize
+        read = (model.num_linear + model.num_head) * weight_size + kv_bytes
+        return max(read / ceilings.read, model.operations(tokens, keys, self.batch) / ceilings.multiply)
 
     def steps(self, stepper: Stepper, repeats: int) -> Callable[[], float]:
         """What runs one more step, the sequences being there; returns its seconds."""
@@ -220,7 +223,7 @@ def main() -> None:
     )  # fmt: skip
     checkpoint = read_checkpoint(args.model)
     placement = place(config, checkpoint)
-    dtype, int8 = placement.dtype, args.quantization == "int8"
+    dtype, bits = placement.dtype, {"none": 0, "int8": 8}[args.quantization]
     machine = Machine(dtype, args.threads)
     print(f"{dtype}, {args.threads} threads".removeprefix("torch."))
     print(f"{'step':14}{'ms':>8}{'min':>8}{'max':>8}{'GB/s':>7}{'GFLOP/s':>9}{'bound':>8}{'of it':>7}"
@@ -233,7 +236,7 @@ def main() -> None:
         whole = workload.steps(Stepper(sized, checkpoint, placement), args.repeats)
         steps = beside_ceilings(whole, machine, args.repeats)
         bounds = [
-            workload.bound(checkpoint.config, dtype.itemsize, 1 if int8 else dtype.itemsize, ceilings)
+            workload.bound(checkpoint.outline, dtype.itemsize, bits / 8 or dtype.itemsize, ceilings)
             for _, ceilings in steps
         ]
         clock = Clock()

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.executor import Executor, PendingStep
 from quire.engine.llm import LLM
-from quire.engine.model.checkpoint import read_checkpoint
-from quire.engine.model.model_config import ModelConfig
+from quire.engine.models.outline import Outline
 from quire.engine.step import SequenceStart, StepPlan
+from quire.engine.weights.checkpoint import read_checkpoint
 
 BLOCK_SIZE = 16
 # Sequences that generate, their tokens, how many of these all have in common, and tokens of a prompt beside them.
@@ -44,6 +45,8 @@ STEPS = (
     ("decode 256, context 4,096 of which 3,968 shared", 256, 4096, 3968, 0),
     ("decode 64, context 1,024, and 128 tokens of a prompt", 64, 1024, 0, 128),
 )
+# Of a number, of layers and of the output layer; those of int4 have scale and zero for every 32.
+BITS = {"none": (16, 16), "int8": (8, 8), "fp8": (8, 16), "int4": (5.5, 8)}
 END_TO_END = ((128, 128, 1024), (1000, 1000, 256), (2048, 128, 256))
 
 
@@ -94,33 +97,6 @@ def measure_ceilings() -> Ceilings:
     copy = 2 * source.nbytes / seconds(lambda: target.copy_(source))
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     return Ceilings(copy, 2 * 8192**3 / seconds(lambda: a @ b))
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a step must move and compute."""
-
-    model: ModelConfig
-
-    @property
-    def weights(self) -> int:
-        """Parameters that a step multiplies with, but for the output layer."""
-        model = self.model
-        q_size, kv_size = model.num_qo_heads * model.head_dim, model.num_kv_heads * model.head_dim
-        return model.num_layers * model.hidden_size * (2 * q_size + 2 * kv_size + 3 * model.intermediate_size)
-
-    @property
-    def head(self) -> int:
-        return self.model.vocab_size * self.model.hidden_size
-
-    @property
-    def kv_bytes(self) -> int:
-        """Of one token, bfloat16."""
-        return self.model.num_layers * 2 * self.model.num_kv_heads * self.model.head_dim * 2
-
-    def operations(self, tokens: int, keys: float, sampling: int) -> float:
-        q_size = self.model.num_qo_heads * self.model.head_dim
-        return 2 * self.weights * tokens + 2 * self.head * sampling + 4 * tokens * keys * q_size * self.model.num_layers
 
 
 class Runner:
@@ -189,10 +165,33 @@ class Runner:
         return statistics.median(times[1:])
 
 
-def step_rows(model: Path, ceilings: Ceilings, quick: bool) -> None:
-    sizes = Sizes(read_checkpoint(model).config)
+def weight_bytes(sizes: Outline, coding: str) -> float:
+    """That a step of generation reads."""
+    of_layers, of_head = BITS[coding]
+    return of_layers / 8 * sizes.num_linear + of_head / 8 * sizes.num_head
+
+
+def rate(ceilings: Ceilings, coding: str) -> float:
+    """Operations per second: fp8 tensor cores do twice as many."""
+    return ceilings.operations * (2 if coding == "fp8" else 1)
+
+
+def whole_bound(sizes: Outline, ceilings: Ceilings, coding: str, num_in: int, num_out: int, count: int) -> float:
+    """Seconds of all requests at once: their contexts, then steps that all generate in, each bound by its operations
+    or by the bytes of weights, keys and values."""
+    context = sizes.operations(count * num_in, num_in / 2, count) / rate(ceilings, coding)
+    length = num_in + num_out / 2
+    moved = weight_bytes(sizes, coding) + count * length * 2 * sizes.kv_numbers
+    step = max(moved / ceilings.bytes, sizes.operations(count, length, count) / rate(ceilings, coding))
+    return context + (num_out - 1) * step
+
+
+def step_rows(model: Path, ceilings: Ceilings, quick: bool, coding: str) -> None:
+    sizes = read_checkpoint(model).outline
     began = time.perf_counter()
-    executor = Executor(ExecutorConfig(model=str(model), dtype="bfloat16", num_blocks=18_500, max_batch_size=256))
+    executor = Executor(
+        ExecutorConfig(model=str(model), dtype="bfloat16", quantization=coding, num_blocks=18_500, max_batch_size=256)
+    )
     print(f"executor ready in {time.perf_counter() - began:.1f} s", flush=True)
     runner = Runner(executor)
     print("\n| step | ms | bound, ms | of it | GPU computes |\n|---|---|---|---|---|")
@@ -201,26 +200,24 @@ def step_rows(model: Path, ceilings: Ceilings, quick: bool) -> None:
         took, busy = runner.decode(batch, context, min(steps, 14_000 // (chunk or 1)), shared, chunk)
         executor.reset()
         read = shared + batch * (context - shared)
-        moved = 2 * (sizes.weights + sizes.head) + read * sizes.kv_bytes
+        moved = weight_bytes(sizes, coding) + read * 2 * sizes.kv_numbers
         operations = sizes.operations(batch, context, batch) + sizes.operations(chunk, chunk * steps / 2, 0)
-        bound = max(moved / ceilings.bytes, operations / ceilings.operations)
+        bound = max(moved / ceilings.bytes, operations / rate(ceilings, coding))
         cells = f"{took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | {busy:.1%}"
         print(f"| {name} | {cells} |", flush=True)
     for tokens in (2048, 8192):
         took = runner.prefill(tokens, 3 if quick else 10)
         executor.reset()
-        bound = sizes.operations(tokens, tokens / 2, 1) / ceilings.operations
+        bound = sizes.operations(tokens, tokens / 2, 1) / rate(ceilings, coding)
         print(f"| prefill {tokens:,} | {took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | |", flush=True)
 
 
-def end_to_end(model: Path, ceilings: Ceilings, quick: bool) -> None:
-    sizes = Sizes(read_checkpoint(model).config)
+def end_to_end(model: Path, ceilings: Ceilings, quick: bool, coding: str) -> None:
+    sizes = read_checkpoint(model).outline
     scheduler = SchedulerConfig(max_waiting_requests=4096)
-    sizes_of_pool = {"max_batch_size": 1024, "max_model_len": 4096, "kv_memory_fraction": 0.85}
-    with LLM(str(model), dtype="bfloat16", scheduler=scheduler, **sizes_of_pool) as llm:
-        print(
-            "\n| in/out | requests | seconds | output tokens/s | compute bound, s | of it |\n|---|---|---|---|---|---|"
-        )
+    sizes_of_pool: dict[str, Any] = {"max_batch_size": 1024, "max_model_len": 4096, "kv_memory_fraction": 0.85}
+    with LLM(str(model), dtype="bfloat16", quantization=coding, scheduler=scheduler, **sizes_of_pool) as llm:
+        print("\n| in/out | requests | seconds | output tokens/s | bound, s | of it |\n|---|---|---|---|---|---|")
         for num_in, num_out, count in END_TO_END:
             count = count // 8 if quick else count
             random = np.random.default_rng(num_in)
@@ -231,8 +228,7 @@ def end_to_end(model: Path, ceilings: Ceilings, quick: bool) -> None:
             answers = llm.generate(prompts, params)
             took = time.perf_counter() - began
             assert all(len(answer.token_ids) == num_out for answer in answers)
-            tokens = count * (num_in + num_out)
-            bound = sizes.operations(tokens, (num_in + num_out) / 2, count * num_out) / ceilings.operations
+            bound = whole_bound(sizes, ceilings, coding, num_in, num_out, count)
             cells = f"{count} | {took:.2f} | {count * num_out / took:,.0f} | {bound:.2f} | {bound / took:.0%}"
             print(f"| {num_in}/{num_out} | {cells} |", flush=True)
 
@@ -241,6 +237,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--quick", action="store_true", help="few steps and requests: does it run at all")
+    parser.add_argument("--quantization", choices=BITS, default="none")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/gpu.py: there is no usable GPU")
@@ -254,9 +251,9 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         model = args.model or write_model(Path(scratch))
-        step_rows(model, ceilings, args.quick)
+        step_rows(model, ceilings, args.quick, args.quantization)
         torch.cuda.empty_cache()
-        end_to_end(model, ceilings, args.quick)
+        end_to_end(model, ceilings, args.quick, args.quantization)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from flashinfer import BatchDecodeWithPagedKVCacheWrapper, BatchPrefillWithPagedKVCacheWrapper
 
+from quire.kernels.attention import AttentionSpec
 from quire.kernels.cuda.attention_decode import TritonDecode
 from quire.kernels.cuda.attention_shared import SharedDecode, plan_tasks
 from quire.kernels.cuda.shared_prefixes import shared_prefixes
@@ -36,6 +37,7 @@ CONTEXT: Final = {
     "512 that generate": [(1, 190)] * 512,
 }
 SHAPE: Final = (NUM_QO, NUM_KV, HEAD_DIM, BLOCK_SIZE)
+SPEC: Final = AttentionSpec(*SHAPE, torch.bfloat16, torch.device("cuda"))
 TYPES: Final = {"q_data_type": torch.bfloat16, "kv_data_type": torch.bfloat16}
 
 
@@ -95,7 +97,9 @@ def decode(rows: int, length: int, workspace: torch.Tensor) -> str:
             )
             wrapper.plan(pages.indptr, pages.indices, pages.last, *SHAPE, **TYPES)
             cells.append(f"{microseconds(turns(wrapper, q, caches), True):.1f}")
-    ours = TritonDecode(*(torch.empty_like(part, device="cuda") for part in (pages.indptr, pages.indices, pages.last)))
+    ours = TritonDecode(
+        SPEC, *(torch.empty_like(part, device="cuda") for part in (pages.indptr, pages.indices, pages.last))
+    )
     ours.plan(pages.indptr, pages.indices, pages.last, *SHAPE)
     cells.append(f"{microseconds(turns(ours, q, pages.caches('NHD')), True):.1f}")
     return f"| {rows:,} x {length:,} | {' | '.join(cells)} |"
@@ -107,12 +111,12 @@ def shared_prefix(rows: int, shared: int, own: int, workspace: torch.Tensor) -> 
     plan = (pages.indptr, pages.indices, pages.last)
     flashinfer = BatchDecodeWithPagedKVCacheWrapper(workspace, "NHD", use_tensor_cores=True)
     flashinfer.plan(*plan, *SHAPE, **TYPES)
-    alone = TritonDecode(*(torch.empty_like(part, device="cuda") for part in plan))
+    alone = TritonDecode(SPEC, *(torch.empty_like(part, device="cuda") for part in plan))
     alone.plan(*plan, *SHAPE)
     indptr = pages.indptr.numpy()
     prefixes = shared_prefixes(indptr, pages.indices.cpu().numpy(), BLOCK_SIZE, 1)
     tasks = plan_tasks(prefixes, indptr, BLOCK_SIZE, NUM_QO // NUM_KV, NUM_KV)
-    once = SharedDecode(alone, tasks, pages.indices, NUM_QO, HEAD_DIM)
+    once = SharedDecode(SPEC, alone, tasks, pages.indices)
     caches = pages.caches("NHD")
     cells = [f"{microseconds(turns(each, q, caches), True):.1f}" for each in (flashinfer, alone, once)]
     return f"| {rows:,} x ({shared:,} + {own}) | {' | '.join(cells)} |"

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """How long until a service that hangs is noticed: its process is stopped (SIGSTOP), idle or at work.
 
-  python benchmarks/hang_detection.py [--repeats 3] [--keepalive-seconds 5] [--keepalive-timeout-seconds 4]
+  python benchmarks/hang_detection.py [--repeats 3] [--stall-seconds 4]
 
 An executor counts as noticed when the scheduler no longer lists it, a scheduler when the frontend's health says
 NOT_SERVING. The process then goes on, and the next turn begins when all are SERVING. Each turn stops the process at
-another moment between two pings.
+another moment between two questions.
 """
 
 import argparse
@@ -84,14 +84,10 @@ async def measure(stack: Stack, name: str, repeats: int, period: float) -> list[
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--keepalive-seconds", type=float, default=5.0)
-    parser.add_argument("--keepalive-timeout-seconds", type=float, default=4.0)
+    parser.add_argument("--stall-seconds", type=float, default=4.0)
     args = parser.parse_args()
-    for service in ("EXECUTOR", "SCHEDULER", "FRONTEND"):
-        os.environ[f"QUIRE_{service}_KEEPALIVE_SECONDS"] = str(args.keepalive_seconds)
-        os.environ[f"QUIRE_{service}_KEEPALIVE_TIMEOUT_SECONDS"] = str(args.keepalive_timeout_seconds)
     ports = {"frontend_port": 0, "http_port": 0, "scheduler_port": 0, "executor_port": 0}
-    stack = Stack(UpSettings(log_level="error", **ports), quiet=True)
+    stack = Stack(UpSettings(log_level="error", stall_seconds=args.stall_seconds, **ports), quiet=True)
     try:
         await stack.start()
         print("| stopped | noticed after, s: median | longest | all |")
@@ -99,7 +95,7 @@ async def main() -> None:
         for load in ("idle", "busy"):
             busy = asyncio.create_task(keep_busy(stack.frontend)) if load == "busy" else None
             for name in ("executor", "scheduler"):
-                seconds = sorted(await measure(stack, name, args.repeats, args.keepalive_seconds))
+                seconds = sorted(await measure(stack, name, args.repeats, args.stall_seconds))
                 row = [
                     f"{name}, {load}",
                     f"{seconds[len(seconds) // 2]:.1f}",

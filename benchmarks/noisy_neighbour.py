@@ -21,8 +21,8 @@ import torch
 from cpu_step import CONTEXT_STEP, Stepper, Workload
 
 from quire.engine.config import ExecutorConfig
-from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.placement import place
+from quire.engine.weights.checkpoint import read_checkpoint
 
 TURN = 10
 

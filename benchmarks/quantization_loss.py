@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What int8 weights, or keys and values in fp8, cost in quality: loss of a text, and how often the next token changes.
+"""What int8 and int4 weights, or an fp8 cache, cost in quality: loss of a text, and how often the next token changes.
 
   python benchmarks/quantization_loss.py [--model DIR] [--window 512] [--kv-cache-dtype fp8] [FILE]...
 
@@ -21,13 +21,14 @@ from torch.nn import functional
 
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import ExecutorConfig
-from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.model_engine import ModelEngine
 from quire.engine.model.placement import place
 from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
+from quire.engine.resources.kv_cache_spec import MAX_GROUPS
 from quire.engine.step import SequenceStart, StepPlan
 from quire.engine.text.tokenizer import Tokenizer
+from quire.engine.weights.checkpoint import read_checkpoint
 
 sys.path.append(str(Path(__file__).parent.parent / "tools"))
 from train_demo_model import corpus, is_held_out
@@ -48,7 +49,7 @@ class Kind:
         return weights if self.kv_cache_dtype == "auto" else f"{weights}, keys and values {self.kv_cache_dtype}"
 
 
-WEIGHTS = (Kind("float32"), Kind("bfloat16"), Kind("bfloat16", "int8"))
+WEIGHTS = (Kind("float32"), Kind("bfloat16"), Kind("bfloat16", "int8"), Kind("bfloat16", "int4"))
 CACHES = (Kind("float32"), Kind("float32", kv_cache_dtype="fp8"), Kind("bfloat16", kv_cache_dtype="fp8"))
 
 
@@ -61,7 +62,8 @@ class Judge:
 
     @classmethod
     def load(cls, model: str | None, window: int, kind: Kind) -> "Judge":
-        num_blocks = -(-window // BLOCK_SIZE) + 1
+        # Of each cache group of the model.
+        num_blocks = MAX_GROUPS * (-(-window // BLOCK_SIZE) + 1)
         config = ExecutorConfig(model=model, device="cpu", num_blocks=num_blocks, **asdict(kind))
         checkpoint = read_checkpoint(resolve_model(model))
         return cls(ModelEngine(config, checkpoint, place(config, checkpoint)), checkpoint.config.vocab_size)
@@ -69,10 +71,11 @@ class Judge:
     @torch.inference_mode()
     def logits(self, tokens: list[int]) -> Tensor:
         """[len(tokens), vocab_size] float32."""
-        table, count = np.arange(-(-len(tokens) // BLOCK_SIZE) + 1, dtype=np.int32), len(tokens)
+        groups, count = self.engine.layout.groups, len(tokens)
+        table = np.arange(len(groups) * (-(-count // BLOCK_SIZE) + 1), dtype=np.int32)
         slots = Slots(
             num_slots=1, max_model_len=count + 1, block_size=BLOCK_SIZE, num_blocks=len(table),
-            vocab_size=self.vocab_size, device=self.engine.device,
+            vocab_size=self.vocab_size, device=self.engine.device, groups=groups,
         )  # fmt: skip
         start = SequenceStart(
             slot=0,
@@ -96,7 +99,7 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--windows", type=int, default=200, help="at most")
-    parser.add_argument("--kv-cache-dtype", choices=["auto", "fp8"], default="auto", help="fp8: judge that, not int8")
+    parser.add_argument("--kv-cache-dtype", choices=["auto", "fp8"], default="auto", help="fp8: judge that alone")
     args = parser.parse_args()
     texts = [path.read_text() for path in args.files] or [
         text for name, text in corpus(Path(sysconfig.get_paths()["stdlib"])).items() if is_held_out(name)

@@ -28,7 +28,7 @@ SERVICES = ("executor", "scheduler", "frontend")
 COMMAND = "quire up"
 POLL_SECONDS = 0.01
 READ_MODEL = """
-from quire.engine.model.checkpoint import read_checkpoint
+from quire.engine.weights.checkpoint import read_checkpoint
 from quire.engine.model.source import resolve_model
 read_checkpoint(resolve_model(None))
 """

@@ -25,8 +25,9 @@ from quire.engine.api.sampling import SamplingParams
 from quire.internal.v1 import scheduler_pb2, scheduler_pb2_grpc
 from quire.services.common.channel import open_channel
 from quire.services.up.process import Child
+from quire.services.up.programs import SCHEDULERS
 from quire.services.up.settings import UpSettings
-from quire.services.up.stack import SCHEDULERS, Stack
+from quire.services.up.stack import Stack
 
 PARAMS = SamplingParams(temperature=0, max_tokens=200, ignore_eos=True)
 FROZEN_SECONDS = 3.0

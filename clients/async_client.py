@@ -12,6 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quire.clients.errors import may_pass, not_ready, translated
 from quire.clients.multiplexer import Multiplexer
+from quire.clients.resumption import resumed_async, with_seed
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion
 from quire.engine.api.embedding import Embedding
@@ -21,8 +23,9 @@ from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.beam_search import answers_from_proto, beam_search_request
-from quire.protos.channel import CHANNEL_OPTIONS
+from quire.protos.channel import CHANNEL_OPTIONS, RETRYING_OPTIONS
 from quire.protos.convert import (
+    ADAPTER,
     abort_request,
     completion_from_proto,
     completions_from_proto,
@@ -30,7 +33,9 @@ from quire.protos.convert import (
     embed_request,
     embedding_from_proto,
     generate_request,
+    load_adapter_request,
     tokenize_request,
+    unload_adapter_request,
 )
 from quire.protos.credentials import PLAIN, Credentials, open_aio_channel
 from quire.v1 import inference_pb2 as pb
@@ -51,7 +56,9 @@ class AsyncClient:
         timeout: seconds that a call may take from beginning to end; None sets no limit.
         credentials: how the frontend is known, and the key that it is shown; default: plain text, no key.
         multiplex: all streams share one call. With many streams that saves client and frontend most of the messages. If
-            the call fails, all streams fail.
+            the call fails, all streams fail, or go on in another one.
+        retries: ask again when a frontend stops or is lost: for what has not begun, and for streams, which go on where
+            they broke off.
     """
 
     def __init__(
@@ -61,11 +68,13 @@ class AsyncClient:
         timeout: float | None = None,
         multiplex: bool = False,
         credentials: Credentials = PLAIN,
+        retries: bool = True,
     ) -> None:
         self.address = address
         self._timeout = timeout
+        self._retries = retries
         self._metadata = credentials.metadata
-        self._channel = open_aio_channel(address, CHANNEL_OPTIONS, credentials)
+        self._channel = open_aio_channel(address, RETRYING_OPTIONS if retries else CHANNEL_OPTIONS, credentials)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self._multiplexer = Multiplexer(self._stub, self._metadata) if multiplex else None
 
@@ -123,15 +132,27 @@ class AsyncClient:
         options: RequestOptions = DEFAULT_OPTIONS,
     ) -> AsyncGenerator[Completion, None]:
         """The answer as it is made; the first `anext` sends the request, `aclose` cancels it."""
+        if self._retries:
+            params = with_seed(params)
         request = generate_request(prompt, params, request_id, options)
-        async with aclosing(self._responses(request)) as responses:
-            async for response in responses:
-                yield completion_from_proto(response)
 
-    def _responses(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
+        async def ask(timeout: float | None) -> AsyncGenerator[Completion, None]:
+            async with aclosing(self._responses(request, timeout)) as responses:
+                async for response in responses:
+                    yield completion_from_proto(response)
+
+        is_shared = self._multiplexer is not None
+        pieces = resumed_async(ask, self._timeout, is_shared) if self._retries else ask(self._timeout)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    def _responses(
+        self, request: pb.GenerateRequest, timeout: float | None
+    ) -> AsyncGenerator[pb.GenerateStreamResponse, None]:
         if self._multiplexer is not None:
-            return self._multiplexer.stream(request, self._timeout)
-        return _each(self._stub.GenerateStream(request, timeout=self._timeout, metadata=self._metadata))
+            return self._multiplexer.stream(request, timeout)
+        return _each(self._stub.GenerateStream(request, timeout=timeout, metadata=self._metadata))
 
     async def beam_search(
         self,
@@ -179,6 +200,31 @@ class AsyncClient:
         with translated():
             request = abort_request(request_id)
             return (await self._stub.Abort(request, timeout=self._timeout, metadata=self._metadata)).found
+
+    async def load_adapter(self, name: str, path: str, *, replace: bool = False) -> Adapter:
+        """Has the server take a low-rank adapter for requests to come, which name it as `RequestOptions.adapter`.
+
+        Args:
+            path: a PEFT folder, as the executors find it.
+            replace: in place of an adapter of this name.
+        """
+        request = load_adapter_request(name, path, replace)
+        with translated():
+            response = await self._stub.LoadAdapter(request, timeout=self._timeout, metadata=self._metadata)
+        return ADAPTER.from_proto(response.adapter)
+
+    async def unload_adapter(self, name: str) -> None:
+        """From now on no request may name the adapter; those that have go on."""
+        request = unload_adapter_request(name)
+        with translated():
+            await self._stub.UnloadAdapter(request, timeout=self._timeout, metadata=self._metadata)
+
+    async def adapters(self) -> list[Adapter]:
+        """Adapters that requests may name."""
+        with translated():
+            request = pb.ListAdaptersRequest()
+            response = await self._stub.ListAdapters(request, timeout=self._timeout, metadata=self._metadata)
+        return [ADAPTER.from_proto(adapter) for adapter in response.adapters]
 
     async def model(self) -> pb.GetModelResponse:
         """The model that is served: name, fingerprint, vocabulary size, context length and end tokens."""

@@ -8,6 +8,8 @@ from typing import Self
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from quire.clients.errors import may_pass, not_ready, translated
+from quire.clients.resumption import resumed, with_seed
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion
 from quire.engine.api.embedding import Embedding
@@ -17,8 +19,9 @@ from quire.engine.api.pooling import Pooling
 from quire.engine.api.prompt import Prompt
 from quire.engine.api.sampling import SamplingParams
 from quire.protos.beam_search import answers_from_proto, beam_search_request
-from quire.protos.channel import CHANNEL_OPTIONS
+from quire.protos.channel import CHANNEL_OPTIONS, RETRYING_OPTIONS
 from quire.protos.convert import (
+    ADAPTER,
     abort_request,
     completion_from_proto,
     completions_from_proto,
@@ -26,7 +29,9 @@ from quire.protos.convert import (
     embed_request,
     embedding_from_proto,
     generate_request,
+    load_adapter_request,
     tokenize_request,
+    unload_adapter_request,
 )
 from quire.protos.credentials import PLAIN, Credentials, open_sync_channel
 from quire.v1 import inference_pb2 as pb
@@ -46,13 +51,23 @@ class Client:
         address: "host:port" of a frontend.
         timeout: seconds that a call may take from beginning to end; None sets no limit.
         credentials: how the frontend is known, and the key that it is shown; default: plain text, no key.
+        retries: ask again when a frontend stops or is lost: for what has not begun, and for streams, which go on where
+            they broke off.
     """
 
-    def __init__(self, address: str, *, timeout: float | None = None, credentials: Credentials = PLAIN) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout: float | None = None,
+        credentials: Credentials = PLAIN,
+        retries: bool = True,
+    ) -> None:
         self.address = address
         self._timeout = timeout
+        self._retries = retries
         self._metadata = credentials.metadata
-        self._channel = open_sync_channel(address, CHANNEL_OPTIONS, credentials)
+        self._channel = open_sync_channel(address, RETRYING_OPTIONS if retries else CHANNEL_OPTIONS, credentials)
         self._stub = inference_pb2_grpc.InferenceServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -105,11 +120,17 @@ class Client:
         options: RequestOptions = DEFAULT_OPTIONS,
     ) -> Generator[Completion, None, None]:
         """The answer as it is made; the first `next` sends the request, closing the iterator cancels it."""
+        if self._retries:
+            params = with_seed(params)
         request = generate_request(prompt, params, request_id, options)
-        call = self._stub.GenerateStream(request, timeout=self._timeout, metadata=self._metadata)
-        with translated(call.cancel):
-            for message in call:
-                yield completion_from_proto(message)
+
+        def ask(timeout: float | None) -> Generator[Completion, None, None]:
+            call = self._stub.GenerateStream(request, timeout=timeout, metadata=self._metadata)
+            with translated(call.cancel):
+                for message in call:
+                    yield completion_from_proto(message)
+
+        yield from resumed(ask, self._timeout) if self._retries else ask(self._timeout)
 
     def beam_search(
         self,
@@ -156,6 +177,30 @@ class Client:
         """Ends a running request; False if this frontend runs none of that name."""
         with translated():
             return self._stub.Abort(abort_request(request_id), timeout=self._timeout, metadata=self._metadata).found
+
+    def load_adapter(self, name: str, path: str, *, replace: bool = False) -> Adapter:
+        """Has the server take a low-rank adapter for requests to come, which name it as `RequestOptions.adapter`.
+
+        Args:
+            path: a PEFT folder, as the executors find it.
+            replace: in place of an adapter of this name.
+        """
+        request = load_adapter_request(name, path, replace)
+        with translated():
+            response = self._stub.LoadAdapter(request, timeout=self._timeout, metadata=self._metadata)
+        return ADAPTER.from_proto(response.adapter)
+
+    def unload_adapter(self, name: str) -> None:
+        """From now on no request may name the adapter; those that have go on."""
+        request = unload_adapter_request(name)
+        with translated():
+            self._stub.UnloadAdapter(request, timeout=self._timeout, metadata=self._metadata)
+
+    def adapters(self) -> list[Adapter]:
+        """Adapters that requests may name."""
+        with translated():
+            response = self._stub.ListAdapters(pb.ListAdaptersRequest(), timeout=self._timeout, metadata=self._metadata)
+        return [ADAPTER.from_proto(adapter) for adapter in response.adapters]
 
     def model(self) -> pb.GetModelResponse:
         """The model that is served: name, fingerprint, vocabulary size, context length and end tokens."""

@@ -13,6 +13,7 @@ from quire.clients.client import Client
 from quire.clients.connection_settings import ConnectionSettings
 from quire.engine.api.completion import Completion
 from quire.engine.api.errors import QuireError
+from quire.engine.api.options import RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.structured_output import StructuredOutput
 from quire.protos.address import Address
@@ -44,6 +45,9 @@ class Settings(ConnectionSettings):
 
     api_key: str = Field("", repr=False)
     """For frontends that want one. It belongs into QUIRE_GENERATE_API_KEY: other users can read command lines."""
+
+    adapter: str = ""
+    """Name of the low-rank adapter that answers; default: the model alone."""
 
     max_tokens: int | None = None
     """Tokens to make at most; default: the server's."""
@@ -145,7 +149,7 @@ def run(settings: Settings) -> int:
         credentials = settings.credentials(settings.api_key)
         with Client(settings.address, timeout=settings.timeout, credentials=credentials) as client:
             if settings.json_output:
-                print(_as_json(client.generate(prompt, _sampling(settings))))
+                print(_as_json(client.generate(prompt, _sampling(settings), options=_options(settings))))
             else:
                 _stream(client, prompt, settings)
     except KeyboardInterrupt:
@@ -159,12 +163,16 @@ def run(settings: Settings) -> int:
 
 def _stream(client: Client, prompt: str, settings: Settings) -> None:
     last = "\n"
-    with closing(client.generate_stream(prompt, _sampling(settings))) as pieces:
+    with closing(client.generate_stream(prompt, _sampling(settings), options=_options(settings))) as pieces:
         for piece in pieces:
             print(piece.text, end="", flush=True)
             last = piece.text[-1:] or last
     if last != "\n":
         print()
+
+
+def _options(settings: Settings) -> RequestOptions:
+    return RequestOptions(adapter=settings.adapter)
 
 
 def _sampling(settings: Settings) -> SamplingParams:

@@ -9,7 +9,7 @@ from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from quire.clients.connection_settings import ConnectionSettings
 from quire.protos.address import Address
-from quire.protos.channel import CHANNEL_OPTIONS
+from quire.protos.channel import CHANNEL_OPTIONS, REASON_METADATA
 from quire.protos.credentials import open_sync_channel
 
 
@@ -29,13 +29,15 @@ class Settings(ConnectionSettings):
 
 
 def run(settings: Settings) -> int:
-    """Prints the status; returns the exit code: 0 if it is SERVING, else 1."""
+    """Prints the status and the reason for it; returns the exit code: 0 if it is SERVING, else 1."""
     request = health_pb2.HealthCheckRequest(service=settings.service)
     try:
         with open_sync_channel(settings.address, CHANNEL_OPTIONS, settings.credentials()) as channel:
-            answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=settings.timeout)
+            answer, call = health_pb2_grpc.HealthStub(channel).Check.with_call(request, timeout=settings.timeout)
     except grpc.RpcError as error:
         print(f"quire health: error: {settings.address}: {error.code().name}: {error.details()}", file=sys.stderr)
         return 1
-    print(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    reason = dict(call.trailing_metadata() or ()).get(REASON_METADATA)
+    status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    print(f"{status}: {reason}" if reason else status)
     return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Sequence
-from functools import partial
 from typing import TypeAlias
 
 import grpc
@@ -17,13 +16,15 @@ from quire.v1 import inference_pb2_grpc
 
 _Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.GenerateManyRequest, pb.GenerateManyResponse]"
 _Parts: TypeAlias = "asyncio.Queue[pb.GenerateManyPart | QuireError]"
-_Requests: TypeAlias = "asyncio.Queue[pb.GenerateManyRequest]"
 # A larger one would end the call, and all others with it; a little is for what is around it.
 _MAX_BYTES = MAX_REQUEST_BYTES - 64
 
 
 class Multiplexer:
     """Makes a GenerateMany call when the first stream is asked for, and another one when that has ended.
+
+    Another one is made, too, when the frontend does not serve: it may be about to stop, and the channel leads the next
+    call elsewhere then.
 
     Args:
         stub: of the client's channel.
@@ -36,9 +37,8 @@ class Multiplexer:
         self._stub = stub
         self._metadata = tuple(metadata)
         self._numbers = itertools.count(1)
-        self._streams: dict[int, _Parts] = {}
-        self._outgoing: _Requests = asyncio.Queue()
-        self._call: asyncio.Task[None] | None = None
+        self._newest: _SharedCall | None = None
+        self._running: set[_SharedCall] = set()
 
     async def stream(
         self, request: pb.GenerateRequest, timeout: float | None
@@ -53,15 +53,12 @@ class Multiplexer:
         """
         if (size := request.ByteSize()) > _MAX_BYTES:
             raise QuireError(f"RESOURCE_EXHAUSTED: the request has {size} bytes, at most {_MAX_BYTES} can be sent")
-        number = next(self._numbers)
-        parts: _Parts = asyncio.Queue()
-        self._connect()
-        self._streams[number] = parts
-        self._outgoing.put_nowait(pb.GenerateManyRequest(number=number, generate=request))
+        number, call = next(self._numbers), self._open_call()
+        parts = call.begin(number, request)
         timer = None
         if timeout is not None:
-            late = QuireError(f"DEADLINE_EXCEEDED: not done within {timeout:g} s")
-            timer = asyncio.get_running_loop().call_later(timeout, self._end, number, late)
+            late = QuireError(f"DEADLINE_EXCEEDED: not done within {timeout:.3g} s")
+            timer = asyncio.get_running_loop().call_later(timeout, call.end, number, late)
         try:
             is_over = False
             while not is_over:
@@ -72,61 +69,97 @@ class Multiplexer:
                     raise from_failure(part.failure)
                 is_over = part.response.HasField("finish")
                 yield part.response
+        except Unavailable:
+            if self._newest is call:
+                self._newest = None
+            call.leave()
+            raise
         finally:
             if timer is not None:
                 timer.cancel()
-            self._end(number)
+            call.end(number)
 
     async def close(self) -> None:
-        """Ends the call and all streams."""
-        if self._call is not None:
-            self._call.cancel()
-            await asyncio.gather(self._call, return_exceptions=True)
+        """Ends all calls and streams."""
+        running = [call.task for call in self._running]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
-    def _end(self, number: int, error: QuireError | None = None) -> None:
+    def _open_call(self) -> "_SharedCall":
+        if self._newest is None or self._newest.task.done():
+            self._newest = call = _SharedCall(self._stub.GenerateMany(metadata=self._metadata))
+            self._running.add(call)
+            call.task.add_done_callback(lambda _: self._running.discard(call))
+        return self._newest
+
+
+class _SharedCall:
+    """One GenerateMany call.
+
+    Attributes:
+        task: done when the call has ended, and all its streams with it.
+    """
+
+    def __init__(self, call: _Call) -> None:
+        self._call = call
+        self._streams: dict[int, _Parts] = {}
+        self._outgoing: asyncio.Queue[pb.GenerateManyRequest] = asyncio.Queue()
+        self._is_left = False
+        self.task = asyncio.create_task(self._converse())
+        self.task.add_done_callback(self._end_all)
+
+    def begin(self, number: int, request: pb.GenerateRequest) -> _Parts:
+        """What comes for a new stream."""
+        parts: _Parts = asyncio.Queue()
+        self._streams[number] = parts
+        self._outgoing.put_nowait(pb.GenerateManyRequest(number=number, generate=request))
+        return parts
+
+    def end(self, number: int, error: QuireError | None = None) -> None:
         """Cancels a stream, unless its last part has come."""
         if parts := self._streams.pop(number, None):
             self._outgoing.put_nowait(pb.GenerateManyRequest(number=number, cancel=Empty()))
             if error is not None:
                 parts.put_nowait(error)
+            self._end_if_left()
 
-    def _connect(self) -> None:
-        if self._call is None or self._call.done():
-            # Each call has its own: its end goes to its own streams, also when there is another call by then.
-            self._streams, self._outgoing = {}, asyncio.Queue()
-            self._call = asyncio.create_task(
-                self._converse(self._stub.GenerateMany(metadata=self._metadata), self._outgoing)
-            )
-            self._call.add_done_callback(partial(_end_all, self._streams))
+    def leave(self) -> None:
+        """No stream begins any more; the call ends with the last one."""
+        self._is_left = True
+        self._end_if_left()
 
-    async def _converse(self, call: _Call, requests: _Requests) -> None:
-        writer = asyncio.create_task(_write(call, requests))
+    def _end_if_left(self) -> None:
+        if self._is_left and not self._streams:
+            self.task.cancel()
+
+    async def _converse(self) -> None:
+        writer = asyncio.create_task(self._write())
         try:
-            async for message in call:
+            async for message in self._call:
                 for part in message.parts:
                     self._receive(part)
         finally:
-            call.cancel()
+            self._call.cancel()
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+
+    async def _write(self) -> None:
+        while True:
+            await self._call.write(await self._outgoing.get())
 
     def _receive(self, part: pb.GenerateManyPart) -> None:
         if parts := self._streams.get(part.number):
             parts.put_nowait(part)
             if part.HasField("failure") or part.response.HasField("finish"):
                 del self._streams[part.number]
+                self._end_if_left()
 
-
-def _end_all(streams: dict[int, _Parts], call: asyncio.Task[None]) -> None:
-    for parts in streams.values():
-        # One for each, as each raises its own.
-        parts.put_nowait(_reason(call))
-    streams.clear()
-
-
-async def _write(call: _Call, requests: _Requests) -> None:
-    while True:
-        await call.write(await requests.get())
+    def _end_all(self, task: asyncio.Task[None]) -> None:
+        for parts in self._streams.values():
+            # One for each, as each raises its own.
+            parts.put_nowait(_reason(task))
+        self._streams.clear()
 
 
 def _reason(call: asyncio.Task[None]) -> QuireError:

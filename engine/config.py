@@ -21,17 +21,30 @@ class ExecutorConfig(EngineConfig):
     """One model on one device."""
 
     model: str | None = None
-    """Hugging Face folder or hub id (Llama, Mistral, Qwen2, Qwen3); default: the demo model shipped with Quire."""
+    """Hugging Face folder or hub id; default: the demo model shipped with Quire."""
+
+    model_impl: Literal["auto", "quire", "transformers"] = "auto"
+    """Whose code computes the model; transformers: that library's, with our attention, slower; auto: ours where it has
+    the model's family."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute type; auto: bfloat16 on a GPU; on a CPU bfloat16 for bfloat16 checkpoints where the native kernels use
     AMX or AVX512-BF16, otherwise float32 (for float16 checkpoints too)."""
 
-    quantization: Literal["none", "int8"] = "none"
-    """Weights of linear layers; int8: 8-bit integers with a scale for each output, half the memory of bfloat16."""
+    quantization: Literal["none", "int8", "int4", "fp8"] = "none"
+    """What weights are brought into that the checkpoint has as plain numbers; int8: 8-bit integers with a scale for
+    each output, half the memory of bfloat16; int4: 4-bit integers with scale and zero for every 32 inputs, a third;
+    fp8: e4m3, on a GPU with fp8 tensor cores."""
 
     logits_processors: tuple[str, ...] = ()
     """Logits processors of installed packages that requests may name; repeatable."""
+
+    max_adapters: int | None = Field(None, ge=0, le=1024)
+    """Low-rank adapters that lie beside the weights at once; a further one takes the place of the least recently used;
+    0: none. Default: 8 on a CPU, and 0 on a GPU, where graphs are captured twice for them."""
+
+    max_adapter_rank: int = Field(64, ge=1, le=256)
+    """The highest rank of an adapter's matrices."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; auto: the GPU if there is one."""
@@ -54,11 +67,12 @@ class ExecutorConfig(EngineConfig):
     """Tokens per KV block."""
 
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
-    """Type of the keys and values that are kept; fp8: e4m3 with a scale of 1, half the memory of bfloat16; auto: the
-    compute type."""
+    """Type of the keys and values that are kept; fp8: e4m3 with the checkpoint's scales, or 1, half the memory of
+    bfloat16; auto: the compute type."""
 
     num_blocks: int | None = Field(None, ge=1)
-    """Blocks in the KV pool; default: what kv_memory_mib holds."""
+    """Blocks in the KV pool, each of block_size tokens in the layers of one cache group; default: what kv_memory_mib
+    holds."""
 
     kv_memory_mib: int | None = Field(None, ge=1)
     """Memory of the KV pool in MiB, where num_blocks is not given; default: 512 on a CPU, what kv_memory_fraction
@@ -105,6 +119,10 @@ class SchedulerConfig(EngineConfig):
     micro_batch_policy: str = "FIRST_COME_FIRST_SERVED"
     """How sequences share what a step has left for context: FIRST_COME_FIRST_SERVED, EQUAL_PROGRESS, or a plug-in's
     name."""
+
+    tenant_policy: str = "TOKEN_SHARES"
+    """Whose turn it is among tenants: TOKEN_SHARES, by the tokens computed for each, as their weights are;
+    ARRIVAL_ORDER, tenants are not told apart; or a plug-in's name."""
 
     kv_cache_manager: str = "PAGED"
     """Which blocks sequences get and find in the cache: PAGED, or a plug-in's name."""

@@ -12,14 +12,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.errors import InvalidRequest, StartupError
-from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.arrays import Int32Array
 from quire.engine.config import ExecutorConfig
 from quire.engine.grammar.store import FIELD, GrammarStore
 from quire.engine.grammar.vocabulary import Vocabulary
 from quire.engine.model.batch import Batch
-from quire.engine.model.checkpoint import Checkpoint, read_checkpoint
 from quire.engine.model.decoder import Decoder
 from quire.engine.model.features.logprobs import RowLogprobs
 from quire.engine.model.features.pooling import PooledVectors
@@ -32,10 +31,12 @@ from quire.engine.model.slots import Slots
 from quire.engine.model.source import resolve_model
 from quire.engine.model.staging import download
 from quire.engine.model.step_timer import CudaTimer, HostTimer, StepTimer
+from quire.engine.preparation import AdapterPreparation, Preparation
 from quire.engine.step import DeviceKind, ExecutorInfo, SlotFailure, StepPlan, StepResult
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.engine.text.tokenizer import Tokenizer
 from quire.engine.warmup import warmup_plans
+from quire.engine.weights.checkpoint import Checkpoint, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class Executor:
         Raises:
             StartupError: the model or the settings will not do; the message says why.
         """
-        checkpoint = read_checkpoint(resolve_model(config.model), config.max_model_len)
+        checkpoint = read_checkpoint(resolve_model(config.model), config.max_model_len, config.model_impl)
         placement = place(config, checkpoint)
         logger.info("computing in %s, KV cache in %s", placement.dtype, placement.kv_dtype)
         users = {**load_processors(config.logits_processors), **processors}
@@ -118,10 +119,12 @@ class Executor:
             vocab_size=shape.vocab_size,
             device=shape.device,
             processors=logits_processors(shape, placement.kernels, self._grammars, users),
+            groups=self._engine.layout.groups,
+            adapters=self._engine.adapters,
         )
         self.info = ExecutorInfo(
             incarnation=uuid.uuid4().hex,
-            fingerprint=_fingerprint(config, checkpoint.fingerprint, placement),
+            fingerprint=_fingerprint(config, checkpoint, placement),
             vocab_size=checkpoint.config.vocab_size,
             max_model_len=self._engine.max_model_len,
             num_blocks=self._engine.num_blocks,
@@ -131,11 +134,13 @@ class Executor:
             device=DeviceKind.GPU if self._engine.device.type == "cuda" else DeviceKind.CPU,
             tokenizer_fingerprint=tokenizer_fingerprint(checkpoint.folder),
             logits_processors=tuple(sorted(users)),
+            cache_windows=self._engine.layout.windows,
+            num_adapters=self._engine.adapters.num_places,
         )
         if self._engine.device.type == "cuda":
             # What the first request that wants it would have compiled, all others would wait for. In the last slot, so
             # that the counts of penalised ones have the size that the pool leaves room for.
-            for plan in warmup_plans(config.max_batch_size - 1):
+            for plan in warmup_plans(config.max_batch_size - 1, len(self.info.cache_groups)):
                 self.execute(plan)
             self.reset()
 
@@ -157,14 +162,25 @@ class Executor:
         allocated, reserved = torch.cuda.memory_allocated(self.device), torch.cuda.memory_reserved(self.device)
         return {"total": total, "free": free, "allocated": allocated, "reserved": reserved}
 
-    def prepare(self, structure: StructuredOutput) -> None:
-        """Compile what sequences will ask for; on any thread, beside the steps.
+    def prepare(self, preparation: Preparation) -> None:
+        """Make ready what sequences will ask for; on any thread, beside the steps.
 
         Raises:
             InvalidRequest: no sequence can have it; the message says why.
-            Unavailable: it cannot be compiled now.
+            Unavailable: it cannot be had now.
         """
-        self._grammars.get(structure)
+        if isinstance(preparation, AdapterPreparation):
+            self._engine.adapters.load(preparation.adapter, preparation.place)
+        else:
+            self._grammars.get(preparation.structure, preparation.is_tried)
+
+    def examine(self, name: str, path: str) -> Adapter:
+        """The adapter of a folder, which could be loaded; on any thread, beside the steps.
+
+        Raises:
+            InvalidRequest: it could not; the message says why.
+        """
+        return self._engine.adapters.examine(name, path)
 
     def reset(self) -> None:
         """Empty every slot, once what was launched is over; blocks keep what they hold."""
@@ -249,7 +265,8 @@ def _engine(
         ) from error
 
 
-def _fingerprint(config: ExecutorConfig, weights: str, placement: Placement) -> str:
+def _fingerprint(config: ExecutorConfig, checkpoint: Checkpoint, placement: Placement) -> str:
     """Fingerprint of everything that determines the content of a KV block: executors of one fleet must agree on it."""
-    parts = (weights, placement.dtype, config.quantization, placement.kv_dtype)
+    implementation = checkpoint.model.implementation
+    parts = (checkpoint.fingerprint, placement.dtype, config.quantization, placement.kv_dtype, implementation)
     return hashlib.sha256(" ".join(map(str, parts)).encode()).hexdigest()

@@ -2,6 +2,18 @@
 
 import atexit
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def no_gc() -> Iterator[None]:
+    """Around imports: their objects stay, and to look at them again and again takes an eighth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def freeze_gc() -> None:

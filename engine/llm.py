@@ -5,11 +5,13 @@ import queue
 import weakref
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 from pydantic import ValidationError
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion
 from quire.engine.api.embedding import Embedding
@@ -194,6 +196,31 @@ class LLM:
         """The answer in pieces, as it is made; closing the iterator ends the request. For any event loop."""
         content = prompt_content(prompt)
         return self._stream_async(lambda engine: engine.follow(content, params, options))
+
+    def load_adapter(self, path: str | Path, name: str | None = None) -> Adapter:
+        """Takes a low-rank adapter of a PEFT folder; requests name it as `RequestOptions.adapter`.
+
+        Args:
+            name: default: that of the folder. An adapter that had the name is gone for further requests.
+
+        Raises:
+            InvalidRequest: it is none of this model.
+        """
+        folder = Path(path)
+        called = folder.resolve().name if name is None else name
+        return self._thread.call(lambda engine: engine.load_adapter(called, str(folder)))
+
+    def unload_adapter(self, name: str) -> None:
+        """No further request may name it; those that have go on.
+
+        Raises:
+            InvalidRequest: there is none of this name.
+        """
+        self._thread.call(lambda engine: engine.unload_adapter(name))
+
+    def adapters(self) -> list[Adapter]:
+        """Those that requests may name."""
+        return self._thread.call(TextEngine.adapters)
 
     def statistics(self) -> SchedulerStatistics:
         """Counts of waiting and running sequences and cached blocks now, and of tokens reused so far."""

@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import suppress
 
+from quire.engine.adapter_names import check_adapter_name, find_adapter
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import RequestError
 from quire.engine.api.options import RequestOptions
@@ -39,7 +41,9 @@ class LocalEngine:
     def __init__(self, executor: Executor, config: SchedulerConfig, plugins: Plugins = NO_PLUGINS) -> None:
         info = executor.info
         self.limits = limits_of(info)
-        pool = PoolIdentity("local", info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
+        pool = PoolIdentity(
+            "local", info.incarnation, info.fingerprint, info.num_blocks, info.block_size, info.cache_windows
+        )
         self.eos_token_ids = info.eos_token_ids
         self.max_batch_size = info.max_batch_size
         self._ledger = MemoryLedger()
@@ -49,6 +53,7 @@ class LocalEngine:
         self._loop = StepLoop(self._scheduler, self._ledger, pool, _EPOCH, self._runner, self._deliver)
         self._open: dict[int, tuple[OpenRequest, Sequence]] = {}
         self._deadlines: dict[int, asyncio.TimerHandle] = {}
+        self._adapters: dict[str, Adapter] = {}
         self._num_requests = 0
         self._pool = pool
         self._task = asyncio.create_task(self._run())
@@ -72,8 +77,9 @@ class LocalEngine:
         self._num_requests += 1
         opened = OpenRequest(self._num_requests, str(self._num_requests), prompt, params)
         request = Request(
-            opened.request_id, 0, opened.handle, prompt, prompt[:0], scheduled_params(params), options, is_resumed
-        )
+            opened.request_id, 0, opened.handle, prompt, prompt[:0], scheduled_params(params), options, is_resumed,
+            adapter=self._adapter(options.adapter),
+        )  # fmt: skip
         sequence = Sequence(request, self.eos_token_ids)
         self._scheduler.add(sequence)
         self._open[opened.handle] = opened, sequence
@@ -82,6 +88,33 @@ class LocalEngine:
             self._deadlines[opened.handle] = asyncio.get_running_loop().call_later(seconds, self._abort, opened)
         self._loop.wake()
         return opened
+
+    async def load_adapter(self, name: str, path: str) -> Adapter:
+        """Takes an adapter of a PEFT folder under a name; one that had the name is gone for further requests.
+
+        Raises:
+            InvalidRequest: it is none of this model.
+        """
+        check_adapter_name("name", name)
+        self._adapters[name] = await self._runner.examine(name, path)
+        return self._adapters[name]
+
+    def unload_adapter(self, name: str) -> None:
+        """No further request may name it; those that have go on.
+
+        Raises:
+            InvalidRequest: there is none of this name.
+        """
+        find_adapter("name", name, self._adapters)
+        self._adapters.pop(name, None)
+
+    @property
+    def adapters(self) -> list[Adapter]:
+        """Those that requests may name."""
+        return list(self._adapters.values())
+
+    def _adapter(self, name: str) -> Adapter | None:
+        return find_adapter("adapter", name, self._adapters)
 
     def close(self, request: OpenRequest) -> None:
         """Ends a request if it still runs; harmless if closed already."""

@@ -3,9 +3,10 @@
 import asyncio
 from collections import deque
 
-from quire.engine.api.structured_output import StructuredOutput
+from quire.engine.api.adapter import Adapter
 from quire.engine.executor import Executor
 from quire.engine.loop import StepRunner
+from quire.engine.preparation import Preparation
 from quire.engine.step import StepPlan, StepResult
 from quire.engine.step_thread import Launched, StepThread
 
@@ -23,8 +24,11 @@ class LocalRunner(StepRunner):
     async def receive(self) -> StepResult:
         return await self._thread.result(self._launched.popleft())
 
-    async def prepare(self, structure: StructuredOutput) -> asyncio.Future[None]:
-        return self._thread.prepare(structure)
+    async def prepare(self, preparation: Preparation) -> asyncio.Future[None]:
+        return self._thread.prepare(preparation)
+
+    async def examine(self, name: str, path: str) -> Adapter:
+        return await self._thread.examine(name, path)
 
     def close(self) -> None:
         """Waits for the plan that runs, and lets go of the executor."""

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from time import monotonic_ns
+from typing import Any
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.errors import LedgerError, LedgerUnreachable, RequestError, StaleEpoch
-from quire.engine.api.structured_output import StructuredOutput
+from quire.engine.preparation import Preparation
 from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity
 from quire.engine.scheduling.scheduler import Scheduler
@@ -37,13 +39,22 @@ class StepRunner(ABC):
         """
 
     @abstractmethod
-    async def prepare(self, structure: StructuredOutput) -> asyncio.Future[None]:
+    async def prepare(self, preparation: Preparation) -> asyncio.Future[Any]:
         """Asks for what sequences of later plans need; returns at once with what will be the answer.
 
         Raises:
             Unavailable: the executor is gone.
 
         The answer raises `RequestError` if no sequence can have it.
+        """
+
+    @abstractmethod
+    async def examine(self, name: str, path: str) -> Adapter:
+        """The adapter of a folder, as the executor reads it, which could be loaded there.
+
+        Raises:
+            InvalidRequest: it could not.
+            Unavailable: the executor is gone.
         """
 
     @abstractmethod
@@ -107,6 +118,10 @@ class StepLoop:
         """It is told no longer; harmless if it was not."""
         self._observers = tuple(each for each in self._observers if each is not observer)
 
+    async def examine(self, name: str, path: str) -> Adapter:
+        """As `StepRunner.examine`."""
+        return await self._runner.examine(name, path)
+
     def drain(self) -> None:
         """Makes `run` return once nothing waits or runs any more."""
         self._is_draining = True
@@ -141,6 +156,8 @@ class StepLoop:
         """Plans a step, commits what it changes, and sends it off."""
         began = monotonic_ns()
         plan = self._scheduler.schedule()
+        if late := self._scheduler.take_late():
+            self._deliver(StepOutput(finished=late))
         scheduled = monotonic_ns()
         committed = monotonic_ns() if await self._commit() else scheduled
         if plan is not None:
@@ -148,22 +165,22 @@ class StepLoop:
             sent = monotonic_ns()
             for observer in self._observers:
                 observer.planned(plan, began, scheduled, committed, sent)
-        for structure in self._scheduler.take_structures():
-            answer = await self._runner.prepare(structure)
-            answer.add_done_callback(partial(self._on_prepared, structure))
+        for preparation in self._scheduler.take_preparations():
+            answer = await self._runner.prepare(preparation)
+            answer.add_done_callback(partial(self._on_prepared, preparation))
         return plan
 
-    def _on_prepared(self, structure: StructuredOutput, answer: asyncio.Future[None]) -> None:
+    def _on_prepared(self, preparation: Preparation, answer: asyncio.Future[Any]) -> None:
         if answer.cancelled():
             return
         error = answer.exception()
         if error is None:
-            self._scheduler.structure_is_ready(structure)
+            self._scheduler.is_prepared(preparation)
         else:
             if not isinstance(error, RequestError):
-                logger.error("a structured output cannot be prepared", exc_info=error)
-                error = RequestError(f"the executor could not prepare the structured output: {error}")
-            self._deliver(self._scheduler.refuse(structure, error))
+                logger.error("what a request needs cannot be prepared", exc_info=error)
+                error = RequestError(f"the executor could not prepare what the request needs: {error}")
+            self._deliver(self._scheduler.refuse(preparation, error))
         self.wake()
 
     async def _receive(self) -> None:

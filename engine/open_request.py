@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import RequestError
 from quire.engine.api.logprobs import TokenLogprobs
@@ -41,6 +42,7 @@ class OpenRequest:
         prompt: token ids, int32.
         params: with `seed` and `max_tokens` set, so that a resubmission is the same request.
         options: priority and cache.
+        adapter: what changes the model for it; None: nothing does.
         interval: steps that its tokens, but for the first, may wait to be sent together.
         generated: every token received.
         cached_tokens: tokens of the prompt found in the cache.
@@ -57,12 +59,14 @@ class OpenRequest:
         options: RequestOptions = DEFAULT_OPTIONS,
         interval: int = 1,
         announce: "Callable[[OpenRequest], None] | None" = None,
+        adapter: Adapter | None = None,
     ) -> None:
         self.handle = handle
         self.request_id = request_id
         self.prompt = prompt
         self.params = params
         self.options = options
+        self.adapter = adapter
         self.interval = interval
         self.generated = array("i")
         self.cached_tokens: int | None = None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.options import DEFAULT_OPTIONS, RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.arrays import Int32Array
@@ -20,6 +21,7 @@ class Request:
         params: with `seed` and `max_tokens` set; `stop` strings are not looked at here.
         options: priority and cache.
         is_resumed: it was accepted before a fault, so no bound may refuse it now.
+        adapter: what changes the model for it; its name is that of `options`. None: nothing does.
         interval: steps that its tokens, but for the first, may wait to be sent together.
     """
 
@@ -32,3 +34,4 @@ class Request:
     options: RequestOptions = DEFAULT_OPTIONS
     is_resumed: bool = False
     interval: int = 1
+    adapter: Adapter | None = None

@@ -30,7 +30,7 @@ class ScheduledStep:
         generation: slots that generate, int32, in the plan's order.
         growing: of these, the sequences whose token begins a new block.
         copies: (source, destination) blocks; the KV cache manager's.
-        appended: (slot, block) that a running sequence got; the KV cache manager's.
+        appended: [slot, block, …] that a running sequence got, one block for each cache group; the KV cache manager's.
         filled: (sequence, tokens with complete KV) where blocks became full; set when the result is in.
     """
 
@@ -40,7 +40,7 @@ class ScheduledStep:
     generation: Int32Array
     growing: list[Sequence]
     copies: list[tuple[int, int]] = field(default_factory=list)
-    appended: list[tuple[int, int]] = field(default_factory=list)
+    appended: list[list[int]] = field(default_factory=list)
     filled: list[tuple[Sequence, int]] = field(default_factory=list)
 
     def check(self, result: StepResult) -> None:

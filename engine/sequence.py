@@ -2,9 +2,11 @@
 
 from array import array
 from enum import Enum, auto
+from math import inf
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.pooling import Pooling
+from quire.engine.block_table import BlockTable
 from quire.engine.open_request import Finish
 from quire.engine.request import Request
 
@@ -29,7 +31,7 @@ class Sequence:
 
         tokens   ├──── prompt ────┼── generated ──┤
         context  ├── known at start ──┤              computed in chunks, then generation begins
-        blocks   [ 7 ][ 3 ][ 9 ][ 4 ]                position p lives in blocks[p // block_size]
+        tables   [ 7 ][ 3 ][ 9 ][ 4 ]                where positions live; one for each cache group
 
     Attributes:
         request: what was asked for.
@@ -40,6 +42,7 @@ class Sequence:
         num_scheduled: context tokens computed or in flight, those found in the cache included.
         num_cached: tokens of the prompt found in the cache at the first start.
         arrived: when it was queued first, in seconds of the scheduler's monotonic clock.
+        deadline: until when somebody waits for it, on the same clock.
         queue_seconds: from then to its first start.
         trace: the span that what executors do for it belongs to, if it is recorded: its caller's, or one below.
         was_started: it held resources before, so it goes before those that never did.
@@ -50,14 +53,14 @@ class Sequence:
         furthest: tokens known and context computed at the last loss that it had got past.
         holder: its name in the pool's ledger, a number that grows from start to start.
         slot: the executor's slot, or -1.
-        blocks, hashes, num_published, num_reserved: the KV cache manager's: the block table; chained hashes of
-            full blocks, as far as computed; leading blocks that the prefix index has been told; blocks set
-            aside in all.
+        tables, hashes, num_published, num_reserved, num_held: the KV cache manager's: the block tables, all equally
+            long; chained hashes of full blocks, as far as computed; leading blocks that the prefix index has been told;
+            blocks set aside in all, and held.
     """
 
     __slots__ = (
         "arrived",
-        "blocks",
+        "deadline",
         "finish_reason",
         "furthest",
         "hashes",
@@ -67,6 +70,7 @@ class Sequence:
         "num_computed",
         "num_context",
         "num_faults",
+        "num_held",
         "num_passed",
         "num_published",
         "num_reserved",
@@ -77,6 +81,7 @@ class Sequence:
         "state",
         "stop_ids",
         "stop_token_id",
+        "tables",
         "tokens",
         "trace",
         "was_started",
@@ -96,6 +101,7 @@ class Sequence:
         self.furthest = (self.num_context, 0)
         self.num_cached = 0
         self.arrived = 0.0
+        self.deadline = inf
         self.queue_seconds = 0.0
         self.was_started = False
         trace = request.options.trace
@@ -104,10 +110,11 @@ class Sequence:
         self.num_passed = 0
         self.holder = ""
         self.slot = -1
-        self.blocks: list[int] = []
+        self.tables: list[BlockTable] = []
         self.hashes: list[bytes] = []
         self.num_published = 0
         self.num_reserved = 0
+        self.num_held = 0
         self.state = SequenceState.WAITING
         self.finish_reason: FinishReason | None = None
         self.stop_token_id: int | None = None
@@ -117,6 +124,16 @@ class Sequence:
     @property
     def num_prompt(self) -> int:
         return len(self.request.prompt)
+
+    @property
+    def has_generated(self) -> bool:
+        """Whether tokens of its answer are known."""
+        return len(self.tokens) > self.num_prompt
+
+    @property
+    def num_blocks(self) -> int:
+        """Length of its block tables; some of a window's blocks are gone."""
+        return len(self.tables[0].blocks) if self.tables else 0
 
     @property
     def reuses_cache(self) -> bool:
@@ -174,7 +191,7 @@ class Sequence:
 
     def finish_if_complete(self) -> None:
         """Ends it if its last generated token ends it: a stop, or the last of its length."""
-        if len(self.tokens) > self.num_prompt and self.tokens[-1] in self.stop_ids:
+        if self.has_generated and self.tokens[-1] in self.stop_ids:
             self.finish(FinishReason.STOP, self.tokens[-1])
         elif len(self.tokens) >= self.max_len:
             self.finish(FinishReason.LENGTH)

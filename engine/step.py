@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from quire.engine.api.errors import RequestError
+from quire.engine.api.kv_cache_group import KVCacheGroup, groups_of
 from quire.engine.api.limits import ServingLimits
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.api.trace_context import TraceContext
@@ -24,10 +25,12 @@ class SequenceStart:
         slot: index of the slot, below the executor's `max_batch_size`; whatever it held is gone.
         token_ids: everything known, shape (num_tokens,): the prompt and what was generated before.
         num_computed: how many leading tokens have their KV in `block_table` already; below num_tokens.
-        block_table: block ids, shape (num_blocks,); position p lives in block_table[p // block_size].
+        block_table: block ids, shape (num_groups * num_blocks,): the tables of all cache groups behind each other. In
+            each, position p lives in table[p // block_size]; -1 where no query to come sees the block.
         num_prompt: of the known tokens, those of the prompt, at least 1; the others were generated.
         sampling: with the seed drawn; `stop` and `max_tokens` are not looked at here.
         trace: the span that what is computed for it belongs to; None: nobody records it.
+        adapter: digest of its adapter, which was loaded before; "": it has none.
     """
 
     slot: int
@@ -37,6 +40,7 @@ class SequenceStart:
     num_prompt: int
     sampling: SamplingParams
     trace: TraceContext | None = None
+    adapter: str = ""
 
     @property
     def seed(self) -> int:
@@ -54,8 +58,8 @@ class StepPlan:
         step: consecutive number of the step on this executor.
         copies: pairs (source, destination) of block ids, shape (n, 2), copied before anything is computed.
         starts: sequences that take a slot.
-        append_slots, append_blocks: shape (n,): block append_blocks[i] goes to the end of slot
-            append_slots[i]'s block table.
+        append_slots, append_blocks: shape (n,) and (n * num_groups,): the next num_groups blocks go to the ends of slot
+            append_slots[i]'s block tables, one to each.
         context_slots, context_tokens: shape (n,): slot context_slots[i] computes its next context_tokens[i]
             known tokens. The row that reaches the last known token samples the next.
         generation_slots: shape (n,): each feeds its newest token, which may still be on the device, and
@@ -133,6 +137,10 @@ class ExecutorInfo:
         device: where it computes.
         logits_processors: names of those that requests may name.
         tokenizer_fingerprint: as of `engine.text.fingerprint`; "": its folder has no tokenizer.
+        num_adapters: low-rank adapters that it can hold at once.
+        cache_windows: sliding window of each cache group, 0: it sees everything; (): one group that does. A sequence
+            has a block table in each.
+        is_spare: it takes requests only while another executor is missing.
         committed: the highest `committed` of the plans that it has run: a ledger of before is not to be believed.
         committed_epoch: of the scheduler whose plan that was: nor is a ledger that a scheduler of before has written.
     """
@@ -148,12 +156,24 @@ class ExecutorInfo:
     device: DeviceKind
     tokenizer_fingerprint: str = ""
     logits_processors: tuple[str, ...] = ()
+    cache_windows: tuple[int, ...] = ()
+    num_adapters: int = 0
+    is_spare: bool = False
     committed: int = 0
     committed_epoch: int = 0
+
+    @property
+    def cache_groups(self) -> tuple[KVCacheGroup, ...]:
+        return groups_of(self.cache_windows)
 
 
 def limits_of(info: ExecutorInfo) -> ServingLimits:
     """Limits of a request for an executor."""
     return ServingLimits(
-        info.vocab_size, info.max_model_len, info.num_blocks, info.block_size, frozenset(info.logits_processors)
+        info.vocab_size,
+        info.max_model_len,
+        info.num_blocks,
+        info.block_size,
+        frozenset(info.logits_processors),
+        info.cache_groups,
     )

@@ -8,9 +8,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from quire.engine.adapter_names import MAX_DIGEST
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.limits import MAX_COUNTER, MAX_INT32, MAX_LOGPROBS
 from quire.engine.arrays import Int32Array
+from quire.engine.block_table import GONE
 from quire.engine.embeddings import PackedEmbeddings
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs
 from quire.engine.sampling_validation import validate_sampling
@@ -26,6 +28,7 @@ _MAX_BATCH_SIZE = 2**16
 _MAX_END_TOKENS = 2**10
 _MAX_NAME = 256
 _MAX_PROCESSORS = 256
+_MAX_GROUPS = 256
 
 
 def validate_info(info: ExecutorInfo) -> None:
@@ -45,6 +48,9 @@ def validate_info(info: ExecutorInfo) -> None:
         ("max_batch_size", info.max_batch_size, _MAX_BATCH_SIZE),
     ):
         check_range(field, value, 1, largest)
+    check_range("cache_windows", len(info.cache_windows), 0, _MAX_GROUPS, "groups")
+    for window in info.cache_windows:
+        check_range("cache_windows", window, 0, MAX_INT32)
     check_range("committed", info.committed, 0, MAX_COUNTER)
     check_range("committed_epoch", info.committed_epoch, 0, MAX_COUNTER)
     check_range("logits_processors", len(info.logits_processors), 0, _MAX_PROCESSORS, "names")
@@ -66,14 +72,16 @@ def validate_plan(plan: StepPlan, info: ExecutorInfo, newest_step: int) -> None:
     """
     check_range("step", plan.step, 1, min(newest_step + MAX_STEP_GAP, MAX_COUNTER))
     check_range("committed", plan.committed, 0, plan.step)
-    check_lengths("append_blocks", plan.append_blocks, "append_slots", plan.append_slots)
+    _check_columns("append_blocks", plan.append_blocks, len(plan.append_slots), info)
     check_lengths("context_tokens", plan.context_tokens, "context_slots", plan.context_slots)
     if len(plan.copies):
         check_ids("copies", plan.copies.reshape(-1), info.num_blocks)
+        # So that a plan copies no more than the pool holds.
+        _check_distinct("copies", plan.copies[:, 1].tolist(), "must not copy to a block twice")
     if len(plan.context_tokens):
         check_ids("context_tokens", plan.context_tokens, info.max_model_len + 1)
     if plan.starts:
-        _check_distinct("starts", (start.slot for start in plan.starts))
+        _check_distinct("starts", (start.slot for start in plan.starts), "must not name a slot twice")
     for index, start in enumerate(plan.starts):
         _check_start(f"starts[{index}]", start, info)
 
@@ -167,20 +175,36 @@ def _check_start(field: str, start: SequenceStart, info: ExecutorInfo) -> None:
     check_range(f"{field}.token_ids", len(start.token_ids), 1, info.max_model_len, "tokens")
     check_ids(f"{field}.token_ids", start.token_ids, info.vocab_size)
     check_range(f"{field}.num_computed", start.num_computed, 0, len(start.token_ids) - 1)
-    check_ids(f"{field}.block_table", start.block_table, info.num_blocks)
-    longest = -(-info.max_model_len // info.block_size)
-    check_range(
-        f"{field}.block_table", len(start.block_table), -(-start.num_computed // info.block_size), longest, "blocks"
-    )
+    _check_tables(f"{field}.block_table", start, info)
     check_range(f"{field}.num_prompt", start.num_prompt, 1, len(start.token_ids))
+    check_range(f"{field}.adapter", len(start.adapter), 0, MAX_DIGEST, "characters")
     if start.sampling.seed is None:
         raise InvalidRequest(f"{field}.sampling.seed", None, "must be set")
     validate_sampling(start.sampling, info.vocab_size, field)
 
 
-def _check_distinct(field: str, slots: Iterable[int]) -> None:
+def _check_tables(field: str, start: SequenceStart, info: ExecutorInfo) -> None:
+    """A table for each cache group, all equally long, without the blocks that no query to come sees."""
+    groups = info.cache_groups
+    longest, num_blocks = -(-info.max_model_len // info.block_size), len(start.block_table) // len(groups)
+    check_range(field, num_blocks, -(-start.num_computed // info.block_size), longest, "blocks")
+    _check_columns(field, start.block_table, num_blocks, info)
+    first_seen = np.array([group.first_seen(start.num_computed, info.block_size) for group in groups])
+    is_gone = (np.arange(num_blocks) < first_seen[:, None]).ravel() & (start.block_table == GONE)
+    check_ids(field, np.where(is_gone, 0, start.block_table), info.num_blocks)
+
+
+def _check_columns(field: str, blocks: Int32Array, num_rows: int, info: ExecutorInfo) -> None:
+    num_groups = len(info.cache_groups)
+    if len(blocks) != num_rows * num_groups:
+        raise InvalidRequest(
+            field, len(blocks), f"must be {num_groups} for each of {num_rows}, one for each cache group"
+        )
+
+
+def _check_distinct(field: str, numbers: Iterable[int], limit: str) -> None:
     seen = set()
-    for slot in slots:
-        if slot in seen:
-            raise InvalidRequest(field, slot, "must not name a slot twice")
-        seen.add(slot)
+    for number in numbers:
+        if number in seen:
+            raise InvalidRequest(field, number, limit)
+        seen.add(number)

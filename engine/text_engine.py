@@ -6,6 +6,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.beam_search import BeamSearchParams
 from quire.engine.api.completion import Completion, join
 from quire.engine.api.embedding import Embedding
@@ -69,6 +70,18 @@ class TextEngine:
 
     async def statistics(self) -> SchedulerStatistics:
         return self._engine.statistics
+
+    async def load_adapter(self, name: str, path: str) -> Adapter:
+        """Takes an adapter of a PEFT folder under a name."""
+        return await self._engine.load_adapter(name, path)
+
+    async def unload_adapter(self, name: str) -> None:
+        """No further request may name it."""
+        self._engine.unload_adapter(name)
+
+    async def adapters(self) -> list[Adapter]:
+        """Those that requests may name."""
+        return self._engine.adapters
 
     async def follow(
         self, prompt: Tokens, params: SamplingParams, options: RequestOptions

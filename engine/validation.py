@@ -3,7 +3,7 @@
 It knows neither text nor transport. Fields are named as in the protocol: every entrance refuses alike.
 """
 
-import math
+import re
 import secrets
 from dataclasses import replace
 from numbers import Integral
@@ -15,6 +15,8 @@ from quire.engine.api.limits import (
     MAX_RETENTION_PRIORITY,
     MAX_RETENTIONS,
     MAX_SALT_BYTES,
+    MAX_TENANT_WEIGHT,
+    TENANT_PATTERN,
     ServingLimits,
 )
 from quire.engine.api.options import RequestOptions
@@ -22,6 +24,8 @@ from quire.engine.api.sampling import DEFAULT_MAX_TOKENS, SamplingParams
 from quire.engine.arrays import Int32Array
 from quire.engine.sampling_validation import check_kind, validate_sampling
 from quire.engine.token_ids import check_ids
+
+_TENANT = re.compile(TENANT_PATTERN)
 
 
 def fill_defaults(
@@ -34,9 +38,7 @@ def fill_defaults(
     """
     max_tokens, seed = params.max_tokens, params.seed
     if max_tokens is None and fills_context:
-        # As of one token less: the last one takes no place in the pool.
-        in_pool = limits.num_blocks * limits.block_size + 1
-        max_tokens = max(1, min(limits.max_model_len, in_pool) - num_prompt)
+        max_tokens = max(1, limits.longest - num_prompt)
     elif max_tokens is None:
         max_tokens = min(DEFAULT_MAX_TOKENS, limits.max_model_len - num_prompt)
     return replace(params, max_tokens=max_tokens, seed=secrets.randbits(64) if seed is None else seed)
@@ -106,6 +108,12 @@ def validate_options(options: RequestOptions) -> None:
     check_kind("priority", options.priority, Integral)
     if not -MAX_PRIORITY <= options.priority <= MAX_PRIORITY:
         raise InvalidRequest("priority", options.priority, f"must be {-MAX_PRIORITY} to {MAX_PRIORITY}")
+    if not isinstance(options.tenant, str) or (options.tenant and not _TENANT.fullmatch(options.tenant)):
+        raise InvalidRequest("tenant", options.tenant, "must be 1 to 64 letters, digits, - and _")
+    check_kind("tenant_weight", options.tenant_weight, Integral)
+    check_range("tenant_weight", options.tenant_weight, 1, MAX_TENANT_WEIGHT)
+    if not isinstance(options.adapter, str):
+        raise InvalidRequest("adapter", options.adapter, "must be a string")
     if not isinstance(options.prompt.add_special_tokens, bool):
         raise InvalidRequest("add_special_tokens", options.prompt.add_special_tokens, "must be true or false")
     if (kept := options.prompt.truncate_prompt_tokens) is not None:
@@ -152,12 +160,11 @@ def _check_room(num_prompt: int, params: SamplingParams, limits: ServingLimits) 
             f"(the model's context is {limits.max_model_len})"
         )
         raise InvalidRequest("sampling.max_tokens", max_tokens, limit)
-    # The last token is sampled but never fed, so it takes no place in the cache.
-    num_blocks = math.ceil((num_prompt + max(1, max_tokens) - 1) / limits.block_size)
+    num_blocks = limits.num_needed(num_prompt + max(1, max_tokens))
     if num_blocks > limits.num_blocks:
         limit = (
             f"with a prompt of {num_prompt} tokens this needs {num_blocks} KV blocks of {limits.block_size} "
             f"tokens, and the largest pool has {limits.num_blocks}; must be at most "
-            f"{max(0, limits.num_blocks * limits.block_size + 1 - num_prompt)}"
+            f"{max(0, limits.longest - num_prompt)}"
         )
         raise InvalidRequest("sampling.max_tokens", max_tokens, limit)

@@ -11,13 +11,13 @@ from quire.engine.api.thinking import ThinkingBudget
 from quire.engine.step import SequenceStart, StepPlan
 
 
-def warmup_plans(slot: int) -> Iterator[StepPlan]:
+def warmup_plans(slot: int, num_groups: int = 1) -> Iterator[StepPlan]:
     """One sequence that draws, then one that wants everything that a sequence can.
 
-    Each computes one token in the first block of the pool, which must be empty.
+    Each computes one token in the first block of the pool, which must be empty; all cache groups write there.
     """
     nothing, this_slot = np.empty(0, np.int32), np.array([slot], np.int32)
-    token, first_block = (np.zeros(1, np.int32) for _ in range(2))
+    token, first_block = (np.zeros(count, np.int32) for count in (1, num_groups))
     drawn = SamplingParams(temperature=1.0, seed=0)
     every = replace(
         drawn, top_k=2, top_p=0.9, min_p=0.1, typical_p=0.9, frequency_penalty=1.0, logit_bias=((0, 1.0),), logprobs=1,

@@ -6,6 +6,7 @@ a sliding window of w only the last w of these, itself included. The layout of t
 row format are FlashInfer's (Ye et al., 2025).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,10 @@ class AttentionSpec:
         sliding_window: positions that a query sees, itself included; None: all up to its own.
         kv_dtype: of the cache, where it is another: float8_e4m3fn.
         logits_soft_cap: scores x become cap * tanh(x / cap) before the mask (Gemma 2, 2024), above 0; None: they stay.
+        scale: what products of queries and keys are multiplied by to make scores, above 0; None: 1 / sqrt(head_dim).
+        has_sinks: whether each query head has a logit that counts in its softmax, but has no value (gpt-oss, 2025).
+        value_dim: latent attention (DeepSeek-V2, 2024, in its absorbed form): one key head, of which the first
+            `value_dim` numbers are the value, and no values in the cache; None: keys and values.
     """
 
     num_qo_heads: int
@@ -38,6 +43,36 @@ class AttentionSpec:
     sliding_window: int | None = None
     kv_dtype: torch.dtype | None = None
     logits_soft_cap: float | None = None
+    scale: float | None = None
+    has_sinks: bool = False
+    value_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.value_dim is not None and (self.num_kv_heads != 1 or not 0 < self.value_dim <= self.head_dim):
+            raise ValueError(
+                "attention: value_dim needs one key head, and is 1 to head_dim, "
+                f"got {self.value_dim} with {self.num_kv_heads} heads of {self.head_dim}"
+            )
+
+    @property
+    def out_dim(self) -> int:
+        """Size of a head of the result."""
+        return self.head_dim if self.value_dim is None else self.value_dim
+
+    @property
+    def divisor(self) -> float:
+        """What products of queries and keys are divided by. In float32 it is exact where `scale` is left out."""
+        return math.sqrt(self.head_dim) if self.scale is None else 1 / self.scale
+
+    def check_sinks(self, sinks: Tensor | None) -> None:
+        """
+        Raises:
+            ValueError: these are not the sinks that the spec asks for.
+        """
+        found = None if sinks is None else (sinks.dtype, *sinks.shape)
+        wanted = (torch.float32, self.num_qo_heads) if self.has_sinks else None
+        if found != wanted:
+            raise ValueError(f"attention: sinks must be {wanted}, got {found}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,30 +103,45 @@ class PagedBatch:
 
 
 class AttentionBackend(Protocol):
-    """Built from an `AttentionSpec`, once per distinct sliding window of the model."""
+    """Built from an `AttentionSpec`, once for all layers of a spec that read the same blocks."""
+
+    def sibling(self) -> "AttentionBackend":
+        """Another of the same spec with plans of its own, for layers that read other blocks.
+
+        Runs of both follow each other, so they may share what they work in.
+        """
 
     def plan(self, batch: PagedBatch) -> None:
         """Prepare a step; every `run` until the next `plan` is for this batch."""
 
-    def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
-        """Rotate the queries of a layer in place, and write its keys, rotated, and values into the cache.
+    def append(self, layer_kv: Tensor, k: Tensor, v: Tensor | None) -> None:
+        """Write keys and values of the new tokens into a layer's cache.
 
         Args:
             layer_kv: as in `run`.
-            q: [num_tokens, num_qo_heads, head_dim].
-            k, v: [num_tokens, num_kv_heads, head_dim]; k may be overwritten. All three may be views into a
-                merged projection.
-            cos_sin: [max_positions, head_dim] float32, see `quire.kernels.rope`.
+            k, v: [num_tokens, num_kv_heads, head_dim]; may be views into a merged projection. Without values where
+                attention is latent.
         """
 
-    def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
+    def rotate_append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
+        """`quire.kernels.rope` of q and k, then `append`, in one pass where a backend has one; with the same bits.
+
+        Args:
+            q: [num_tokens, num_qo_heads, head_dim], rotated in place.
+            k: may be overwritten.
+            cos_sin: [max_positions, head_dim] float32.
+        """
+
+    def run(self, layer_kv: Tensor, q: Tensor, *, sinks: Tensor | None = None) -> Tensor:
         """Attention of one layer.
 
         Args:
-            layer_kv: [num_blocks, 2, block_size, num_kv_heads, head_dim], keys before values. A backend may
-                arrange what is inside a block otherwise; only its own `append` and `run` know.
+            layer_kv: [num_blocks, 2, block_size, num_kv_heads, head_dim], keys before values; of latent attention
+                [num_blocks, 1, block_size, 1, head_dim]. A backend may arrange what is inside a block otherwise; only
+                its own `append` and `run` know.
             q: [num_tokens, num_qo_heads, head_dim].
+            sinks: float32 [num_qo_heads], of a spec that has them.
 
         Returns:
-            [num_tokens, num_qo_heads, head_dim]; scores are scaled by 1 / sqrt(head_dim).
+            [num_tokens, num_qo_heads, out_dim].
         """

@@ -21,10 +21,14 @@ class Capability(StrEnum):
 
     SLIDING_WINDOW = "sliding windows"
     LOGITS_SOFT_CAP = "soft caps of scores"
+    SINKS = "attention sinks"
+    LATENT = "latent attention"
     FP8_KV_CACHE = "an fp8 KV cache"
     SHARED_PREFIX = "shared prefixes computed once"
     CUDA_GRAPHS = "CUDA graphs"
-    INT8_WEIGHTS = "int8 weights"
+    INT8_WEIGHTS = "products that read int8 weights"
+    INT4_WEIGHTS = "products that read int4 weights"
+    FP8_WEIGHTS = "products that read fp8 weights"
     FUSED_DECODER_BLOCKS = "fused decoder blocks"
 
 
@@ -35,13 +39,11 @@ class SuiteOptions:
     Attributes:
         dtype: of activations.
         num_threads: of a suite that computes on the CPU.
-        int8: whether linear layers keep their weights in 8-bit integers.
     """
 
     device: torch.device
     dtype: torch.dtype
     num_threads: int
-    int8: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +92,8 @@ class AttentionKernels:
         name: what messages call it.
         device_type, dtypes: of queries; left out: any.
         head_dims: sizes of a head; None: any.
+        value_dims: sizes of a value of latent attention; None: any.
+        required: what every spec must ask for.
         block_size_step: every block size is a multiple of it.
     """
 
@@ -98,6 +102,8 @@ class AttentionKernels:
     device_type: str | None = None
     dtypes: tuple[torch.dtype, ...] = ()
     head_dims: range | tuple[int, ...] | None = None
+    value_dims: range | tuple[int, ...] | None = None
+    required: frozenset[Capability] = frozenset()
     block_size_step: int = 1
 
     def unsupported_reason(self, spec: AttentionSpec) -> str | None:
@@ -105,7 +111,10 @@ class AttentionKernels:
         needs = Requirements(self.device_type, self.dtypes)
         if reason := needs.unsupported_reason(spec.device, spec.dtype):
             return reason
-        for capability, value in _asked(spec).items():
+        asked = _asked(spec)
+        if missing := self.required - asked.keys():
+            return f"computes {', '.join(sorted(missing))} only"
+        for capability, value in asked.items():
             if capability not in self.capabilities:
                 return f"lacks {capability}, got {value}"
         if spec.kv_dtype not in (None, spec.dtype, torch.float8_e4m3fn):
@@ -114,6 +123,9 @@ class AttentionKernels:
             return f"needs a block size that {self.block_size_step} divides, got {spec.block_size}"
         if self.head_dims is not None and spec.head_dim not in self.head_dims:
             return f"needs heads of {sizes_in_words(self.head_dims)}, got {spec.head_dim}"
+        values = spec.value_dim
+        if values is not None and self.value_dims is not None and values not in self.value_dims:
+            return f"needs latent values of {sizes_in_words(self.value_dims)}, got {values}"
         return None
 
 
@@ -138,11 +150,7 @@ class Backend:
 
     def unsupported_reason(self, options: SuiteOptions) -> str | None:
         """Why no suite can be made, as far as that is known without trying, or None."""
-        if reason := self.needs.unsupported_reason(options.device, options.dtype):
-            return reason
-        if options.int8 and Capability.INT8_WEIGHTS not in self.capabilities:
-            return f"lacks {Capability.INT8_WEIGHTS}"
-        return None
+        return self.needs.unsupported_reason(options.device, options.dtype)
 
     def attention_unsupported_reason(self, spec: AttentionSpec) -> str | None:
         """Why none of its attention kernels computes a spec, or None."""
@@ -157,6 +165,8 @@ def _asked(spec: AttentionSpec) -> dict[Capability, object]:
     asked = {
         Capability.SLIDING_WINDOW: spec.sliding_window,
         Capability.LOGITS_SOFT_CAP: spec.logits_soft_cap,
+        Capability.SINKS: spec.has_sinks or None,
+        Capability.LATENT: spec.value_dim,
         Capability.FP8_KV_CACHE: spec.kv_dtype if spec.kv_dtype == torch.float8_e4m3fn else None,
     }
     return {capability: value for capability, value in asked.items() if value is not None}

@@ -1,8 +1,8 @@
 """Products with a constant matrix, which a backend may lay out anew.
 
-weight      [out, in]
+weight      [out, in], of the dtype of x, or codes: see `quire.kernels.coded_weight`
 bias        [out] or None
-x           [num_tokens, in], of the weight's dtype; rows contiguous
+x           [num_tokens, in]; rows contiguous
 result      [num_tokens, out]
 """
 
@@ -12,6 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from quire.kernels.coded_linear import CodedLinear
+from quire.kernels.coded_weight import CodedWeight, Weight
 
 
 class Linear(Protocol):
@@ -24,8 +27,8 @@ class Linear(Protocol):
 class LinearMaker(Protocol):
     """Takes a matrix into a backend's own layout."""
 
-    def __call__(self, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
-        """The layer whose results have `out_dtype`: that of the weight, or float32. It may or may not keep
+    def __call__(self, weight: Weight, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
+        """The layer whose results have `out_dtype`: that of x, or float32. It may or may not keep
         `weight` and `bias`, which must not change any more."""
 
 
@@ -39,3 +42,10 @@ class TorchLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias).to(self.out_dtype)
+
+
+def torch_linear(weight: Weight, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
+    """A `LinearMaker`: the reference."""
+    if isinstance(weight, CodedWeight):
+        return CodedLinear(weight, bias, out_dtype)
+    return TorchLinear(weight, bias, out_dtype)

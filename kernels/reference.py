@@ -1,16 +1,16 @@
 """The backend of references in PyTorch: any device, any dtype."""
 
-from dataclasses import replace
 from typing import Final
 
 import torch
 
+from quire.kernels.adapters import adapted
 from quire.kernels.attention_reference import TorchAttention
 from quire.kernels.backend import AttentionKernels, Backend, Capability, Requirements, SuiteOptions
+from quire.kernels.experts import linear_experts
 from quire.kernels.gated_linear import gated
-from quire.kernels.int8_linear import Int8Linear
 from quire.kernels.kv_copy import kv_copy
-from quire.kernels.linear import TorchLinear
+from quire.kernels.linear import torch_linear
 from quire.kernels.logprobs import logprobs
 from quire.kernels.penalties import penalize
 from quire.kernels.rms_norm import add_rms_norm, rms_norm
@@ -22,8 +22,10 @@ TORCH_SUITE: Final = KernelSuite(
     name="torch",
     zeros=lambda shape, dtype, device: torch.zeros(*shape, dtype=dtype, device=device),
     attention=TorchAttention,
-    linear=TorchLinear,
-    gated_linear=gated(TorchLinear),
+    linear=torch_linear,
+    gated_linear=gated(torch_linear),
+    adapted=adapted,
+    experts=linear_experts(torch_linear, gated(torch_linear)),
     take_rows=take_rows,
     rms_norm=rms_norm,
     add_rms_norm=add_rms_norm,
@@ -38,8 +40,6 @@ TORCH_SUITE: Final = KernelSuite(
 def _load(options: SuiteOptions) -> KernelSuite:
     if options.device.type == "cpu":
         torch.set_num_threads(options.num_threads)
-    if options.int8:
-        return replace(TORCH_SUITE, linear=Int8Linear.pack, gated_linear=gated(Int8Linear.pack))
     return TORCH_SUITE
 
 
@@ -47,11 +47,19 @@ BACKEND: Final = Backend(
     name="torch",
     title="PyTorch",
     needs=Requirements(),
-    capabilities=frozenset({Capability.INT8_WEIGHTS}),
+    capabilities=frozenset(),
     attention=(
         AttentionKernels(
             name="PyTorch",
-            capabilities=frozenset({Capability.SLIDING_WINDOW, Capability.LOGITS_SOFT_CAP, Capability.FP8_KV_CACHE}),
+            capabilities=frozenset(
+                {
+                    Capability.SLIDING_WINDOW,
+                    Capability.LOGITS_SOFT_CAP,
+                    Capability.SINKS,
+                    Capability.LATENT,
+                    Capability.FP8_KV_CACHE,
+                }
+            ),
         ),
     ),
     load=_load,

@@ -28,20 +28,17 @@ CHOICES: Final = (AUTO, *BACKENDS)
 """Values of the settings `kernels` and `attention`."""
 
 
-def kernel_suite(
-    name: str, device: torch.device, dtype: torch.dtype, num_threads: int | None, int8: bool = False
-) -> KernelSuite:
+def kernel_suite(name: str, device: torch.device, dtype: torch.dtype, num_threads: int | None) -> KernelSuite:
     """The suite of that name, or with "auto" the fastest that there is for a device and a compute type.
 
     Args:
         name: one of `CHOICES`.
         num_threads: of a suite that computes on the CPU; None: as many as there are cores.
-        int8: whether linear layers keep their weights in 8-bit integers.
 
     Raises:
         ValueError: no such backend, or it cannot be had here; the message says why.
     """
-    options = SuiteOptions(device, dtype, num_threads or available_cores(), int8)
+    options = SuiteOptions(device, dtype, num_threads or available_cores())
     if name != AUTO:
         if name not in BACKENDS:
             raise ValueError(f"kernels: must be one of {', '.join(CHOICES)}, got {name!r}")

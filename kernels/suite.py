@@ -6,8 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quire.kernels.adapters import LinearAdapter
 from quire.kernels.attention import AttentionBackend, AttentionSpec
 from quire.kernels.decoder_blocks import BlockFuser
+from quire.kernels.experts import ExpertsMaker
+from quire.kernels.gated_linear import GatedLinearMaker
 from quire.kernels.linear import LinearMaker
 from quire.kernels.penalties import PenaltyRows
 from quire.kernels.sampling import SamplingRows
@@ -22,7 +25,9 @@ class KernelSuite:
         zeros: (shape, dtype, device) -> memory for keys and values, as the kernels read it best.
         attention: (spec) -> its attention, for specs that its `Backend` declares to compute.
         linear: (weight, bias, out_dtype) -> a linear layer.
-        gated_linear: alike, the first half of a gated network.
+        gated_linear: (weight, bias, out_dtype, activation) -> the first half of a gated network.
+        adapted: (linear, adaptation) -> the same layer, which takes adapters.
+        experts: (shape, activation) -> a mixture of experts.
         take_rows: (matrix, rows) -> matrix[rows].
         rms_norm: (x, weight, eps) -> normed.
         add_rms_norm: (x, residual, weight, eps) -> (normed, x + residual).
@@ -38,7 +43,9 @@ class KernelSuite:
     zeros: Callable[[Sequence[int], torch.dtype, torch.device], Tensor]
     attention: Callable[[AttentionSpec], AttentionBackend]
     linear: LinearMaker
-    gated_linear: LinearMaker
+    gated_linear: GatedLinearMaker
+    adapted: LinearAdapter
+    experts: ExpertsMaker
     take_rows: Callable[[Tensor, Tensor], Tensor]
     rms_norm: Callable[[Tensor, Tensor, float], Tensor]
     add_rms_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]

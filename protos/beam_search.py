@@ -33,6 +33,7 @@ def beam_search_request(
         prompt=message.prompt,
         trace=message.trace if message.HasField("trace") else None,
         deadline_ms=options.deadline_ms,
+        adapter=message.adapter,
     )
     if message.WhichOneof("input") == "text":
         request.text = message.text

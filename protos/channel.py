@@ -1,7 +1,11 @@
 """How a client connects: what it receives, when it gives a silent peer up, and how it connects again."""
 
+import json
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
+
+# gRPC's options of a channel: arguments of its core.
+ChannelOptions: TypeAlias = tuple[tuple[str, int | str], ...]
 
 # Long prompts in ids, block tables of full pools and answers with many log-probabilities are a few megabytes at most.
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
@@ -11,6 +15,8 @@ MESSAGE_OPTIONS: Final = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 )
+# Of an answer about health: why the service is NOT_SERVING.
+REASON_METADATA: Final = "quire-reason"
 # Servers cut off whoever pings more often.
 MIN_KEEPALIVE_SECONDS: Final = 1.0
 
@@ -58,3 +64,22 @@ def channel_options(keepalive: Keepalive) -> tuple[tuple[str, int], ...]:
 
 
 CHANNEL_OPTIONS: Final = channel_options(DEFAULT_KEEPALIVE)
+
+# gRPC makes a call again of which nothing has come. To compute an answer changes nothing, so that is safe. A call that
+# reaches a gRPC server while it stops ends with CANCELLED, which is not what the caller's own cancellation does.
+_RETRY_POLICY: Final = {
+    "maxAttempts": 4,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+}
+SERVICE_CONFIG: Final = json.dumps(
+    {"methodConfig": [{"name": [{"service": "quire.v1.InferenceService"}], "retryPolicy": _RETRY_POLICY}]}
+)
+RETRYING_OPTIONS: Final[ChannelOptions] = (
+    *CHANNEL_OPTIONS,
+    ("grpc.service_config", SERVICE_CONFIG),
+    # What is longer could not be sent again.
+    ("grpc.per_rpc_retry_buffer_size", MAX_REQUEST_BYTES),
+)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from operator import index
 from typing import Any, Final, TypeVar
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.completion import Completion, FinishReason, Usage
 from quire.engine.api.embedding import Embedding
 from quire.engine.api.errors import InvalidRequest, RequestError
@@ -69,6 +70,7 @@ CACHE: Final = MessageCodec(
 )
 PROMPT: Final = MessageCodec(PromptParams, pb.PromptOptions)
 TRACE: Final = MessageCodec(TraceContext, pb.TraceContext)
+ADAPTER: Final = MessageCodec(Adapter, pb.Adapter)
 
 
 def trace_from_proto(message: pb.TraceContext) -> TraceContext | None:
@@ -90,6 +92,7 @@ def embed_request(
         priority=message.priority,
         cache=message.cache,
         prompt=message.prompt,
+        adapter=message.adapter,
         pooling=pb.Pooling.ValueType(pooling),
         normalize=normalize,
     )
@@ -133,6 +136,7 @@ def generate_request(
     if options.trace is not None:
         message.trace.CopyFrom(TRACE.to_proto(options.trace, "trace"))
     message.request_id = _unicode("request_id", request_id)
+    message.adapter = _unicode("adapter", options.adapter)
     for field, value in (("priority", options.priority), ("n", n), ("deadline_ms", options.deadline_ms)):
         if value is not None:
             try:
@@ -144,6 +148,16 @@ def generate_request(
     else:
         message.token_ids.CopyFrom(pb.TokenIds(ids=_token_ids(content)))
     return message
+
+
+def load_adapter_request(name: str, path: str, replace: bool) -> pb.LoadAdapterRequest:
+    """Raises `InvalidRequest` for a text with lone surrogates."""
+    return pb.LoadAdapterRequest(name=_unicode("name", name), path=_unicode("path", path), replace=replace)
+
+
+def unload_adapter_request(name: str) -> pb.UnloadAdapterRequest:
+    """Raises `InvalidRequest` for a text with lone surrogates."""
+    return pb.UnloadAdapterRequest(name=_unicode("name", name))
 
 
 def tokenize_request(text: str) -> pb.TokenizeRequest:

@@ -7,6 +7,7 @@ from typing import Final
 import grpc
 
 from quire.engine.api.errors import StartupError
+from quire.protos.channel import ChannelOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +74,25 @@ def read_tokens(path: Path | None) -> tuple[str, ...]:
     return tokens
 
 
-def open_sync_channel(
-    address: str, options: tuple[tuple[str, int], ...], credentials: Credentials = PLAIN
-) -> grpc.Channel:
+def open_sync_channel(address: str, options: ChannelOptions, credentials: Credentials = PLAIN) -> grpc.Channel:
     """A channel to "host:port" for blocking code.
 
     Raises:
         StartupError: a file of the credentials cannot be read.
     """
-    every = (*options, *credentials.options)
+    every: ChannelOptions = (*options, *credentials.options)
     if credentials.is_tls:
         return grpc.secure_channel(address, credentials.load(), options=every)
     return grpc.insecure_channel(address, options=every)
 
 
-def open_aio_channel(
-    address: str, options: tuple[tuple[str, int], ...], credentials: Credentials = PLAIN
-) -> grpc.aio.Channel:
+def open_aio_channel(address: str, options: ChannelOptions, credentials: Credentials = PLAIN) -> grpc.aio.Channel:
     """A channel to "host:port" for asyncio.
 
     Raises:
         StartupError: a file of the credentials cannot be read.
     """
-    every = (*options, *credentials.options)
+    every: ChannelOptions = (*options, *credentials.options)
     if credentials.is_tls:
         return grpc.aio.secure_channel(address, credentials.load(), options=every)
     return grpc.aio.insecure_channel(address, options=every)

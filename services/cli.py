@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from quire.engine.api.errors import QuireError
 from quire.engine.api.version import __version__
+from quire.engine.garbage import no_gc
 from quire.services.common import logs
 from quire.services.common.settings import parse
 from quire.services.common.signals import ending_at_once
@@ -25,6 +26,7 @@ class Command(NamedTuple):
 _ALL = ("frontend", "scheduler", "executor")
 COMMANDS = {
     "up": Command("quire.services.up.main", "start everything on this machine", _ALL),
+    "rollout": Command("quire.services.up.rollout_command", "replace the services of a running `quire up`", _ALL),
     "demo": Command("quire.services.up.demo", "start everything, print a generated text, stop", _ALL),
     "generate": Command("quire.clients.generate", "stream a text from a running frontend"),
     "chat": Command("quire.clients.chat.command", "chat with a model in the terminal", ("chat",)),
@@ -37,7 +39,7 @@ COMMANDS = {
     "frontend": Command("quire.services.frontend.main", "start one frontend", ("frontend",)),
     "scheduler": Command("quire.services.scheduler.main", "start one scheduler", ("scheduler",)),
     "executor": Command("quire.services.executor.main", "start one executor", ("executor",)),
-    "plan": Command("quire.services.plan.main", "what fits on a machine, and how fast it is", ("frontend",)),
+    "plan": Command("quire.services.plan.main", "what fits on a machine, and how fast it is", ("executor",)),
     "stats": Command("quire.clients.stats", "what waits, runs and is cached on every executor"),
     "health": Command("quire.clients.health", "whether a service can work now: exit code 0 or 1"),
     "top": Command("quire.clients.top.command", "executors, blocks, requests, rates and faults, live", ("top",)),
@@ -106,7 +108,7 @@ def _no_command(words: Sequence[str]) -> int:
 def _run(name: str, arguments: Sequence[str]) -> int:
     command = COMMANDS[name]
     check_extras(command.extras)
-    with ending_at_once():
+    with ending_at_once(), no_gc():
         module = importlib.import_module(command.module)
     settings = parse(module.Settings, f"quire {name}", arguments)
     logs.configure(getattr(settings, "log_level", "warning"), getattr(settings, "log_format", "text"), name)

@@ -4,18 +4,22 @@ import asyncio
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 from pydantic_settings import CliPositionalArg, SettingsConfigDict
 
 from quire.engine.api.errors import LedgerError, LedgerUnreachable
+from quire.engine.resources.holder import split_holder
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.connection import RedisUrl, redacted
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger
+from quire.engine.resources.prefix import group_of
 from quire.services.common.settings import ProcessSettings
 
 FREE, CACHED, HELD, SHARED = "·", "▒", "█", "▓"
@@ -32,6 +36,10 @@ class Settings(ProcessSettings):
 
     redis: RedisUrl = "redis://127.0.0.1:6379/0"
     """URL of the Redis that holds the ledger: redis, rediss, unix, redis+sentinel or redis+cluster."""
+
+    redis_password_file: Path | None = None
+    """File with the password of the user that the URL names, read for each connection; default: the URL has it, or
+    there is none."""
 
     pool: str | None = None
     """Name of one pool; default: all."""
@@ -72,7 +80,7 @@ def run(settings: Settings) -> int:
 
 
 async def _read(settings: Settings) -> list[Report]:
-    ledger = RedisLedger.connect(settings.redis)
+    ledger = RedisLedger.connect(settings.redis, password_file=settings.redis_password_file)
     try:
         names = [settings.pool] if settings.pool else await ledger.pools()
         reports = [await _report(ledger, name) for name in names]
@@ -88,19 +96,33 @@ async def _report(ledger: RedisLedger, name: str) -> Report | None:
         raise
     except LedgerError as error:
         return Report(name, None, PoolState(0), [str(error)])
-    return None if found is None else Report(name, *found, audit(found[1]))
+    return None if found is None else Report(name, *found, audit(found[1], found[0].num_groups))
 
 
 def _counts(state: PoolState) -> dict[str, int]:
     num_held, num_cached = len(state.refs), len(state.cached)
     num_free = state.num_blocks - num_held - num_cached
-    return {"free": num_free, "cached": num_cached, "held": num_held, "holders": len(state.holds)}
+    num_holders = len({split_holder(holder)[0] for holder in state.holds})
+    return {"free": num_free, "cached": num_cached, "held": num_held, "holders": num_holders}
+
+
+def _groups(identity: PoolIdentity, state: PoolState) -> list[dict[str, int]]:
+    """Of each cache group its window, 0 without one, and its blocks."""
+    cached = Counter(group_of(state.hashes.get(block, b"")) for block in state.cached)
+    held = {block: split_holder(holder)[1] for holder, blocks in state.holds.items() for block in blocks}
+    counts = Counter(held.values())
+    return [
+        {"window": window, "cached": cached[group], "held": counts[group]}
+        for group, window in enumerate(identity.windows)
+    ]
 
 
 def _as_json(report: Report, draw: bool) -> dict[str, Any]:
     identity = asdict(report.identity) if report.identity else {}
     drawn = {"map": "".join(_cells(report.state))} if draw else {}
-    counts = {"step": report.state.step, **_counts(report.state)}
+    counts: dict[str, Any] = {"step": report.state.step, **_counts(report.state)}
+    if report.identity:
+        counts["groups"] = _groups(report.identity, report.state)
     return {"name": report.name, **identity, **counts, "faults": report.faults, **drawn}
 
 
@@ -114,6 +136,9 @@ def _as_text(report: Report, draw: bool) -> str:
             f"{counts['held']} held by {counts['holders']} sequences: "
             f"{f'{len(report.faults)} faults' if report.faults else 'OK'}"
         )
+        for number, group in enumerate(_groups(report.identity, report.state)):
+            sees = f"window of {group['window']} tokens" if group["window"] else "all tokens"
+            lines.append(f"  group {number}, {sees}: {group['cached']} cached, {group['held']} held")
         if draw:
             lines.append(_map(report.state))
     lines.extend(f"  {fault}" for fault in report.faults)

@@ -6,6 +6,9 @@ import signal
 import pytest
 import torch
 
+from quire.services.up import ports
+from support.worker_ports import WorkerPorts
+
 if not torch.cuda.is_available():
     # Triton reads it where kernels are defined: without a GPU they run in its interpreter, on the CPU.
     os.environ["TRITON_INTERPRET"] = "1"
@@ -19,6 +22,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 torch.set_num_threads(1)
+
+# Before modules import it by its name.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_COUNT = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+pytest.MonkeyPatch().setattr(ports, "free_port", WorkerPorts(_WORKER, _COUNT))
 
 
 @pytest.fixture(autouse=True)

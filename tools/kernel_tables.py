@@ -14,6 +14,8 @@ from quire.kernels.registry import BACKENDS
 _OF_ATTENTION = (
     Capability.SLIDING_WINDOW,
     Capability.LOGITS_SOFT_CAP,
+    Capability.SINKS,
+    Capability.LATENT,
     Capability.FP8_KV_CACHE,
     Capability.SHARED_PREFIX,
     Capability.CUDA_GRAPHS,
@@ -49,9 +51,14 @@ def _needs(needs: Requirements) -> str:
 def _sizes(kernels: AttentionKernels) -> tuple[str, str, str]:
     return (
         _types(kernels.dtypes) if kernels.dtypes else "any",
-        "any" if kernels.head_dims is None else sizes_in_words(kernels.head_dims),
+        _heads(kernels),
         "any" if kernels.block_size_step == 1 else f"multiples of {kernels.block_size_step}",
     )
+
+
+def _heads(kernels: AttentionKernels) -> str:
+    values = f", values of {sizes_in_words(kernels.value_dims)}" if kernels.required and kernels.value_dims else ""
+    return ("any" if kernels.head_dims is None else sizes_in_words(kernels.head_dims)) + values
 
 
 def _types(dtypes: Sequence[torch.dtype]) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from quire.services.common.metrics.metric import Metric
+from quire.services.common.metrics.metric import Alias, Metric
 from quire.services.executor import metrics as executor
 from quire.services.frontend import metrics as frontend
 from quire.services.frontend import vllm_metrics
@@ -30,7 +30,7 @@ vLLM gave up is exported for dashboards that still ask for it."""
 def metrics_page() -> str:
     """The whole page."""
     own = [f"| `{metric.name}` | {metric.help} |" for metric in vllm_metrics.METRICS]
-    aliases = [f"| `{alias.name}` | {_alias(alias.of.name, alias.renamed)} |" for alias in vllm_metrics.ALIASES]
+    aliases = [f"| `{alias.name}` | {_alias(alias)} |" for alias in vllm_metrics.ALIASES]
     return "\n".join(
         [
             INTRODUCTION,
@@ -57,9 +57,10 @@ def _needs(metric: Metric) -> str:
     return f" Needs {metric.needs}." if metric.needs else ""
 
 
-def _alias(name: str, renamed: tuple[tuple[str, str], ...]) -> str:
-    labels = "".join(f", with `{theirs}` for `{ours}`" for ours, theirs in renamed)
-    return f"`{name}`{labels}"
+def _alias(alias: Alias) -> str:
+    labels = "".join(f", with `{theirs}` for `{ours}`" for ours, theirs in alias.renamed)
+    words = " in vLLM's words" if alias.values is not None else ""
+    return f"`{alias.of.name}`{labels}{words}"
 
 
 if __name__ == "__main__":

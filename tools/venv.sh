@@ -71,5 +71,8 @@ echo "set-up: installing Quire and what it needs into .venv"
 .venv/bin/python -m pip install --quiet 'pip>=25.1'
 .venv/bin/python -m pip install --quiet --group dev
 .venv/bin/python -m pip install --quiet --no-build-isolation --group dev --editable '.[all]'
+# Tools of the dev group hold these back; tests start services with what users get, too.
+.venv/bin/python -m pip install --quiet --no-deps --upgrade --target .venv/newest \
+    'protobuf>=7,<8' grpcio-health-checking grpcio-reflection
 .venv/bin/python tools/kubernetes_tools.py
 mv "$started" "$stamp"

@@ -1,5 +1,6 @@
 """What a simulation showed."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +25,7 @@ class Outcome:
         held_us: blocks held, times how long.
         ttft_us: from arrival to first token, one per request.
         itl_us: between tokens of a request, one per token but the first.
+        context_of, generated_of: tokens of prompts and of answers, by tenant.
     """
 
     num_blocks: int
@@ -36,6 +38,8 @@ class Outcome:
     held_us: float = 0.0
     ttft_us: list[float] = field(default_factory=list)
     itl_us: list[float] = field(default_factory=list)
+    context_of: Counter[str] = field(default_factory=Counter)
+    generated_of: Counter[str] = field(default_factory=Counter)
 
     @property
     def num_pauses(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence as List
+from math import inf
 
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.config import SchedulerConfig
@@ -31,6 +32,7 @@ class Simulation:
         step_time: of the executor.
         max_batch_size: of the executor.
         check: apply every transaction to books of their own and compare, as a ledger would.
+        until_us: stop then, with whatever is left.
     """
 
     def __init__(
@@ -41,11 +43,13 @@ class Simulation:
         step_time: StepTime,
         max_batch_size: int,
         check: bool = False,
+        until_us: float = inf,
     ) -> None:
         info = ExecutorInfo(
             "1", "model", VOCAB_SIZE, 2**31 - 1, num_blocks, BLOCK_SIZE, max_batch_size, (EOS,), DeviceKind.GPU
         )
         self._now = 0.0
+        self._until_us = until_us
         self._jobs = jobs
         self._coming = deque(sorted(range(len(jobs)), key=lambda number: jobs[number].arrival_us))
         self._scheduler = Scheduler(config, info, PoolState(num_blocks), clock=lambda: self._now / 1e6)
@@ -56,12 +60,12 @@ class Simulation:
         self._outcome = Outcome(num_blocks)
 
     def run(self) -> Outcome:
-        """Serves every job; deterministic.
+        """Serves every job, or until its time is over; deterministic.
 
         Raises:
             LedgerConflict, AssertionError: with `check`, the books do not agree.
         """
-        while True:
+        while self._now < self._until_us:
             self._arrive()
             plan = self._scheduler.schedule()
             self._commit()
@@ -81,7 +85,8 @@ class Simulation:
             number = self._coming.popleft()
             job = self._jobs[number]
             params = SamplingParams(seed=number, max_tokens=job.max_tokens)
-            self._scheduler.add(Sequence(Request(str(number), 0, number, job.prompt, job.prompt[:0], params), (EOS,)))
+            request = Request(str(number), 0, number, job.prompt, job.prompt[:0], params, job.options)
+            self._scheduler.add(Sequence(request, (EOS,)))
 
     def _commit(self) -> None:
         transaction = self._scheduler.take_transaction()
@@ -105,7 +110,10 @@ class Simulation:
 
     def _record(self, output: StepOutput) -> None:
         outcome = self._outcome
+        for sequence in output.started:
+            outcome.context_of[sequence.request.options.tenant] += sequence.num_prompt
         for sequence in output.sequences:
+            outcome.generated_of[sequence.request.options.tenant] += 1
             number = sequence.request.handle
             last = self._last_us.get(number)
             if last is None:

@@ -16,6 +16,7 @@ QuireError
     ├── LedgerConflict          the proposal contradicts the ledger: the mirror is stale, resync
     ├── LedgerLost              the pool is not in the ledger (emptied): re-seed it
     └── LedgerUnreachable       no answer; whether the commit was applied is unknown
+        └── LedgerDenied        this client is not let in: a setting is wrong
 """
 
 
@@ -33,14 +34,15 @@ class InvalidRequest(RequestError):
     """The request can never be served as it is.
 
     Args:
-        field: name of the field at fault, as in the API.
+        field: name of the field at fault, as in the API; a part of it may be a client's own.
         value: what was given.
         limit: what is allowed, as a phrase ("must be at least 1").
     """
 
     def __init__(self, field: str, value: object, limit: str) -> None:
-        super().__init__(f"{field}: {limit}, got {_short(value)}")
-        self.field = field
+        # A status has room for some kilobytes.
+        self.field = _cut(field, 200)
+        super().__init__(f"{self.field}: {limit}, got {_short(value)}")
         self.value = value
         self.limit = limit
 
@@ -51,10 +53,12 @@ class UnknownModel(RequestError):
     Args:
         name: as given.
         served: the model's name here.
+        adapters: names of its adapters.
     """
 
-    def __init__(self, name: str, served: str) -> None:
-        super().__init__(f"model: must be {served!r}, the model served here, got {_short(name)}")
+    def __init__(self, name: str, served: str, *adapters: str) -> None:
+        further = f", or one of its adapters, {_cut(', '.join(map(repr, sorted(adapters))), 200)}" if adapters else ""
+        super().__init__(f"model: must be {served!r}, the model served here{further}, got {_short(name)}")
 
 
 class Unauthenticated(RequestError):
@@ -133,6 +137,13 @@ class LedgerUnreachable(LedgerError):
     """The ledger did not answer; whether the proposal was applied is unknown."""
 
 
+class LedgerDenied(LedgerUnreachable):
+    """The ledger does not let this client in, such as for a wrong password."""
+
+
 def _short(value: object, width: int = 80) -> str:
-    text = repr(value)
+    return _cut(repr(value), width)
+
+
+def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from quire.engine.api.kv_cache_group import WHOLE, KVCacheGroup, blocks_for, tokens_in
+
 MAX_INT32 = 2**31 - 1
 # Of epochs and numbers of steps: Redis computes with doubles, which are exact up to here.
 MAX_COUNTER = 2**53
@@ -32,6 +34,9 @@ MAX_PROCESSORS = 8
 # Of UTF-8, of the arguments of all logits processors of a request.
 MAX_PROCESSOR_BYTES = 64 * 1024
 MAX_PRIORITY = 100
+MAX_TENANT_WEIGHT = 1000
+# Of a tenant's name.
+TENANT_PATTERN = "[A-Za-z0-9_-]{1,64}"
 MAX_REQUEST_ID_BYTES = 128
 # Steps that tokens may wait to be sent together.
 MAX_INTERVAL = 1024
@@ -49,6 +54,7 @@ class ServingLimits:
         max_model_len: tokens of prompt and generation together.
         num_blocks, block_size: the pool, in blocks and in tokens per block.
         logits_processors: that requests may name.
+        cache_groups: of the model's layers.
     """
 
     vocab_size: int
@@ -56,3 +62,14 @@ class ServingLimits:
     num_blocks: int
     block_size: int
     logits_processors: frozenset[str] = frozenset()
+    cache_groups: tuple[KVCacheGroup, ...] = WHOLE
+
+    def num_needed(self, num_tokens: int) -> int:
+        """Blocks for a sequence of so many tokens; the last one is sampled but never fed, so it takes no place."""
+        return blocks_for(self.cache_groups, num_tokens - 1, self.block_size)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence that model and pool allow."""
+        in_pool = tokens_in(self.cache_groups, self.num_blocks, self.block_size, self.max_model_len) + 1
+        return min(self.max_model_len, in_pool)

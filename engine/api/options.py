@@ -60,7 +60,9 @@ class RequestOptions:
         cache: how its blocks are shared and kept.
         prompt: how its prompt becomes tokens.
         trace: the caller's trace that it belongs to.
+        adapter: name of the adapter that changes the model for it; "": none does.
         tenant: whose it is; "": tenants are not told apart.
+        tenant_weight: the tenant's share of what is computed, against that of others; 1 to 1000.
         deadline_ms: after so many milliseconds it ends with what it has, as if aborted; None: never.
     """
 
@@ -69,7 +71,9 @@ class RequestOptions:
     prompt: PromptParams = PromptParams()
     trace: TraceContext | None = None
     deadline_ms: int | None = None
+    adapter: str = ""
     tenant: str = ""
+    tenant_weight: int = 1
 
 
 DEFAULT_OPTIONS = RequestOptions()

@@ -7,7 +7,7 @@ from typing import Final
 from quire.engine.api.errors import InvalidRequest
 
 TEXT_KEY: Final = "prompt"
-TOKEN_IDS_KEY: Final = "prompt_token_ids"
+TOKEN_IDS_KEY: Final = "prompt_token_ids"  # noqa: S105
 
 Tokens = str | Sequence[int]
 # A text, token ids, {"prompt": text} or {"prompt_token_ids": token ids}.

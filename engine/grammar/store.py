@@ -26,7 +26,8 @@ _Outcome: TypeAlias = "CompiledGrammar | InvalidRequest"
 class GrammarStore:
     """Compiles each structured output once, as long as there is room for it. Safe to use from several threads.
 
-    The library is loaded, and the process that tries grammars started, when the first one is asked for.
+    The library is loaded when the first one is asked for, and the process that tries grammars is started with the first
+    that needs it.
 
     Args:
         load: reads the model's vocabulary.
@@ -44,8 +45,11 @@ class GrammarStore:
         self._outcomes: OrderedDict[StructuredOutput, tuple[_Outcome, int]] = OrderedDict()
         self._num_bytes = 0
 
-    def get(self, structure: StructuredOutput) -> "CompiledGrammar":
+    def get(self, structure: StructuredOutput, is_tried: bool = False) -> "CompiledGrammar":
         """The compiled grammar, which may take seconds.
+
+        Args:
+            is_tried: it was compiled somewhere within `TrialLimits`, so it is not tried again.
 
         Raises:
             InvalidRequest: it is malformed, no text matches it, or it takes more than `TrialLimits`.
@@ -53,7 +57,7 @@ class GrammarStore:
         """
         outcome = self._kept(structure)
         if outcome is None:
-            outcome, size = self._compile(structure)
+            outcome, size = self._compile(structure, is_tried)
             self._keep(structure, outcome, size)
         if isinstance(outcome, InvalidRequest):
             raise outcome
@@ -81,15 +85,20 @@ class GrammarStore:
                 _, (_, freed) = self._outcomes.popitem(last=False)
                 self._num_bytes -= freed
 
-    def _compile(self, structure: StructuredOutput) -> tuple[_Outcome, int]:
+    def _compile(self, structure: StructuredOutput, is_tried: bool) -> tuple[_Outcome, int]:
         with self._loading:
             examiner, library = self._tools()
-        if mistake := examiner.mistake(structure):
-            field = structure.given[0]
-            refusal = InvalidRequest(f"{FIELD}.{field}", getattr(structure, field), f"must compile: {mistake}")
-            return refusal, len(str(refusal)) + structure.num_bytes
-        grammar = library.compile(structure)
-        return grammar, grammar.memory_size_bytes + structure.num_bytes
+        mistake = None if is_tried else examiner.mistake(structure)
+        if mistake is None:
+            try:
+                grammar = library.compile(structure)
+                return grammar, grammar.memory_size_bytes + structure.num_bytes
+            except (RuntimeError, ValueError) as error:
+                # Whoever said that it was tried was wrong.
+                mistake = str(error)
+        field = structure.given[0]
+        refusal = InvalidRequest(f"{FIELD}.{field}", getattr(structure, field), f"must compile: {mistake}")
+        return refusal, len(str(refusal)) + structure.num_bytes
 
     def _tools(self) -> "tuple[GrammarExaminer, GrammarLibrary]":
         """With `_loading` held."""

@@ -27,8 +27,10 @@ class Batch:
         sampling_slots: int32 [num_sampling], on the host: slots of the rows that sample.
         sampling_places: the same on the device, int64.
         input_ids: int64 [sum of num_tokens], on the device.
-        paged: where the tokens are in the KV cache.
+        paged: where the tokens are in the KV cache, of each cache group; these differ in their blocks alone.
         last_tokens: int64 [num_sampling], on the device: which token's hidden state each sampling row uses.
+        adapters: int32 [sum of num_tokens], on the device: where each token's adapter lies, or `NO_PLACE`; None: no
+            token has one.
         sampling: how the sampling rows choose.
         processors: what changes their logits before, in this order, each with its own kind of rows.
         logprobs: which of them want log-probabilities; None: none.
@@ -42,14 +44,20 @@ class Batch:
     sampling_slots: Int32Array
     sampling_places: Tensor
     input_ids: Tensor
-    paged: PagedBatch
+    paged: tuple[PagedBatch, ...]
     last_tokens: Tensor
     sampling: SamplingRows
     processors: tuple[tuple[LogitsProcessor[Any], Any], ...] = ()
+    adapters: Tensor | None = None
     logprobs: LogprobRows | None = None
     states: StateRows | None = None
     scored: ScoredTokens | None = None
     pooled: PooledTokens | None = None
+
+    @property
+    def positions(self) -> Tensor:
+        """Of the new tokens, int64, on the device."""
+        return self.paged[0].positions
 
 
 def context_rows(num_tokens: int, longest: int, block_size: int, device: torch.device) -> PagedBatch:

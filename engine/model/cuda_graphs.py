@@ -86,7 +86,7 @@ class GraphAttention(Protocol):
     def place(self, positions: Tensor, slot_mapping: Tensor) -> None:
         """What `append` reads until the next plan, as in `PagedBatch`."""
 
-    def run(self, layer_kv: Tensor, q: Tensor, out: Tensor | None = None) -> Tensor:
+    def run(self, layer_kv: Tensor, q: Tensor, out: Tensor | None = None, *, sinks: Tensor | None = None) -> Tensor:
         """As `AttentionBackend.run`, into `out` where it is given."""
 
 
@@ -94,27 +94,29 @@ class CudaGraphs:
     """Replays generation steps.
 
     Args:
-        attention: of every window of the model.
-        forward: input_ids -> hidden states of every row, for what the attention was planned for.
+        attention: every backend of the model, with the cache group that it reads.
+        forward: (input_ids, positions) -> hidden states of every row, for what the attention was planned for.
         inputs: room for the largest size.
         stream: where graphs are captured.
         sizes: ascending numbers of rows, see `graph_sizes`.
         spare_block: a block of the pool that no sequence is given.
         max_blocks: of one sequence.
+        reserves: the attention's buffers are made; False: they are those of other graphs of these sizes.
     """
 
     def __init__(
         self,
-        attention: Sequence[GraphAttention],
-        forward: Callable[[Tensor], Tensor],
+        attention: Sequence[tuple[GraphAttention, int]],
+        forward: Callable[[Tensor, Tensor], Tensor],
         inputs: GraphInputs,
         stream: torch.cuda.Stream,
         *,
         sizes: Sequence[int],
         max_blocks: int,
         spare_block: int,
+        reserves: bool = True,
     ) -> None:
-        self._attention = attention
+        self._attention, self._reserves = attention, reserves
         self._forward = forward
         self._inputs = inputs
         self._stream = stream
@@ -139,11 +141,13 @@ class CudaGraphs:
         self._graphs[size].replay()
         return self._hidden[:size]
 
-    def _plan(self, paged: PagedBatch, size: int) -> None:
-        spares, inputs = self._spares[: size - len(paged.kv_lens)], self._inputs
-        whole = padded(paged, spares, inputs.positions[:size], inputs.slots[:size])
-        for attention in self._attention:
-            attention.plan_fixed(whole)
+    def _plan(self, paged: Sequence[PagedBatch], size: int) -> None:
+        spares, positions = self._spares[: size - len(paged[0].kv_lens)], self._inputs.positions[:size]
+        whole = [
+            padded(each, spares, positions, slots[:size]) for each, slots in zip(paged, self._inputs.slots, strict=True)
+        ]
+        for attention, group in self._attention:
+            attention.plan_fixed(whole[group])
 
     def _capture_all(self, max_blocks: int, device: torch.device) -> None:
         torch.cuda.empty_cache()  # what others have left there is not what graphs take
@@ -151,10 +155,10 @@ class CudaGraphs:
         pool = torch.cuda.graph_pool_handle()
         nothing, start = np.zeros(0, np.int32), np.zeros(1, np.int32)
         none = self._inputs.positions[:0]
-        empty = PagedBatch(start, start, nothing, none.int(), nothing, none, none)
+        empty = [PagedBatch(start, start, nothing, none.int(), nothing, none, none)] * len(self._inputs.slots)
         # The largest first, so that the others find their memory in its pool.
         for size in reversed(self._sizes):
-            for attention in self._attention:
+            for attention, _ in self._attention if self._reserves else ():
                 attention.reserve(size, size * max_blocks)
             self._plan(empty, size)
             self._graphs[size] = self._capture(size, pool)
@@ -166,15 +170,15 @@ class CudaGraphs:
         )
 
     def _capture(self, size: int, pool: Any) -> torch.cuda.CUDAGraph:
-        input_ids = self._inputs.input_ids[:size]
+        inputs = self._inputs.input_ids[:size], self._inputs.positions[:size]
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             for _ in range(_WARM_UPS):
-                hidden = self._forward(input_ids)
+                hidden = self._forward(*inputs)
         torch.cuda.current_stream().wait_stream(self._stream)
         if len(self._hidden) < size:
             self._hidden = torch.empty_like(hidden)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool, stream=self._stream):
-            self._hidden[:size].copy_(self._forward(input_ids))
+            self._hidden[:size].copy_(self._forward(*inputs))
         return graph

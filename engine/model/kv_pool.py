@@ -1,7 +1,6 @@
 """The KV pool's size: how many blocks settings and memory allow. Knows no torch: `quire plan` asks, too."""
 
 import logging
-from typing import Protocol
 
 from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
@@ -9,22 +8,6 @@ from quire.engine.config import ExecutorConfig
 logger = logging.getLogger(__name__)
 
 _CPU_MIB = 512
-
-
-class KeysAndValues(Protocol):
-    """Sizes of a model on which those of its blocks depend."""
-
-    @property
-    def num_layers(self) -> int: ...
-    @property
-    def num_kv_heads(self) -> int: ...
-    @property
-    def head_dim(self) -> int: ...
-
-
-def block_bytes(config: ExecutorConfig, model: KeysAndValues, itemsize: int) -> int:
-    """Bytes of one block in all layers, with so many for each number of a key or value."""
-    return config.block_size * model.num_layers * 2 * model.num_kv_heads * model.head_dim * itemsize
 
 
 def fixed_size(config: ExecutorConfig, per_block: int, is_gpu: bool) -> int | None:

@@ -7,8 +7,9 @@ import torch
 
 from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
-from quire.engine.model.checkpoint import Checkpoint
-from quire.engine.model.model_config import ModelConfig
+from quire.engine.layers.attention import AttentionShape
+from quire.engine.models.outline import Outline
+from quire.engine.weights.checkpoint import Checkpoint
 from quire.kernels.attention import AttentionSpec
 from quire.kernels.registry import BACKENDS, kernel_suite
 from quire.kernels.suite import KernelSuite
@@ -31,18 +32,9 @@ class Placement:
     dtype: torch.dtype
     kv_dtype: torch.dtype
 
-    def attention_spec(self, model: ModelConfig, block_size: int, window: int | None) -> AttentionSpec:
-        """Of the layers that have this sliding window."""
-        return AttentionSpec(
-            num_qo_heads=model.num_qo_heads,
-            num_kv_heads=model.num_kv_heads,
-            head_dim=model.head_dim,
-            block_size=block_size,
-            dtype=self.dtype,
-            device=self.device,
-            sliding_window=window,
-            kv_dtype=self.kv_dtype,
-        )
+    def attention_spec(self, shape: AttentionShape, block_size: int) -> AttentionSpec:
+        """Of the layers that have this shape."""
+        return shape.spec(block_size, self.dtype, self.kv_dtype, self.device)
 
 
 def place(config: ExecutorConfig, checkpoint: Checkpoint) -> Placement:
@@ -52,17 +44,19 @@ def place(config: ExecutorConfig, checkpoint: Checkpoint) -> Placement:
         StartupError: the device is not there, or the kernels cannot be had.
     """
     device, named = device_of(config), _DTYPES.get(config.dtype)
+    if config.quantization == "fp8" and device.type == "cpu":
+        raise StartupError("quantization: 'fp8' needs a GPU with fp8 tensor cores; must be none, int8 or int4 on a CPU")
     # Every suite for CPUs computes with float32.
     dtype = named or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     try:
-        kernels = kernel_suite(config.kernels, device, dtype, config.num_threads, config.quantization == "int8")
+        kernels = kernel_suite(config.kernels, device, dtype, config.num_threads)
     except ValueError as error:
         raise StartupError(str(error)) from error
     placement = _with_dtype(Placement(device, kernels, dtype, dtype), config, dtype)
     stored = checkpoint.dtype
     if named is None and stored is not None and stored in kernels.fast_dtypes:
         fast = _with_dtype(placement, config, stored)
-        if _is_attention_native(fast, config, checkpoint.config):
+        if _is_attention_native(fast, config, checkpoint.outline):
             return fast
     return placement
 
@@ -71,13 +65,13 @@ def _with_dtype(placement: Placement, config: ExecutorConfig, dtype: torch.dtype
     return replace(placement, dtype=dtype, kv_dtype=torch.float8_e4m3fn if config.kv_cache_dtype == "fp8" else dtype)
 
 
-def _is_attention_native(placement: Placement, config: ExecutorConfig, model: ModelConfig) -> bool:
+def _is_attention_native(placement: Placement, config: ExecutorConfig, outline: Outline) -> bool:
     """Whether the suite's own attention computes every layer.
 
     PyTorch's may round differently in another batch. In bfloat16 that changes tokens, in float32 hardly ever.
     """
     backend = BACKENDS[placement.kernels.name]
-    specs = [placement.attention_spec(model, config.block_size, window) for window in set(model.windows)]
+    specs = [placement.attention_spec(shape, config.block_size) for shape in set(outline.attention)]
     return config.attention in ("auto", backend.name) and not any(map(backend.attention_unsupported_reason, specs))
 
 

@@ -12,9 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from quire.engine.adapters.places import AdapterPlaces
 from quire.engine.api.errors import InvalidRequest
+from quire.engine.api.kv_cache_group import WHOLE, KVCacheGroup
 from quire.engine.arrays import Int32Array
+from quire.engine.block_table import GONE
 from quire.engine.model.batch import Batch
+from quire.engine.model.features.adapters import SlotAdapters
 from quire.engine.model.features.context_rows import ContextRows
 from quire.engine.model.features.logprobs import SlotLogprobs
 from quire.engine.model.features.pooling import PooledTokens, PooledVectors
@@ -50,11 +54,14 @@ class Slots:
 
     Args:
         processors: change logits in this order.
+        groups: each has a block table in every slot.
+        adapters: where those of sequences lie; None: none has one.
     """
 
     def __init__(
         self, *, num_slots: int, max_model_len: int, block_size: int, num_blocks: int, vocab_size: int,
         device: torch.device, processors: tuple[LogitsProcessor[Any], ...] = (),
+        groups: tuple[KVCacheGroup, ...] = WHOLE, adapters: AdapterPlaces | None = None,
     ) -> None:  # fmt: skip
         self._block_size = block_size
         self._num_blocks = num_blocks
@@ -65,8 +72,14 @@ class Slots:
         self._num_known = np.zeros(num_slots, np.int32)
         self._num_computed = np.zeros(num_slots, np.int32)
         self._num_tokens = np.zeros(num_slots, np.int32)
-        self._block_table = np.zeros((num_slots, -(-max_model_len // block_size)), np.int32)
+        # Of each group: a window's blocks that nobody sees any more are some number or other.
+        self._tables = [np.zeros((num_slots, -(-max_model_len // block_size)), np.int32) for _ in groups]
+        self._names = [
+            (f"block_ids of group {group}", f"slot_mapping of group {group}") for group in range(len(groups))
+        ]
+        self._has_window = np.array([group.window is not None for group in groups])
         self._num_table = np.zeros(num_slots, np.int32)
+        self._adapters = SlotAdapters(num_slots, adapters)
         self._sampling = SlotSampling(num_slots, device)
         self._logprobs = SlotLogprobs(num_slots, vocab_size)
         self._prompts = SlotPrompts(num_slots, vocab_size)
@@ -82,6 +95,7 @@ class Slots:
         self._known = [np.empty(0, np.int32)] * len(self._known)
         for counter in (self._num_known, self._num_computed, self._num_tokens, self._num_table):
             counter[:] = 0
+        self._adapters.reset()
         self._prompts.reset()
         self._wants[:] = False
         self._wanted = ()
@@ -105,17 +119,20 @@ class Slots:
         sampling = np.flatnonzero(kv_lens == self._num_tokens[slots])
         sampling_slots = slots[sampling]
         qo_indptr = _indptr(num_tokens)
-        num_blocks, kv_indices, positions, slot_mapping = self._places(slots, qo_indptr, kv_lens)
+        num_blocks, positions, places = self._places(slots, qo_indptr, kv_lens)
+        kv_indptr = _indptr(num_blocks)
         last_tokens = qo_indptr[1:][sampling].astype(np.int64) - 1
         arrays: Arrays = {
             "generation": plan.generation_slots.astype(np.int64),
             "known": self._known_tokens(plan),
-            "block_ids": kv_indices,
             "positions": positions,
-            "slot_mapping": slot_mapping,
             "last_tokens": last_tokens,
             "sampling": sampling_slots.astype(np.int64),
         }
+        for (block_ids, slot_mapping), (blocks, mapping) in zip(self._names, places, strict=True):
+            arrays[block_ids], arrays[slot_mapping] = blocks, mapping
+        if (adapters := self._adapters.of(slots, num_tokens)) is not None:
+            arrays["adapters"] = adapters
         uses = self._uses(sampling_slots)
         context = ContextRows(plan.context_slots, self._num_computed[plan.context_slots], plan.context_tokens)
         prompts = self._prompts.places(context, self._known, last_tokens)
@@ -129,16 +146,14 @@ class Slots:
             sampling_slots=sampling_slots,
             sampling_places=there["sampling"],
             input_ids=torch.cat((there["known"], newest)) if len(plan.context_slots) else newest,
-            paged=PagedBatch(
-                qo_indptr=qo_indptr,
-                kv_indptr=_indptr(num_blocks),
-                kv_indices=kv_indices,
-                block_ids=there["block_ids"],
-                kv_lens=kv_lens,
-                positions=there["positions"],
-                slot_mapping=there["slot_mapping"],
+            paged=tuple(
+                PagedBatch(
+                    qo_indptr, kv_indptr, blocks, there[block_ids], kv_lens, there["positions"], there[slot_mapping]
+                )
+                for (block_ids, slot_mapping), (blocks, _) in zip(self._names, places, strict=True)
             ),
             last_tokens=there["last_tokens"],
+            adapters=there.get("adapters"),
             sampling=rows.get(self._sampling, self._sampling.all_greedy),
             logprobs=rows.get(self._logprobs),
             **prompts.on_device(of_prompts),
@@ -168,13 +183,17 @@ class Slots:
         if not 0 < start.num_prompt <= num_tokens:
             limit = f"must be 1 to the {num_tokens} tokens of slot {slot}"
             raise InvalidRequest("starts.num_prompt", start.num_prompt, limit)
+        self._adapters.start(start)
         self._want(start)
         self._prompts.start(start)
         self._known[slot] = start.token_ids.copy()
         self._num_known[slot] = self._num_tokens[slot] = num_tokens
         self._num_computed[slot] = start.num_computed
         self._num_table[slot] = 0
-        self._append_blocks(np.full(len(start.block_table), slot, np.int32), start.block_table)
+        tables = start.block_table.reshape(len(self._tables), -1)
+        # What is gone is not read: any block will do.
+        blocks = np.where((tables == GONE) & self._has_window[:, None], 0, tables).T
+        self._append_blocks(np.full(len(blocks), slot, np.int32), blocks)
 
     def _want(self, start: SequenceStart) -> None:
         wants = [feature.wants(start.sampling) for feature in self._features]
@@ -196,7 +215,7 @@ class Slots:
         return uses
 
     def _append_blocks(self, slots: Int32Array, blocks: Int32Array) -> None:
-        """A slot may come several times; its blocks keep their order."""
+        """For each of the slots a block of each group; a slot may come several times, its blocks keep their order."""
         if not len(slots):
             return
         self._check_slots("append_slots", slots)
@@ -206,10 +225,11 @@ class Slots:
         ordered = slots[order]
         rank = np.arange(len(slots)) - np.searchsorted(ordered, ordered)
         column = self._num_table[ordered] + rank
-        width = self._block_table.shape[1]
+        width = self._tables[0].shape[1]
         if column.max() >= width:
             raise InvalidRequest("append_slots", int(ordered[column.argmax()]), f"must be given at most {width} blocks")
-        self._block_table[ordered, column] = blocks[order]
+        for table, appended in zip(self._tables, blocks.reshape(len(slots), -1).T, strict=True):
+            table[ordered, column] = appended[order]
         np.add.at(self._num_table, slots, 1)
 
     def _check_rows(self, plan: StepPlan, slots: Int32Array, num_tokens: Int32Array) -> None:
@@ -247,10 +267,13 @@ class Slots:
 
     def _places(
         self, slots: Int32Array, qo_indptr: Int32Array, kv_lens: Int32Array
-    ) -> tuple[Int32Array, Int32Array, NDArray[np.int64], NDArray[np.int64]]:
-        """Number of blocks of each row and all of these, then position and place in the cache of each new token."""
+    ) -> tuple[Int32Array, NDArray[np.int64], list[tuple[Int32Array, NDArray[np.int64]]]]:
+        """Number of blocks of each row and position of each new token; of each group all blocks, and the tokens' places
+        in the cache.
+        """
         num_blocks = -(-kv_lens // self._block_size)
-        table = self._block_table[slots, : num_blocks.max(initial=0)]
+        longest = num_blocks.max(initial=0)
+        is_held = np.arange(longest) < num_blocks[:, None]
         positions = kv_lens.astype(np.int64) - 1
         row = np.arange(len(slots))
         if qo_indptr[-1] != len(slots):
@@ -258,8 +281,11 @@ class Slots:
             row = np.repeat(row, num_tokens)
             positions = np.arange(qo_indptr[-1]) + np.repeat(kv_lens - qo_indptr[1:], num_tokens)
         column, offset = np.divmod(positions, self._block_size)
-        slot_mapping = table[row, column] * np.int64(self._block_size) + offset
-        return num_blocks, table[np.arange(table.shape[1]) < num_blocks[:, None]], positions, slot_mapping
+        places = []
+        for each in self._tables:
+            table = each[slots, :longest]
+            places.append((table[is_held], table[row, column] * np.int64(self._block_size) + offset))
+        return num_blocks, positions, places
 
 
 def _indptr(lengths: Int32Array) -> Int32Array:

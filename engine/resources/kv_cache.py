@@ -4,10 +4,15 @@ from collections.abc import Sequence as List
 from dataclasses import dataclass
 from typing import ClassVar
 
+from quire.engine.api.kv_cache_group import WHOLE, KVCacheGroup, blocks_for
+from quire.engine.block_table import GONE, BlockTable
 from quire.engine.resources.base import ResourceManager
 from quire.engine.resources.block_pool import BlockPool, Keep, unix_ms
 from quire.engine.resources.eviction import EvictionOrder
-from quire.engine.resources.prefix import chain_root, extend_chain
+from quire.engine.resources.holder import holder_in
+from quire.engine.resources.prefix import chain_root, extend_chain, in_group
+from quire.engine.resources.prefix_hit import longest_hit
+from quire.engine.resources.promises import Promises
 from quire.engine.resources.publication import Entry
 from quire.engine.resources.retention import block_retention
 from quire.engine.scheduled_step import ScheduledStep
@@ -22,11 +27,14 @@ class CacheStatistics:
         num_context_tokens: of all sequences at their starts.
         num_reused_tokens: of these, found in whole cached blocks.
         num_copied_tokens: of these, found in part of a block, which was copied.
+        num_recomputed_tokens: computed again, of sequences that go on: behind a pause, or on from another executor or
+            scheduler.
     """
 
     num_context_tokens: int = 0
     num_reused_tokens: int = 0
     num_copied_tokens: int = 0
+    num_recomputed_tokens: int = 0
 
 
 class KVCacheManager(ResourceManager):
@@ -36,10 +44,14 @@ class KVCacheManager(ResourceManager):
         blocks     [ shared ] [ copied … and filled ] [ own, filling ]
                                  └ published when the result of its last position is in
 
+    A sequence has a block table in each cache group, all equally long. What falls out of a group's window is let go
+    with the result behind which no step reads it, those in flight included.
+
     Args:
         pool: the mirror to take blocks from.
         block_size: tokens per block.
         fingerprint: of the model; blocks of different models never share a hash.
+        groups: of the model's layers.
 
     A subclass may replace `match`, what is found in the cache; `retention`, how long what is left stays there; and
     `eviction_order`, the class that says which cached block goes next.
@@ -47,11 +59,15 @@ class KVCacheManager(ResourceManager):
 
     eviction_order: ClassVar[type[EvictionOrder]] = EvictionOrder
 
-    def __init__(self, pool: BlockPool, block_size: int, fingerprint: str) -> None:
+    def __init__(
+        self, pool: BlockPool, block_size: int, fingerprint: str, groups: tuple[KVCacheGroup, ...] = WHOLE
+    ) -> None:
         self._pool = pool
         self._block_size = block_size
         self._fingerprint = fingerprint
-        self._num_promised = 0
+        self._groups = groups
+        self._num_whole = sum(group.window is None for group in groups)
+        self._promises = Promises(pool)
         # Hash of a block of a started context, until it is published → who computes it.
         self._computing: dict[bytes, Sequence] = {}
         self._copies: list[tuple[int, int]] = []
@@ -66,31 +82,59 @@ class KVCacheManager(ResourceManager):
         return self._block_size
 
     @property
+    def groups(self) -> tuple[KVCacheGroup, ...]:
+        """Each has a block table in every sequence."""
+        return self._groups
+
+    @property
+    def num_whole_groups(self) -> int:
+        """Groups without a window: in these a sequence grows to its end, in others until its window is full."""
+        return self._num_whole
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether a sequence lets blocks go while it runs."""
+        return self._num_whole < len(self._groups)
+
+    @property
     def num_unpromised(self) -> int:
         """Blocks that can be acquired now and are not set aside for a started sequence."""
-        return self._pool.num_available - self._num_promised
+        return self._pool.num_available - self._promises.total
 
     def num_blocks(self, num_tokens: int) -> int:
-        """Number of blocks for the KV of `num_tokens` tokens."""
-        return -(-num_tokens // self._block_size)
+        """Number of blocks, of all groups together, for the KV of `num_tokens` tokens."""
+        return blocks_for(self._groups, num_tokens, self._block_size)
 
     def num_to_completion(self, sequence: Sequence) -> int:
         """Blocks that the sequence holds in the end; the last token sampled needs no KV."""
         return self.num_blocks(sequence.max_len - 1)
 
-    def match(self, sequence: Sequence) -> list[int]:
-        """Blocks of the longest cached prefix; at least one token is left to compute."""
+    def num_to_generate(self, sequence: Sequence) -> int:
+        """Blocks for its context and its next token, with those that its windows will take: all but its growth."""
+        end = sequence.max_len - 1
+        tokens = (end if group.window is not None else min(sequence.num_context + 1, end) for group in self._groups)
+        each = zip(self._groups, tokens, strict=True)
+        return sum(group.num_blocks(num_tokens, self._block_size) for group, num_tokens in each)
+
+    def num_needed(self, sequence: Sequence, num_reserved: int) -> int:
+        """Unpromised blocks that a waiting sequence takes if so many are set aside for it.
+
+        What others hold of its prefix need not be there once more, but in a window: these blocks are let go, and others
+        take their place. To share a block that no sequence holds makes one less available.
+        """
+        is_cached = self._pool.is_cached
+        for group, blocks in zip(self._groups, self.match(sequence), strict=True):
+            if group.window is None:
+                num_reserved -= len(blocks) - sum(map(is_cached, blocks))
+        return num_reserved
+
+    def match(self, sequence: Sequence) -> list[list[int]]:
+        """Blocks of the longest cached prefix: a table for each group; at least one token is left to compute."""
         if not sequence.reuses_cache:
-            return []
+            return [[] for _ in self._groups]
         num_full = (len(sequence.tokens) - 1) // self._block_size
         self._name(sequence, num_full)
-        found = []
-        for name in sequence.hashes[:num_full]:
-            block = self._pool.find(name)
-            if block is None:
-                break
-            found.append(block)
-        return found
+        return longest_hit(self._groups, sequence.hashes[:num_full], self._block_size, self._pool.find)
 
     def awaits(self, sequence: Sequence, num_matched: int) -> bool:
         """Whether the block behind the `num_matched` cached ones is being computed for another sequence."""
@@ -99,98 +143,127 @@ class KVCacheManager(ResourceManager):
         return sequence.hashes[num_matched] in self._computing
 
     def retention(self, sequence: Sequence) -> List[Keep]:
-        """How each block of a sequence that lets go is kept, in the order of its block table."""
+        """How each block of a sequence that lets go is kept, in the order of its block tables."""
         ranges = sequence.request.options.cache.retention
-        return block_retention(ranges, len(sequence.blocks), self._block_size, unix_ms())
+        return block_retention(ranges, sequence.num_blocks, self._block_size, unix_ms())
 
     def start(self, sequence: Sequence) -> None:
         """Shares the cached prefix with a sequence about to run; its first chunk begins behind it.
 
         `num_reserved` of the sequence must be set; it is the number of blocks set aside for the sequence.
         """
-        for block in self.match(sequence):
-            self._pool.share(sequence.holder, block)
-            sequence.blocks.append(block)
-            if not self._pool.is_described(block):
-                self._pool.describe(self._entry(sequence, len(sequence.blocks) - 1))
-        num_reused = len(sequence.blocks) * self._block_size
+        sequence.tables = [self._share(sequence, index, blocks) for index, blocks in enumerate(self.match(sequence))]
+        num_reused = sequence.num_blocks * self._block_size
         num_copied = self._copy_partial(sequence)
         sequence.num_published = num_reused // self._block_size
         sequence.num_scheduled = num_reused + num_copied
         if not sequence.was_started:
             sequence.num_cached = min(sequence.num_scheduled, sequence.num_prompt)
         self._announce(sequence)
-        self._num_promised += max(0, sequence.num_reserved - len(sequence.blocks))
+        self._promises.begin(sequence)
         self.statistics.num_context_tokens += sequence.num_context
         self.statistics.num_reused_tokens += num_reused
         self.statistics.num_copied_tokens += num_copied
+        if sequence.was_started or len(sequence.request.generated):
+            self.statistics.num_recomputed_tokens += sequence.num_context - sequence.num_scheduled
 
     def prepare_resources(self, step: ScheduledStep) -> None:
         step.copies, self._copies = self._copies, []
         starting = set(step.starts)
         for chunk in step.chunks:
-            blocks = self._grow(chunk.sequence, self.num_blocks(chunk.end))
-            if chunk.sequence not in starting:
-                step.appended.extend((chunk.sequence.slot, block) for block in blocks)
-        for sequence in step.growing:
-            blocks = self._grow(sequence, len(sequence.blocks) + 1)
-            step.appended.extend((sequence.slot, block) for block in blocks)
+            sequence, end = chunk.sequence, -(-chunk.end // self._block_size)
+            appended = [self._grow(sequence) for _ in range(end - sequence.num_blocks)]
+            if sequence not in starting:
+                step.appended.extend(appended)
+        step.appended.extend(map(self._grow, step.growing))
 
     def update_resources(self, step: ScheduledStep) -> None:
         for sequence, num_computed in step.filled:
-            if sequence.request.options.cache.opt_out:
-                continue
-            num_full = num_computed // self._block_size
-            self._name(sequence, num_full)
-            for index in range(sequence.num_published, num_full):
-                self._publish(sequence, index)
-            sequence.num_published = max(sequence.num_published, num_full)
+            if not sequence.request.options.cache.opt_out:
+                self._publish(sequence, num_computed // self._block_size)
+            if self.has_windows:
+                self._let_go(sequence, num_computed)
 
     def free_resources(self, sequence: Sequence) -> None:
         for name in sequence.hashes[sequence.num_published :]:
             self._withdraw(sequence, name)
-        if not sequence.blocks:
+        if not sequence.tables:
             return
-        self._num_promised -= max(0, sequence.num_reserved - len(sequence.blocks))
+        self._promises.end(sequence)
         kept = self.retention(sequence)
-        # Tail first, so that eviction takes the leaves of the prefix tree before their parents.
-        self._pool.release(sequence.holder, zip(reversed(sequence.blocks), reversed(kept), strict=True))
-        sequence.blocks = []
+        for group, table in zip(self._groups, sequence.tables, strict=True):
+            if group.window is not None:
+                self._promises.unshare(table.held)
+            # Tail first, so that eviction takes the leaves of the prefix tree before their parents.
+            held = zip(reversed(table.held), reversed(kept[table.num_gone :]), strict=True)
+            self._pool.release(table.holder, held)
+        sequence.tables = []
+        sequence.hashes.clear()
 
     def _name(self, sequence: Sequence, num_blocks: int) -> None:
         root = self._root(sequence) if not sequence.hashes else b""
         extend_chain(sequence.hashes, root, sequence.tokens, num_blocks, self._block_size)
 
     def _root(self, sequence: Sequence) -> bytes:
-        return chain_root(self._fingerprint, cache_salt=sequence.request.options.cache.salt)
+        request = sequence.request
+        adapter = "" if request.adapter is None else request.adapter.digest
+        return chain_root(self._fingerprint, adapter, request.options.cache.salt)
+
+    def _share(self, sequence: Sequence, group: int, blocks: list[int]) -> BlockTable:
+        num_gone = self._groups[group].first_seen(len(blocks) * self._block_size, self._block_size)
+        table = BlockTable(holder_in(sequence.holder, group), blocks, num_gone)
+        if self._groups[group].window is not None:
+            self._promises.share(table.held)
+        for index in range(num_gone, len(blocks)):
+            self._pool.share(table.holder, blocks[index])
+            if not self._pool.is_described(blocks[index]):
+                self._pool.describe(self._entry(sequence, group, index, blocks[index]))
+        return table
 
     def _copy_partial(self, sequence: Sequence) -> int:
-        """Copies the block that agrees with the next tokens in part, if there is one.
+        """Copies the block that agrees with the next tokens in part, if there is one in every group.
 
         The executor copies before it computes, and no step writes a published block: the source may be given away in
         the same step.
         """
         if not sequence.reuses_cache:
             return 0
-        num_matched = len(sequence.blocks)
+        num_matched = sequence.num_blocks
         parent = sequence.hashes[num_matched - 1] if num_matched else self._root(sequence)
         begin = num_matched * self._block_size
         rest = sequence.tokens[begin : min(begin + self._block_size, len(sequence.tokens) - 1)]
-        found = self._pool.find_partial(parent, rest)
-        if found is None:
+        found = [self._pool.find_partial(in_group(parent, group), rest) for group in range(len(self._groups))]
+        sources = [each for each in found if each is not None]
+        if len(sources) < len(found):
             return 0
-        source, count = found
-        sequence.blocks.append(self._pool.acquire(sequence.holder))
-        self._copies.append((source, sequence.blocks[-1]))
-        return count
+        for table, (source, _) in zip(sequence.tables, sources, strict=True):
+            table.blocks.append(self._pool.acquire(table.holder))
+            self._copies.append((source, table.blocks[-1]))
+        return min(count for _, count in sources)
 
-    def _grow(self, sequence: Sequence, num_blocks: int) -> list[int]:
-        before = len(sequence.blocks)
-        taken = [self._pool.acquire(sequence.holder) for _ in range(num_blocks - before)]
-        sequence.blocks.extend(taken)
-        left = sequence.num_reserved
-        self._num_promised += max(0, left - len(sequence.blocks)) - max(0, left - before)
-        return taken
+    def _grow(self, sequence: Sequence) -> list[int]:
+        """Makes each block table longer by one; the sequence's slot, and the blocks."""
+        appended = [sequence.slot]
+        for table in sequence.tables:
+            block = self._pool.acquire(table.holder)
+            table.blocks.append(block)
+            appended.append(block)
+        self._promises.change(sequence, len(sequence.tables))
+        return appended
+
+    def _let_go(self, sequence: Sequence, num_computed: int) -> None:
+        """Releases what no query at `num_computed` or behind sees; all of it was computed before."""
+        kept = self.retention(sequence)
+        for group, table in zip(self._groups, sequence.tables, strict=True):
+            begin, end = table.num_gone, group.first_seen(num_computed, self._block_size)
+            if begin >= end:
+                continue
+            blocks = table.blocks[begin:end]
+            self._promises.unshare(blocks)
+            self._pool.release(table.holder, zip(blocks, kept[begin:end], strict=True))
+            table.blocks[begin:end] = [GONE] * len(blocks)
+            table.num_gone = end
+            self._promises.change(sequence, -len(blocks))
 
     def _announce(self, sequence: Sequence) -> None:
         """Others that need the blocks of this context wait for them rather than compute them too."""
@@ -202,13 +275,21 @@ class KVCacheManager(ResourceManager):
         if self._computing.get(name) is sequence:
             del self._computing[name]
 
-    def _publish(self, sequence: Sequence, index: int) -> None:
-        self._pool.publish(self._entry(sequence, index))
-        self._withdraw(sequence, sequence.hashes[index])
+    def _publish(self, sequence: Sequence, num_full: int) -> None:
+        self._name(sequence, num_full)
+        for index in range(sequence.num_published, num_full):
+            for group, table in enumerate(sequence.tables):
+                self._pool.publish(self._entry(sequence, group, index, table.blocks[index]))
+            self._withdraw(sequence, sequence.hashes[index])
+        sequence.num_published = max(sequence.num_published, num_full)
 
-    def _entry(self, sequence: Sequence, index: int) -> Entry:
+    def _entry(self, sequence: Sequence, group: int, index: int, block: int) -> Entry:
         begin = index * self._block_size
         parent = sequence.hashes[index - 1] if index else self._root(sequence)
         tokens = sequence.tokens[begin : begin + self._block_size]
-        is_salted = bool(sequence.request.options.cache.salt)
-        return sequence.blocks[index], sequence.hashes[index], parent, tokens, index, is_salted
+        request = sequence.request
+        is_salted = bool(request.options.cache.salt) or request.adapter is not None
+        name = sequence.hashes[index]
+        if group:
+            name, parent = in_group(name, group), in_group(parent, group)
+        return block, name, parent, tokens, index, is_salted

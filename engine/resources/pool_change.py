@@ -2,8 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
 
 from quire.engine.resources.publication import Entry, Publication
+
+_group: Final = attrgetter("group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +44,23 @@ class PoolChange:
             yield PoolChange(self.pool, self.block_size, self.is_cleared and is_first, new, old, not is_last)
 
     def runs(self) -> Iterator[Sequence[Publication]]:
-        """What is stored, as blocks that continue each other; all or none of a run are salted or have tokens."""
-        stored = [Publication._make(entry) for entry in self.stored]
+        """What is stored, as blocks that continue each other; all or none of a run are salted or have tokens.
+
+        Cache groups come one after the other.
+        """
+        stored = sorted(map(Publication._make, self.stored), key=_group)
         start = 0
         for index in range(1, len(stored) + 1):
             if index == len(stored) or not _continues(stored[index - 1], stored[index]):
                 yield stored[start:index]
                 start = index
 
-    def evicted(self) -> list[Publication]:
-        """What is removed."""
-        return [Publication._make(entry) for entry in self.removed]
+    def evicted(self) -> list[list[Publication]]:
+        """What is removed, by cache group."""
+        removed: dict[int, list[Publication]] = {}
+        for publication in map(Publication._make, self.removed):
+            removed.setdefault(publication.group, []).append(publication)
+        return list(removed.values())
 
 
 def _continues(first: Publication, second: Publication) -> bool:

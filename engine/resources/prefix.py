@@ -1,4 +1,8 @@
-"""Names for KV blocks: a chain of hashes over token ids, so that equal prefixes have equal names."""
+"""Names for KV blocks: a chain of hashes over token ids, so that equal prefixes have equal names.
+
+In the first cache group a name is the chain's hash. In others the group's index follows, one byte: no group finds
+another's block.
+"""
 
 from array import array
 from hashlib import blake2b
@@ -23,3 +27,18 @@ def extend_chain(hashes: list[bytes], root: bytes, tokens: "array[int]", num_blo
         ids = tokens[block * block_size : (block + 1) * block_size].tobytes()
         parent = blake2b(parent + ids, digest_size=HASH_BYTES).digest()
         hashes.append(parent)
+
+
+def in_group(name: bytes, group: int) -> bytes:
+    """A hash of the chain as a name in a cache group."""
+    return name + bytes((group,)) if group else name
+
+
+def group_of(name: bytes) -> int:
+    """The cache group that a name is in."""
+    return name[HASH_BYTES] if len(name) > HASH_BYTES else 0
+
+
+def hash_of(name: bytes) -> bytes:
+    """The hash of the chain that a name is made of."""
+    return name[:HASH_BYTES]

@@ -18,7 +18,8 @@ class StructureManager(ResourceManager):
         # Of the ready ones, the latest used is the last.
         self._ready: OrderedDict[StructuredOutput, None] = OrderedDict()
         self._asked: set[StructuredOutput] = set()
-        self._to_ask: list[StructuredOutput] = []
+        # With whether some executor has compiled it before.
+        self._to_ask: dict[StructuredOutput, bool] = {}
 
     def can_start(self, sequence: Sequence) -> bool:
         structure = sequence.request.params.structured_output
@@ -27,10 +28,22 @@ class StructureManager(ResourceManager):
         if structure in self._ready:
             self._ready.move_to_end(structure)
             return True
-        if structure not in self._asked:
-            self._asked.add(structure)
-            self._to_ask.append(structure)
+        self._ask(structure, is_tried=sequence.was_started or len(sequence.request.generated) > 0)
         return False
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the executor has compiled one, so that others take it little time."""
+        return bool(self._ready)
+
+    def has(self, structure: StructuredOutput) -> bool:
+        """Whether the executor has compiled it."""
+        return structure in self._ready
+
+    def begin(self, structure: StructuredOutput, *, is_tried: bool) -> None:
+        """Has the executor compile it, if it has not been asked for any: to load what compiles takes seconds."""
+        if not self._ready and not self._asked:
+            self._ask(structure, is_tried)
 
     def start(self, sequence: Sequence) -> None:
         """It holds nothing."""
@@ -38,9 +51,9 @@ class StructureManager(ResourceManager):
     def free_resources(self, sequence: Sequence) -> None:
         """It holds nothing."""
 
-    def take(self) -> list[StructuredOutput]:
-        """What the executor has not been asked for yet."""
-        taken, self._to_ask = self._to_ask, []
+    def take(self) -> dict[StructuredOutput, bool]:
+        """What the executor has not been asked for yet, each with whether an executor has compiled it before."""
+        taken, self._to_ask = self._to_ask, {}
         return taken
 
     def answer(self, structure: StructuredOutput, *, is_ready: bool) -> None:
@@ -50,3 +63,8 @@ class StructureManager(ResourceManager):
             self._ready[structure] = None
             if len(self._ready) > _MAX_READY:
                 self._ready.popitem(last=False)
+
+    def _ask(self, structure: StructuredOutput, is_tried: bool) -> None:
+        if structure not in self._asked:
+            self._asked.add(structure)
+            self._to_ask[structure] = is_tried

@@ -58,7 +58,7 @@ class Admission:
         awaiting = self._is_delaying = False
         for sequence in self._capacity.order(self._waiting):
             check_order(self._capacity, sequence)
-            if self._kv.awaits(sequence, len(self._kv.match(sequence))):
+            if self._kv.awaits(sequence, len(self._kv.match(sequence)[0])):
                 # The block that it needs next is there in a step: it waits for that one only.
                 awaiting = True
             elif not self._capacity.fits(sequence):

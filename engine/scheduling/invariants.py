@@ -10,6 +10,7 @@ from typing import Self
 
 from quire.engine.api.errors import PluginError, QuireError
 from quire.engine.resources.kv_cache import KVCacheManager
+from quire.engine.resources.prefix import in_group
 from quire.engine.scheduled_step import ContextChunk, ScheduledStep
 from quire.engine.scheduling.capacity.base import CapacityScheduler
 from quire.engine.scheduling.micro_batch.base import MicroBatchScheduler
@@ -70,8 +71,7 @@ def check_start(capacity: CapacityScheduler, kv: KVCacheManager, sequence: Seque
         )
     if is_own(capacity):
         return
-    shared = kv.match(sequence)
-    needed = reserved - len(shared) + sum(map(kv.pool.is_cached, shared))
+    needed = kv.num_needed(sequence, reserved)
     if needed > kv.num_unpromised:
         raise PluginError(
             capacity,
@@ -111,13 +111,15 @@ def check_prefix(kv: KVCacheManager, sequence: Sequence) -> None:
     """A started sequence holds the cached blocks of its own prefix, and has a token left to compute."""
     if is_own(kv):
         return
-    for index, block in enumerate(sequence.blocks[: sequence.num_scheduled // kv.block_size]):
-        if kv.pool.state.hashes.get(block) != sequence.hashes[index]:
-            raise PluginError(
-                kv,
-                f"broke the invariant: a shared block has the hash of the prefix; block {block} is not that of "
-                f"position {index * kv.block_size}",
-            )
+    for group, table in enumerate(sequence.tables):
+        for index in range(table.num_gone, sequence.num_scheduled // kv.block_size):
+            block = table.blocks[index]
+            if kv.pool.state.hashes.get(block) != in_group(sequence.hashes[index], group):
+                raise PluginError(
+                    kv,
+                    f"broke the invariant: a shared block has the hash of the prefix; block {block} is not that of "
+                    f"position {index * kv.block_size}",
+                )
     if sequence.num_scheduled >= sequence.num_context:
         raise PluginError(kv, "broke the invariant: at least one token of a context is left to compute")
 
@@ -129,17 +131,19 @@ def check_tables(kv: KVCacheManager, step: ScheduledStep) -> None:
     size = kv.block_size
     for chunk in step.chunks:
         first, end = chunk.start // size, -(-chunk.end // size)
-        written = chunk.sequence.blocks[first:end]
-        if len(written) != end - first:
-            raise PluginError(kv, f"broke the invariant: blocks cover the tokens computed, {chunk.end}")
-        _check_written(kv, chunk.sequence, written)
+        for table in chunk.sequence.tables:
+            written = table.blocks[first:end]
+            if len(written) != end - first:
+                raise PluginError(kv, f"broke the invariant: blocks cover the tokens computed, {chunk.end}")
+            _check_written(kv, table.holder, written)
     for sequence in step.growing:
-        _check_written(kv, sequence, sequence.blocks[-1:])
+        for table in sequence.tables:
+            _check_written(kv, table.holder, table.blocks[-1:])
 
 
-def _check_written(kv: KVCacheManager, sequence: Sequence, blocks: List[int]) -> None:
+def _check_written(kv: KVCacheManager, holder: str, blocks: List[int]) -> None:
     state = kv.pool.state
-    held = state.holds.get(sequence.holder, {})
+    held = state.holds.get(holder, {})
     for block in blocks:
         if block not in held or state.refs[block] != 1 or block in state.hashes:
             raise PluginError(

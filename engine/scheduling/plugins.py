@@ -20,6 +20,9 @@ from quire.engine.scheduling.capacity.static_batch import StaticBatch
 from quire.engine.scheduling.micro_batch.base import MicroBatchScheduler
 from quire.engine.scheduling.micro_batch.equal_progress import EqualProgress
 from quire.engine.scheduling.micro_batch.first_come_first_served import FirstComeFirstServed
+from quire.engine.scheduling.tenants.arrival_order import ArrivalOrder
+from quire.engine.scheduling.tenants.base import TenantPolicy
+from quire.engine.scheduling.tenants.token_shares import TokenShares
 from quire.engine.step import ExecutorInfo
 
 T = TypeVar("T")
@@ -38,6 +41,12 @@ MICRO_BATCH_POLICIES: Final[Mapping[str, type[MicroBatchScheduler]]] = MappingPr
         "EQUAL_PROGRESS": EqualProgress,
     }
 )
+TENANT_POLICIES: Final[Mapping[str, type[TenantPolicy]]] = MappingProxyType(
+    {
+        "TOKEN_SHARES": TokenShares,
+        "ARRIVAL_ORDER": ArrivalOrder,
+    }
+)
 KV_CACHE_MANAGERS: Final[Mapping[str, type[KVCacheManager]]] = MappingProxyType({"PAGED": KVCacheManager})
 
 
@@ -48,6 +57,7 @@ class Plugins:
     Attributes:
         capacity_scheduler: who may hold KV blocks.
         micro_batch_scheduler: who runs in a step.
+        tenant_policy: whose turn it is among tenants.
         kv_cache_manager: which blocks a sequence gets, which it finds in the cache, and how long they stay there.
         resource_managers: further resources beside slots and KV blocks, made with the scheduler's settings and the
             executor's description; behind those that the settings name.
@@ -55,6 +65,7 @@ class Plugins:
 
     capacity_scheduler: type[CapacityScheduler] | None = None
     micro_batch_scheduler: type[MicroBatchScheduler] | None = None
+    tenant_policy: type[TenantPolicy] | None = None
     kv_cache_manager: type[KVCacheManager] | None = None
     resource_managers: tuple[ResourceFactory, ...] = ()
 
@@ -65,6 +76,7 @@ class Components:
 
     capacity_scheduler: type[CapacityScheduler]
     micro_batch_scheduler: type[MicroBatchScheduler]
+    tenant_policy: type[TenantPolicy]
     kv_cache_manager: type[KVCacheManager]
     resource_managers: tuple[ResourceFactory, ...]
 
@@ -83,6 +95,7 @@ def components(config: SchedulerConfig, plugins: Plugins = NO_PLUGINS) -> Compon
         or _find("capacity_policy", config.capacity_policy, CAPACITY_POLICIES, CapacityScheduler),
         plugins.micro_batch_scheduler
         or _find("micro_batch_policy", config.micro_batch_policy, MICRO_BATCH_POLICIES, MicroBatchScheduler),
+        plugins.tenant_policy or _find("tenant_policy", config.tenant_policy, TENANT_POLICIES, TenantPolicy),
         plugins.kv_cache_manager
         or _find("kv_cache_manager", config.kv_cache_manager, KV_CACHE_MANAGERS, KVCacheManager),
         (
@@ -94,8 +107,8 @@ def components(config: SchedulerConfig, plugins: Plugins = NO_PLUGINS) -> Compon
 
 def group_of(setting: str) -> str:
     """The group of entry points whose names a setting takes, such as "quire.capacity_policies"."""
-    plural = {"capacity_policy": "capacity_policies", "micro_batch_policy": "micro_batch_policies"}
-    return f"quire.{plural.get(setting, setting if setting.endswith('s') else setting + 's')}"
+    plural = setting.removesuffix("y") + "ies" if setting.endswith("y") else setting.removesuffix("s") + "s"
+    return f"quire.{plural}"
 
 
 def _find(setting: str, name: str, own: Mapping[str, type[T]], base: type) -> type[T]:

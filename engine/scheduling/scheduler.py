@@ -3,19 +3,21 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from math import inf
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import PluginError, RequestError
 from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.config import SchedulerConfig
-from quire.engine.request import Request
+from quire.engine.preparation import AdapterPreparation, Preparation, StructurePreparation
+from quire.engine.resources.adapters import AdapterManager
 from quire.engine.resources.block_pool import BlockPool
 from quire.engine.resources.container import ResourceContainer
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.slots import SlotManager
 from quire.engine.resources.structures import StructureManager
-from quire.engine.scheduled_step import ScheduledStep
+from quire.engine.scheduled_step import ContextChunk, ScheduledStep
 from quire.engine.scheduling.admission import Admission
 from quire.engine.scheduling.chunk_budget import ChunkBudget
 from quire.engine.scheduling.generation import GenerationBatch
@@ -36,6 +38,9 @@ from quire.engine.scheduling.step_defaults import STEP_DEFAULTS
 from quire.engine.scheduling.step_output import StepOutput
 from quire.engine.sequence import Sequence, SequenceState
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
+
+# Steps whose shortest is the least that the next one takes.
+_RECENT_STEPS = 16
 
 
 class Scheduler:
@@ -76,22 +81,27 @@ class Scheduler:
         self._suspect: Sequence | None = None
         self._generation = GenerationBatch(info.max_batch_size, info.block_size)
         pool = BlockPool(state, order=parts.kv_cache_manager.eviction_order)
-        self._kv = parts.kv_cache_manager(pool, info.block_size, info.fingerprint)
+        self._kv = parts.kv_cache_manager(pool, info.block_size, info.fingerprint, info.cache_groups)
+        self._max_model_len = info.max_model_len
         self._max_num_tokens = max_num_tokens = config.max_num_tokens or STEP_DEFAULTS[info.device].max_num_tokens
         self._slots = SlotManager(min(info.max_batch_size, max_num_tokens))
         self._results = ResultReader(self._slots.by_slot, self._retire)
         self._structures = StructureManager()
+        self._adapters = AdapterManager(info.num_adapters)
         further = tuple(make(config, info) for make in parts.resource_managers)
-        self._resources = ResourceContainer((self._slots, self._kv, self._structures, *further))
+        self._resources = ResourceContainer((self._slots, self._kv, self._structures, self._adapters, *further))
         self._capacity = parts.capacity_scheduler(self._kv, self._generation)
         self._micro_batch = parts.micro_batch_scheduler(
             max_num_tokens, info.block_size, ChunkBudget.configured(config, info, max_num_tokens)
         )
+        self._tenants = parts.tenant_policy()
         self._waiting = WaitingQueue(
-            config.max_waiting_requests, config.max_waiting_tokens, config.priority_ageing_s, clock
+            config.max_waiting_requests, config.max_waiting_tokens, config.priority_ageing_s, clock, self._tenants
         )
         self._admission = Admission(self._waiting, self._kv, self._capacity, self._resources, config.max_passes)
-        self._guard = PluginGuard((self._kv, pool.order, self._capacity, self._micro_batch, *further))
+        self._guard = PluginGuard((self._kv, pool.order, self._capacity, self._micro_batch, self._tenants, *further))
+        self._recent_us: deque[int] = deque(maxlen=_RECENT_STEPS)
+        self._late: list[Sequence] = []
 
     @property
     def pool(self) -> BlockPool:
@@ -112,6 +122,7 @@ class Scheduler:
             num_context_tokens=cache.num_context_tokens,
             num_reused_tokens=cache.num_reused_tokens,
             num_copied_tokens=cache.num_copied_tokens,
+            num_recomputed_tokens=cache.num_recomputed_tokens,
             num_evicted=pool.num_evicted,
         )
 
@@ -130,6 +141,11 @@ class Scheduler:
         return self._waiting.room
 
     @property
+    def full_tenants(self) -> set[str]:
+        """Tenants of whom nothing may be queued, while there is room for others."""
+        return self._waiting.full_lines
+
+    @property
     def max_accepted_requests(self) -> int:
         """Requests that may wait and run at once."""
         return self._waiting.max_requests + len(self._slots.by_slot)
@@ -137,7 +153,9 @@ class Scheduler:
     @property
     def max_accepted_tokens(self) -> int:
         """Tokens of the requests that may wait and run at once, if these share no blocks."""
-        return self._waiting.max_tokens + self.pool.num_blocks * self._kv.block_size
+        in_slots, in_pool = self._max_model_len * len(self._slots.by_slot), self.pool.num_blocks * self._kv.block_size
+        num_whole = self._kv.num_whole_groups
+        return self._waiting.max_tokens + (in_pool // num_whole if num_whole else in_slots)
 
     @property
     def retry_after(self) -> float:
@@ -182,7 +200,7 @@ class Scheduler:
 
     def num_reusable(self, sequence: Sequence) -> int:
         """Tokens of the sequence that this pool has in whole cached blocks."""
-        return len(self._kv.match(sequence)) * self._kv.block_size
+        return len(self._kv.match(sequence)[0]) * self._kv.block_size
 
     def add(self, sequence: Sequence) -> None:
         """Queues a sequence whose request was validated against this executor's limits.
@@ -194,11 +212,13 @@ class Scheduler:
         if sequence.request.is_resumed:
             self._waiting.restore(sequence)
         else:
-            self._validate(sequence.request)
-            self._waiting.append(sequence)
+            self._append(sequence)
         sequence.arrived = self._clock()
+        if (deadline_ms := sequence.request.options.deadline_ms) is not None:
+            sequence.deadline = sequence.arrived + deadline_ms / 1000
         # What it needs of the executor can be made ready while it waits.
         self._structures.can_start(sequence)
+        self._adapters.can_start(sequence)
         self._admission.look_again()
 
     def restore(self, sequence: Sequence) -> None:
@@ -223,21 +243,40 @@ class Scheduler:
                 # It is not the fault of whoever cancels; the next step says it.
                 self._fault = error
 
-    def take_structures(self) -> list[StructuredOutput]:
-        """Structured outputs that the executor must prepare for sequences that wait; each is given once."""
-        return self._structures.take()
+    @property
+    def has_structures(self) -> bool:
+        """Whether the executor has prepared a structured output, so that others take it little time."""
+        return self._structures.is_loaded
 
-    def structure_is_ready(self, structure: StructuredOutput) -> None:
+    def has_structure(self, structure: StructuredOutput) -> bool:
+        """Whether the executor has prepared this one."""
+        return self._structures.has(structure)
+
+    def begin_structures(self, structure: StructuredOutput, *, is_tried: bool = False) -> None:
+        """Sequences with structured outputs may come: the executor prepares this one if it has none yet."""
+        self._structures.begin(structure, is_tried=is_tried)
+
+    def has_adapter(self, sequence: Sequence) -> bool:
+        """Whether the sequence need not wait for an adapter."""
+        adapter = sequence.request.adapter
+        return adapter is None or self._adapters.has(adapter)
+
+    def take_preparations(self) -> list[Preparation]:
+        """What the executor must prepare; given once."""
+        structures = self._structures.take().items()
+        return [*(StructurePreparation(each, is_tried) for each, is_tried in structures), *self._adapters.take()]
+
+    def is_prepared(self, preparation: Preparation) -> None:
         """The executor has prepared it: whoever waits for it may start."""
-        self._structures.answer(structure, is_ready=True)
+        self._answer(preparation, is_ready=True)
         self._admission.look_again()
 
-    def refuse(self, structure: StructuredOutput, error: RequestError) -> StepOutput:
+    def refuse(self, preparation: Preparation, error: RequestError) -> StepOutput:
         """The executor cannot prepare it: ends all that wait for it."""
-        self._structures.answer(structure, is_ready=False)
+        self._answer(preparation, is_ready=False)
         output = StepOutput()
         for sequence in list(self._waiting):
-            if sequence.request.params.structured_output == structure:
+            if preparation.is_for(sequence.request):
                 self._waiting.remove(sequence)
                 sequence.finish(FinishReason.ABORTED)
                 output.refused.append((sequence, error))
@@ -276,11 +315,23 @@ class Scheduler:
         with self._guard:
             return self._schedule()
 
-    def _validate(self, request: Request) -> None:
+    def take_late(self) -> list[Sequence]:
+        """Sequences that `schedule` has ended, as nothing of them could be made before their deadlines."""
+        late, self._late = self._late, []
+        return late
+
+    def _answer(self, preparation: Preparation, *, is_ready: bool) -> None:
+        if isinstance(preparation, AdapterPreparation):
+            self._adapters.answer(preparation, is_ready=is_ready)
+        else:
+            self._structures.answer(preparation.structure, is_ready=is_ready)
+
+    def _append(self, sequence: Sequence) -> None:
         """A plug-in that fails on one request ends that one only."""
         try:
             with self._guard:
-                self._resources.validate(request)
+                self._resources.validate(sequence.request)
+                self._waiting.append(sequence)
         except PluginError as error:
             raise RequestError(str(error)) from error
 
@@ -297,7 +348,9 @@ class Scheduler:
         starts = self._admit(budget - started)
         chunks = self._micro_batch.chunks(budget, self._context)
         check_chunks(self._micro_batch, chunks, max(0, self._max_num_tokens - len(self._generation)))
-        growing, stalled = self._split_growing()
+        growing, stalled, spare = self._split_growing()
+        if self._kv.has_windows:
+            chunks = self._fitted(chunks, spare)
         generation = self._generation.advance(stalled)
         if not chunks and not len(generation):
             return None
@@ -308,7 +361,7 @@ class Scheduler:
         self._in_flight.append(step)
         if self._kv.pool.has_changes:
             self._committed = self._num_steps
-        plan = make_plan(step, self._committed)
+        plan = make_plan(step, self._committed, len(self._kv.groups))
         self._progress(step)
         return plan
 
@@ -327,11 +380,13 @@ class Scheduler:
         for chunk in step.chunks:
             chunk.sequence.num_computed = chunk.end
         self._micro_batch.observe(step.num_context_tokens, len(step.generation), result.compute_us)
+        self._recent_us.append(result.compute_us)
         step.filled = self._filled(step)
         if step.filled:
             self._resources.update_resources(step)
             self._admission.look_again()
         output = self._results.read(step, result)
+        self._tenants.generate(output.sequences)
         self._free_retired()
         return output
 
@@ -345,11 +400,15 @@ class Scheduler:
         One of which an executor may have been lost runs alone until it gets further than before.
         """
         starts: list[Sequence] = []
+        late: list[Sequence] = []
         if self._suspect is not None and self._suspect.is_suspect and not self._suspect.is_finished:
             return starts
         self._suspect = None
         candidates = self._admission.candidates()
         while room > 0 and self._slots.num_free and (sequence := next(candidates, None)) is not None:
+            if self._is_late(sequence):
+                late.append(sequence)
+                continue
             if sequence.is_suspect:
                 if self._slots.num_used:
                     break
@@ -363,6 +422,10 @@ class Scheduler:
             check_prefix(self._kv, sequence)
             starts.append(sequence)
             room -= sequence.num_context_left
+        for sequence in late:
+            self._waiting.remove(sequence)
+            sequence.finish(FinishReason.ABORTED)
+        self._late += late
         now = self._clock() if starts else 0.0
         for sequence in starts:
             self._waiting.start(sequence)
@@ -372,18 +435,44 @@ class Scheduler:
         self._context.extend(starts)
         return starts
 
-    def _split_growing(self) -> tuple[list[Sequence], list[int]]:
-        """Sequences that begin a block in this step, and slots that must wait since no block is left for them."""
-        spare = self._kv.num_unpromised
+    def _is_late(self, sequence: Sequence) -> bool:
+        """Whether its next token would come behind its deadline: it takes at least a short step."""
+        if sequence.deadline == inf:
+            return False
+        return self._clock() + min(self._recent_us, default=0) / 1e6 > sequence.deadline
+
+    def _split_growing(self) -> tuple[list[Sequence], list[int], int]:
+        """Sequences that begin a block in this step, slots that must wait since no block is left for them, and how many
+        blocks are left to whoever has none set aside.
+        """
+        spare, num_tables = self._kv.num_unpromised, len(self._kv.groups)
         growing, stalled = [], []
         for sequence in self._sequences_of(self._generation.growing()):
-            if len(sequence.blocks) >= sequence.num_reserved:
-                if spare <= 0:
+            lacking = sequence.num_held + num_tables - sequence.num_reserved
+            if lacking > 0:
+                lacking = min(lacking, num_tables)
+                if lacking > spare:
                     stalled.append(sequence.slot)
                     continue
-                spare -= 1
+                spare -= lacking
             growing.append(sequence)
-        return growing, stalled
+        return growing, stalled, spare
+
+    def _fitted(self, chunks: list[ContextChunk], spare: int) -> list[ContextChunk]:
+        """Chunks cut to the blocks that are set aside for their sequences, and to `spare` further ones.
+
+        A chunk's own tokens take blocks in every group, also where its window will be past them with the result.
+        """
+        fitted, num_tables, size = [], len(self._kv.groups), self._kv.block_size
+        for chunk in chunks:
+            sequence = chunk.sequence
+            own = max(0, sequence.num_reserved - sequence.num_held)
+            end = min(chunk.end, (sequence.num_blocks + (own + spare) // num_tables) * size)
+            if end > chunk.start:
+                fitted.append(ContextChunk(sequence, chunk.start, end))
+                taken = (-(-end // size) - sequence.num_blocks) * num_tables
+                spare -= max(0, taken - own)
+        return fitted
 
     def _progress(self, step: ScheduledStep) -> None:
         """Moves on the sequences whose context has been planned."""
@@ -434,7 +523,7 @@ class Scheduler:
         return [sequence for sequence in self.running if sequence not in retiring]
 
     def _num_retiring(self) -> int:
-        return sum(len(sequence.blocks) for _, sequence in self._retiring)
+        return sum(sequence.num_held for _, sequence in self._retiring)
 
     def _sequences_of(self, slots: list[int]) -> list[Sequence]:
         return [sequence for slot in slots if (sequence := self._slots.by_slot[slot]) is not None]

@@ -15,6 +15,8 @@ class SchedulerStatistics:
         num_context_tokens: of all sequences at their starts.
         num_reused_tokens: of these, found in whole cached blocks.
         num_copied_tokens: of these, found in part of a block, which was copied.
+        num_recomputed_tokens: computed again, of sequences that go on: behind a pause, or on from another executor or
+            scheduler.
         num_evicted: cached blocks that made room.
     """
 
@@ -29,4 +31,5 @@ class SchedulerStatistics:
     num_context_tokens: int
     num_reused_tokens: int
     num_copied_tokens: int
+    num_recomputed_tokens: int
     num_evicted: int

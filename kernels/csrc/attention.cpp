@@ -3,11 +3,11 @@
 #include "attention.h"
 
 #include <algorithm>
-#include <cmath>
 #include <optional>
 #include <vector>
 
 #include "attention_amx.h"
+#include "attention_latent.h"
 #include "attention_softmax.h"
 #include "common/api.h"
 #include "common/lines.h"
@@ -69,7 +69,7 @@ void multiply(long num_rows, const T* a, long lda, Columns<T> b, float* c, long 
 }
 
 // A sum of 0 is that of a row that has seen nothing yet; what its largest is then does not matter.
-void merge(State into, State from, long rows, long head_dim) {
+void merge(State into, State from, long rows, long dim) {
   for (long r = 0; r < rows; ++r) {
     if (from.sum[r] == 0) continue;
     const bool is_first = into.sum[r] == 0;
@@ -78,9 +78,9 @@ void merge(State into, State from, long rows, long head_dim) {
     float new_scale = exp2(broadcast(from.largest[r] - largest))[0];
     into.largest[r] = largest;
     into.sum[r] = into.sum[r] * old_scale + from.sum[r] * new_scale;
-    for (long d = 0; d < head_dim; d += kWidth) {
-      Vec sum = load(into.output + r * head_dim + d) * old_scale + load(from.output + r * head_dim + d) * new_scale;
-      store(into.output + r * head_dim + d, sum);
+    for (long d = 0; d < dim; d += kWidth) {
+      Vec sum = load(into.output + r * dim + d) * old_scale + load(from.output + r * dim + d) * new_scale;
+      store(into.output + r * dim + d, sum);
     }
   }
 }
@@ -88,7 +88,7 @@ void merge(State into, State from, long rows, long head_dim) {
 // Grows to what the largest item needs and stays.
 template <class T>
 struct Scratch {
-  Lines<T> queries, weights;
+  Lines<T> queries, weights, values;  // the last of a latent cache
   Lines<float> scores, states;
   std::vector<const T*> vectors;
   Upcoming upcoming;
@@ -98,7 +98,8 @@ struct Scratch {
     queries.resize(rows * shape.head_dim);
     weights.resize(rows * kSplit);
     scores.resize(rows * kSplit);
-    states.resize(2 * State::size(rows, shape.head_dim));
+    states.resize(2 * State::size(rows, shape.value_dim()));
+    if (shape.is_latent()) values.resize(kSplit * shape.value_dim());
     vectors.resize(kSplit / kKeys * shape.head_dim / kWidth);
   }
 };
@@ -110,6 +111,7 @@ struct Worker {
   const T* q;
   long q_stride;  // between tokens
   T* out;
+  const float* sinks;  // of each query head, or null
   Scratch<T>& scratch;
   const Item* next;  // what this thread will probably compute behind this one, or null
 
@@ -121,7 +123,20 @@ struct Worker {
     return cache + block * shape().block() + item.kv_head * shape().head() + position % size * shape().head_dim;
   }
 
-  const T* values(const Item& item, long position) const { return keys(item, position) + shape().side(); }
+  const T* cached_values(const Item& item, long position) const { return keys(item, position) + shape().side(); }
+
+  // The values there, of the split whose keys begin at `begin`.
+  const T* values(const Item& item, long position, long begin) const {
+    return shape().is_latent() ? scratch.values.data() + (position - begin) * shape().value_dim()
+                               : cached_values(item, position);
+  }
+
+  void turn_values(const Item& item, long begin, long end) {
+    for (long key = begin; key < end; key += kKeys) {
+      turn_panel(keys(item, key), shape().value_dim(), std::min(kKeys, end - key),
+                 scratch.values.data() + (key - begin) * shape().value_dim());
+    }
+  }
 
   // Positions of a split that any query of the item sees: from a multiple of kKeys, up to.
   std::pair<long, long> range(const Item& item, long split) const {
@@ -139,10 +154,16 @@ struct Worker {
 
   long panel_bytes() const { return kKeys * shape().head_dim * static_cast<long>(sizeof(T)); }
 
-  // Blocks lie anywhere, and the hardware does not guess where the next one is.
-  void prefetch(const T* panel) const {
+  // Blocks lie anywhere, and the hardware does not guess where the next one is. Always inline: GCC takes a function
+  // that only fetches for one without effects, and drops calls of it.
+  [[gnu::always_inline]] void prefetch(const T* panel) const {
     constexpr long kStep = kLine / static_cast<long>(sizeof(T));
     for (long i = 0; i < kKeys * shape().head_dim; i += kStep) fetch(panel + i);
+  }
+
+  [[gnu::always_inline]] void prefetch_around(const Item& item, long key, long end) const {
+    if (key + kAhead < end) prefetch(keys(item, key + kAhead));
+    if (!shape().is_latent()) prefetch(cached_values(item, key));
   }
 
   // While a split's weights and output are computed, memory would have nothing to do: the next split's first keys.
@@ -168,6 +189,7 @@ struct Worker {
       const long high = std::clamp(plan.end_of(item.query + t), begin, end) - begin;
       soften_query(t * shape().groups(), low, high, round_up(end - begin), state);
     }
+    if (shape().is_latent()) turn_values(item, begin, end);
     weigh(item, begin, end, rows, state.output);
   }
 
@@ -183,8 +205,7 @@ struct Worker {
       long count = 0;
       for (long key = group; key < stop; key += kKeys) {
         const T* panel = keys(item, key);
-        if (key + kAhead < end) prefetch(keys(item, key + kAhead));
-        prefetch(values(item, key));
+        prefetch_around(item, key, end);
         for (int v = 0; v < kVecsOfPanel; ++v) scratch.vectors[count++] = panel + v * kWidth * kPack<T>;
       }
       multiply(rows, scratch.queries.data(), dim, {scratch.vectors.data(), count, 1, dim / kPack<T>, kKeys * kPack<T>},
@@ -195,8 +216,14 @@ struct Worker {
   // The rows of one query, which sees the keys from low to high: all largest scores first, which do not wait for each
   // other. Weights are there up to `end`.
   void soften_query(long row, long low, long high, long end, State state) {
-    const float scale = kLog2E / std::sqrt(static_cast<float>(shape().head_dim));
     const long behind = row + shape().groups();
+    float scale = kLog2E / shape().divisor;
+    if (shape().soft_cap != kNoCap) {
+      scale = kLog2E * shape().soft_cap;
+      for (long r = row; r < behind; ++r) {
+        squash(scratch.scores.data() + r * kSplit, 1 / (shape().divisor * shape().soft_cap), low, high);
+      }
+    }
     for (long r = row; r < behind; ++r) {
       state.largest[r] = largest_score(scratch.scores.data() + r * kSplit, low, high) * scale;
     }
@@ -212,10 +239,10 @@ struct Worker {
       if (is_on_amx()) return weigh_on_amx(item, begin, end, rows, output);
     }
 #endif
-    const long dim = shape().head_dim, num_vecs = dim / kWidth;
+    const long dim = shape().value_dim(), num_vecs = dim / kWidth;
     long count = 0;
     for (long key = begin; key < end; key += kKeys) {
-      const T* panel = values(item, key);
+      const T* panel = values(item, key, begin);
       for (long v = 0; v < num_vecs; ++v) scratch.vectors[count++] = panel + v * kWidth * kPack<T>;
     }
     multiply(rows, scratch.weights.data(), kSplit,
@@ -224,17 +251,14 @@ struct Worker {
   }
 
 #if defined(__AMX_BF16__)
-  bool is_on_amx() const { return sizeof(T) == 2 && is_for_amx(shape().head_dim); }
+  bool is_on_amx() const { return sizeof(T) == 2 && is_for_amx(shape().head_dim) && is_for_amx(shape().value_dim()); }
 
   // Panels in pairs; beside an odd one it is computed again, for scores that are ignored.
   void score_on_amx(const Item& item, long begin, long end, long rows) {
     for (long key = begin; key < end; key += 2 * kKeys) {
       const bool is_pair = key + kKeys < end;
       const long stop = rows <= kFewRows ? std::min(end, key + 2 * kKeys) : key;  // many rows wait for the products
-      for (long upcoming = key; upcoming < stop; upcoming += kKeys) {
-        if (upcoming + kAhead < end) prefetch(keys(item, upcoming + kAhead));
-        prefetch(values(item, upcoming));
-      }
+      for (long upcoming = key; upcoming < stop; upcoming += kKeys) prefetch_around(item, upcoming, end);
       amx_scores(rows, scratch.queries.data(), shape().head_dim, keys(item, key),
                  keys(item, is_pair ? key + kKeys : key), scratch.scores.data() + key - begin,
                  [this] { scratch.upcoming.fetch_one(); });
@@ -243,8 +267,8 @@ struct Worker {
 
   void weigh_on_amx(const Item& item, long begin, long end, long rows, float* output) {
     long count = 0;
-    for (long key = begin; key < end; key += kKeys) scratch.vectors[count++] = values(item, key);
-    amx_output(rows, scratch.weights.data(), scratch.vectors.data(), count, shape().head_dim, output,
+    for (long key = begin; key < end; key += kKeys) scratch.vectors[count++] = values(item, key, begin);
+    amx_output(rows, scratch.weights.data(), scratch.vectors.data(), count, shape().value_dim(), output,
                [this] { scratch.upcoming.fetch_one(); });
   }
 #endif
@@ -252,7 +276,7 @@ struct Worker {
   // What has been computed of an item, or of a part, stays in the scratch until it is published.
   State total(const Item& item) const { return State(scratch.states.data(), plan.rows_of(item)); }
 
-  long size_of_state(const Item& item) const { return State::size(plan.rows_of(item), shape().head_dim); }
+  long size_of_state(const Item& item) const { return State::size(plan.rows_of(item), shape().value_dim()); }
 
   void compute_part(const Item& item) {
     gather_queries(item);
@@ -264,7 +288,7 @@ struct Worker {
   }
 
   void compute(const Item& item) {
-    const long rows = plan.rows_of(item), dim = shape().head_dim, size = size_of_state(item);
+    const long rows = plan.rows_of(item), dim = shape().value_dim(), size = size_of_state(item);
     State total = this->total(item), next(scratch.states.data() + size, rows);
     if (item.num_parts > 0) std::fill_n(scratch.states.data(), size, 0.0f);
     for (long p = item.part; p < item.part + item.num_parts; ++p) {
@@ -281,22 +305,26 @@ struct Worker {
 
   void publish(const Item& item) {
     const State state = total(item);
-    const long groups = shape().groups(), dim = shape().head_dim;
+    const long groups = shape().groups(), dim = shape().value_dim();
     for (long r = 0; r < plan.rows_of(item); ++r) {
       const long token = plan.queries[item.query + r / groups], head = item.kv_head * groups + r % groups;
       T* to = out + (token * shape().num_qo_heads + head) * dim;
-      for (long d = 0; d < dim; d += kWidth) store(to + d, load(state.output + r * dim + d) / state.sum[r]);
+      float sum = state.sum[r];
+      // A sink that is larger by more leaves nothing of the keys either way.
+      if (sinks) sum += exp2(broadcast(std::min(sinks[head] * kLog2E - state.largest[r], 127.0f)))[0];
+      for (long d = 0; d < dim; d += kWidth) store(to + d, load(state.output + r * dim + d) / sum);
     }
   }
 };
 
 template <class T>
-void attend(Team& team, Plan& plan, const void* cache, const void* q, long q_stride, void* out) {
+void attend(Team& team, Plan& plan, const void* cache, const void* q, long q_stride, void* out, const float* sinks) {
   auto all = [&](const std::vector<Item>& items, auto compute, auto publish) {
     thread_local Scratch<T> scratch;
     scratch.reserve(plan.shape);
     Worker<T> worker{
-        plan, static_cast<const T*>(cache), static_cast<const T*>(q), q_stride, static_cast<T*>(out), scratch, nullptr};
+        plan,   static_cast<const T*>(cache), static_cast<const T*>(q), q_stride, static_cast<T*>(out), sinks, scratch,
+        nullptr};
     team.run(
         static_cast<long>(items.size()),
         [&](long i) {
@@ -315,14 +343,15 @@ void attend(Team& team, Plan& plan, const void* cache, const void* q, long q_str
 
 }  // namespace
 
-void attention(Team& team, Plan& plan, int is_bf16, const void* cache, const void* q, long q_stride, void* out) {
+void attention(Team& team, Plan& plan, int is_bf16, const void* cache, const void* q, long q_stride, void* out,
+               const float* sinks) {
   auto* run = is_bf16 ? &attend<bf16> : &attend<float>;
-  run(team, plan, cache, q, q_stride, out);
+  run(team, plan, cache, q, q_stride, out, sinks);
 }
 
 }  // namespace quire
 
 extern "C" void quire_attention_run(quire::Plan* plan, quire::Pool* pool, int is_bf16, const void* cache, const void* q,
-                                    long q_stride, void* out) {
-  pool->together([&](quire::Team& team) { quire::attention(team, *plan, is_bf16, cache, q, q_stride, out); });
+                                    long q_stride, void* out, const float* sinks) {
+  pool->together([&](quire::Team& team) { quire::attention(team, *plan, is_bf16, cache, q, q_stride, out, sinks); });
 }

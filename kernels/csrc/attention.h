@@ -5,6 +5,9 @@
 //   keys     [kv_head][token / 16][dim / kPack][16][kPack]        B of   scores = queries * keys^T
 //   values   [kv_head][token / kPack][dim][kPack]                 B of   output = weights * values
 //
+// A latent cache has keys only; their first numbers are the values. Panels of these are made of those of keys as they
+// are read, once for all queries of an item (attention_latent.h).
+//
 // The keys of a row are cut at multiples of kSplit positions. A split has its own softmax (maximum, sum, weighted
 // values), and splits are merged in order of position (Milakov and Gimelshein, 2018; Dao et al., 2022). Cuts and order
 // do not depend on the batch, on the chunk of a query, or on the number of threads. So a token's result is always the
@@ -26,13 +29,20 @@ inline constexpr long kSplit = 256;
 inline constexpr long kKeys = 16;      // keys of one panel
 inline constexpr long kMostRows = 48;  // rows (queries times heads of a group) of one item
 inline constexpr int kNoWindow = 0;
+inline constexpr float kNoCap = 0;
+inline constexpr int kNotLatent = 0;
 
 struct Shape {
   int num_qo_heads, num_kv_heads, head_dim, block_size, window;
+  int latent_dim;  // of a value that is a part of its key; kNotLatent: values are in the cache
+  float divisor;   // of a query's product with a key, which is then a score
+  float soft_cap;  // of scores; kNoCap: none
 
+  bool is_latent() const { return latent_dim != kNotLatent; }
+  int value_dim() const { return is_latent() ? latent_dim : head_dim; }
   int groups() const { return num_qo_heads / num_kv_heads; }
   long side() const { return static_cast<long>(block_size) * num_kv_heads * head_dim; }
-  long block() const { return 2 * side(); }
+  long block() const { return is_latent() ? side() : 2 * side(); }
   long head() const { return static_cast<long>(block_size) * head_dim; }
   long tile() const { return kMostRows > groups() ? kMostRows / groups() : 1; }  // queries of one item
 };
@@ -75,13 +85,13 @@ struct Plan {
 struct State {
   float* largest;  // [rows]
   float* sum;      // [rows]
-  float* output;   // [rows][head_dim]
+  float* output;   // [rows][dim], of values
 
-  static long size(long rows, long head_dim) { return rows * (head_dim + 2); }
+  static long size(long rows, long dim) { return rows * (dim + 2); }
   State(float* memory, long rows) : largest(memory), sum(memory + rows), output(memory + 2 * rows) {}
-  State from(long row, long head_dim) const {
+  State from(long row, long dim) const {
     State rest = *this;
-    rest.largest += row, rest.sum += row, rest.output += row * head_dim;
+    rest.largest += row, rest.sum += row, rest.output += row * dim;
     return rest;
   }
 };

@@ -1,4 +1,4 @@
-// Rotates queries and keys, and writes keys and values to their places in the cache.
+// Writes keys and values to their places in the cache; before, rotates queries and keys where there are angles.
 
 #include <algorithm>
 
@@ -9,7 +9,7 @@
 namespace quire {
 namespace {
 
-constexpr long kMostDim = 512;
+constexpr long kMostDim = 576;
 
 // Rotates pairs (d, d + half) of one head.
 template <class T, class Put>
@@ -51,9 +51,9 @@ template <class T>
 struct Append {
   const Plan& plan;
   T *cache, *q, *k;
-  const T* v;
+  const T* v;                         // not of a latent cache
   long q_stride, k_stride, v_stride;  // between tokens
-  const float* cos_sin;
+  const float* cos_sin;               // null: the keys are ready, and there are no queries
   const int64_t* positions;
   const int64_t* slots;
   long num_tokens;
@@ -61,13 +61,13 @@ struct Append {
   void token(long t) const {
     const Shape& shape = plan.shape;
     const long dim = shape.head_dim, half = dim / 2;
-    const float* angles = cos_sin + positions[t] * dim;
+    const float* angles = cos_sin ? cos_sin + positions[t] * dim : nullptr;
     T rotated[kMostDim];
     auto turn = [&](const T* x, T* to) {
       rotate(x, angles, half,
              [&](long d, Vec first, Vec second) { store(to + d, first), store(to + half + d, second); });
     };
-    for (int head = 0; head < shape.num_qo_heads; ++head) {
+    for (int head = 0; angles && head < shape.num_qo_heads; ++head) {
       T* x = q + t * q_stride + head * dim;
       if (half % kWidth == 0) {  // no number is rotated twice
         turn(x, x);
@@ -81,8 +81,10 @@ struct Append {
     const bool alone = t + 1 == num_tokens || slots[t + 1] != slots[t] + 1;
     T* keys = cache + block * shape.block();
     for (int head = 0; head < shape.num_kv_heads; ++head) {
-      turn(k + t * k_stride + head * dim, rotated);
-      put_key(keys + head * shape.head(), offset, dim, rotated);
+      const T* key = k + t * k_stride + head * dim;
+      if (angles) turn(key, rotated), key = rotated;
+      put_key(keys + head * shape.head(), offset, dim, key);
+      if (shape.is_latent()) continue;
       put_value(keys + shape.side() + head * shape.head(), offset, dim, v + t * v_stride + head * dim, alone);
     }
   }

@@ -54,7 +54,7 @@ class Planner {
   // Appends a part and returns where its state goes.
   long add_part(int row, int head, long query, long num_queries, long split) {
     const long state = num_floats_;
-    num_floats_ += State::size(num_queries * plan_.shape.groups(), plan_.shape.head_dim);
+    num_floats_ += State::size(num_queries * plan_.shape.groups(), plan_.shape.value_dim());
     plan_.parts.push_back({row, head, query, num_queries, split, split + 1, 0, 0, state});
     return state;
   }
@@ -143,9 +143,10 @@ class Planner {
 
 extern "C" {
 
-quire::Plan* quire_attention_new(int num_qo_heads, int num_kv_heads, int head_dim, int block_size, int window) {
+quire::Plan* quire_attention_new(int num_qo_heads, int num_kv_heads, int head_dim, int block_size, int window,
+                                 int latent_dim, float divisor, float soft_cap) {
   auto* plan = new quire::Plan{};
-  plan->shape = {num_qo_heads, num_kv_heads, head_dim, block_size, window};
+  plan->shape = {num_qo_heads, num_kv_heads, head_dim, block_size, window, latent_dim, divisor, soft_cap};
   return plan;
 }
 

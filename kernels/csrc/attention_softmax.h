@@ -31,6 +31,12 @@ inline void hide_others(float* scores, long pair, long low, long high) {
   }
 }
 
+// tanh(score * scale) in place of the scores of the keys from low to high, and of those beside them.
+inline void squash(float* scores, float scale, long low, long high) {
+  const Pairs pairs(low, high);
+  for (long k = pairs.begin; k < pairs.end; k += kWidth) store(scores + k, tanh(load(scores + k) * scale));
+}
+
 // Of no keys, it is that of a hidden one.
 inline float largest_score(float* scores, long low, long high) {
   if (low == high) return kHidden;

@@ -21,8 +21,9 @@ class AmxProduct {
         chunks_(blocks_ == 1 ? 1 : (steps() + kStepsOfChunk - 1) / kStepsOfChunk),
         tiles_(linear_shapes(height_)) {
     thread_local Lines<float> sums;
-    sums.resize((chunks_ == 1 ? 2 : blocks_) * kSums);
-    sums_ = sums.data();
+    const long size = (chunks_ == 1 ? 2 : blocks_) * kSums;
+    sums.resize(operands.adapted ? 2 * size : size);
+    sums_ = sums.data(), added_ = sums_ + size;
   }
 
   ~AmxProduct() { beside_.tile.finish(); }
@@ -36,11 +37,13 @@ class AmxProduct {
       const long from = steps() * chunk / chunks_, count = steps() * (chunk + 1) / chunks_ - from;
       for (long block = 0; block < blocks_; ++block) {
         const long row = std::min(begin_ + block * kAmxRows, end_ - height_);
-        float* sums = sums_ + (chunks_ == 1 ? (panel * blocks_ + block) % 2 : block) * kSums;
+        const long place = (chunks_ == 1 ? (panel * blocks_ + block) % 2 : block) * kSums;
+        float* sums = sums_ + place;
         amx_tile(of_.row_at(row) + from * kAmxDepth, of_.x_stride, count, columns(b, from), sums, chunk == 0, beside_);
         beside_.tile.finish();
         if (chunk + 1 == chunks_) {
-          beside_.tile = {of_.finish_of(panel), sums, of_.result_at(row, panel), of_.y_stride, height_};
+          const float* added = of_.add_to(added_ + place, panel, row, height_);
+          beside_.tile = {of_.finish_of(panel), sums, added, of_.result_at(row, panel), of_.y_stride, height_};
         }
       }
     }
@@ -49,17 +52,18 @@ class AmxProduct {
  private:
   static constexpr long kStepsOfChunk = 18;  // 36 KiB of a panel; rows pass through the rest of the cache
   static constexpr long kStep = kPanel * kAmxDepth, kSums = kPanel * kAmxRows;
-  static constexpr long kStepBytes = kStep * static_cast<long>(sizeof(W));
+  static constexpr long kStepBytes = kStep * static_cast<long>(sizeof(W)) / (kIsInt4<W> ? 2 : 1);
 
   // A tile whose sums are there, and how many of its rows are to be finished.
   struct Tile {
     Finish<Out> by;
-    const float* sums;
+    const float *sums, *added;
     Out* y;
     long y_stride, rows;
 
     void finish_row() {
-      by.row(sums, y);
+      by.row(sums, added, y);
+      if (added) added += kPanel;
       sums += kPanel, y += y_stride, --rows;
     }
 
@@ -85,7 +89,7 @@ class AmxProduct {
   // One block of rows waits for memory all the time, so it looks a little ahead, pair of k by pair of k. Several have
   // fetched the next panel when they are through with this one.
   void fetch_beside(long panel, const W* next) {
-    const bool is_alone = blocks_ == 1;
+    const bool is_alone = blocks_ == 1 && !kIsInt4<W>;
     const char* from = is_alone ? reinterpret_cast<const char*>(of_.panel_at(panel)) + kLookAhead
                                 : reinterpret_cast<const char*>(next);
     beside_.lines = is_alone ? kAmxDepth / 2 : (kStepBytes / kLine + blocks_ - 1) / blocks_;
@@ -106,7 +110,7 @@ class AmxProduct {
   const Operands<bf16, W, Out>& of_;
   const long begin_, end_, height_, blocks_, chunks_;
   const AmxTiles tiles_;
-  float* sums_;
+  float *sums_, *added_;
   Beside beside_{};
   alignas(64) bf16 wide_[2][kStep];
 };

@@ -10,9 +10,10 @@ namespace quire {
 namespace {
 
 // `residual` and `total` are null where there is nothing to add. Rows of x are `x_stride` apart, others dense.
-template <class T>
+template <class T, class W>
 struct RmsNorm {
-  const T *x, *residual, *weight;
+  const T *x, *residual;
+  const W* weight;
   T *out, *total;
   long heads, size, x_stride;  // x is [tokens][heads][size], x_stride between tokens
   float eps;
@@ -41,18 +42,18 @@ struct RmsNorm {
   }
 };
 
-template <class T>
+template <class T, class W>
 void normalize(Team& team, const void* x, const void* residual, const void* weight, void* out, void* total, long tokens,
                long heads, long size, long x_stride, float eps) {
-  RmsNorm<T> norm{static_cast<const T*>(x),
-                  static_cast<const T*>(residual),
-                  static_cast<const T*>(weight),
-                  static_cast<T*>(out),
-                  static_cast<T*>(total),
-                  heads,
-                  size,
-                  x_stride,
-                  eps};
+  RmsNorm<T, W> norm{static_cast<const T*>(x),
+                     static_cast<const T*>(residual),
+                     static_cast<const W*>(weight),
+                     static_cast<T*>(out),
+                     static_cast<T*>(total),
+                     heads,
+                     size,
+                     x_stride,
+                     eps};
   team.run_range(tokens * heads, 0.3 * static_cast<double>(size), [&](long begin, long end) {
     for (long i = begin; i < end; ++i) norm.row(i);
   });
@@ -60,17 +61,18 @@ void normalize(Team& team, const void* x, const void* residual, const void* weig
 
 }  // namespace
 
-void rms_norm(Team& team, int is_bf16, const void* x, const void* residual, const void* weight, void* out, void* total,
-              long tokens, long heads, long size, long x_stride, float eps) {
-  auto* run = is_bf16 ? &normalize<bf16> : &normalize<float>;
+void rms_norm(Team& team, int is_bf16, int is_weight_bf16, const void* x, const void* residual, const void* weight,
+              void* out, void* total, long tokens, long heads, long size, long x_stride, float eps) {
+  auto* run = !is_bf16 ? &normalize<float, float> : is_weight_bf16 ? &normalize<bf16, bf16> : &normalize<bf16, float>;
   run(team, x, residual, weight, out, total, tokens, heads, size, x_stride, eps);
 }
 
 }  // namespace quire
 
-extern "C" void quire_rms_norm(quire::Pool* pool, int is_bf16, const void* x, const void* residual, const void* weight,
-                               void* out, void* total, long tokens, long heads, long size, long x_stride, float eps) {
+extern "C" void quire_rms_norm(quire::Pool* pool, int is_bf16, int is_weight_bf16, const void* x, const void* residual,
+                               const void* weight, void* out, void* total, long tokens, long heads, long size,
+                               long x_stride, float eps) {
   pool->together([&](quire::Team& team) {
-    quire::rms_norm(team, is_bf16, x, residual, weight, out, total, tokens, heads, size, x_stride, eps);
+    quire::rms_norm(team, is_bf16, is_weight_bf16, x, residual, weight, out, total, tokens, heads, size, x_stride, eps);
   });
 }

@@ -6,6 +6,7 @@ a kernel of our own; with heads that FlashInfer does not know, all rows are comp
 has wrappers of its own, whose buffers stay where they are.
 """
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,22 +15,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from quire.kernels.attention import AttentionSpec, PagedBatch
+from quire.kernels.attention_window import within_window
 from quire.kernels.cuda.attention_context import TritonContext
 from quire.kernels.cuda.attention_decode import TritonDecode
 from quire.kernels.cuda.attention_shared import SharedDecode, plan_tasks, warm_up
 from quire.kernels.cuda.decode_choice import DecodeChoice
 from quire.kernels.cuda.flashinfer import FlashInferWrappers
 from quire.kernels.cuda.rope_append import rope_append
+from quire.kernels.kv_append import kv_append
 
 
 class CudaAttention:
     """Implements `AttentionBackend`, and `GraphAttention` of `quire.engine.model.cuda_graphs`."""
 
-    def __init__(self, spec: AttentionSpec) -> None:
+    def __init__(self, spec: AttentionSpec, workspace: Tensor | None = None) -> None:
+        """
+        Args:
+            workspace: of a sibling.
+        """
         self._spec = spec
         self._choice = DecodeChoice(spec)
-        self._wrappers = FlashInferWrappers(spec, self._choice.is_known)
-        self._context: Any = self._wrappers.context() if self._choice.is_known else TritonContext()
+        self._wrappers = FlashInferWrappers(spec, self._choice.is_known, workspace)
+        self._context: Any = self._wrappers.context() if self._choice.is_known else TritonContext(spec)
         self._generation = self._wrappers.generation()
         self._fixed: dict[int, Any] = {}
         self._block_ids = torch.empty(0, dtype=torch.int32, device=spec.device)
@@ -37,10 +44,14 @@ class CudaAttention:
         self._parts: list[tuple[Any, slice]] = []
         self._places: tuple[Tensor, Tensor] | None = None
         self._planned = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        if self._choice.is_plain:
+        if self._choice.can_share:
             warm_up(spec)
 
+    def sibling(self) -> "CudaAttention":
+        return CudaAttention(self._spec, self._wrappers.workspace)
+
     def plan(self, batch: PagedBatch) -> None:
+        batch = self._seen(batch)
         longer = np.flatnonzero(np.diff(batch.qo_indptr) > 1)
         num_context = int(longer[-1]) + 1 if len(longer) else 0
         first, num_tokens = (int(batch.qo_indptr[row]) for row in (num_context, -1))
@@ -62,13 +73,13 @@ class CudaAttention:
             return self._generation
         spec, indptr = self._spec, batch.kv_indptr[num_context:] - batch.kv_indptr[num_context]
         blocks = self._room(int(indptr[-1]))
-        decode = TritonDecode(self._room(count + 1), blocks, self._room(count))
+        decode = TritonDecode(spec, self._room(count + 1), blocks, self._room(count))
         self._plan(decode, batch, slice(num_context, None))
         if not prefixes:
             return decode
         groups = spec.num_qo_heads // spec.num_kv_heads
         tasks = plan_tasks(prefixes, indptr, spec.block_size, groups, spec.num_kv_heads)
-        return SharedDecode(decode, tasks, blocks, spec.num_qo_heads, spec.head_dim)
+        return SharedDecode(spec, decode, tasks, blocks)
 
     def _plan(self, wrapper: Any, batch: PagedBatch, rows: slice, *qo_indptr: Tensor, **options: Any) -> None:
         """Plan some of the rows."""
@@ -94,7 +105,8 @@ class CudaAttention:
         """
         if len(self._block_ids) < num_indices:
             self._block_ids = self._room(num_indices)
-        kind: Any = TritonDecode if self._choice.is_ours(num_rows) else self._wrappers.fixed_generation
+        ours = self._choice.is_ours(num_rows)
+        kind: Any = partial(TritonDecode, self._spec) if ours else self._wrappers.fixed_generation
         self._fixed[num_rows] = kind(self._room(num_rows + 1), self._block_ids, self._room(num_rows))
 
     def shares(self, batch: PagedBatch) -> bool:
@@ -103,7 +115,7 @@ class CudaAttention:
 
     def plan_fixed(self, batch: PagedBatch) -> None:
         """As `plan`, for a generation step of a size that was reserved; the device tensors of `batch` stay."""
-        num_rows = len(batch.kv_lens)
+        num_rows, batch = len(batch.kv_lens), self._seen(batch)
         self._settle()
         self._plan(self._fixed[num_rows], batch, slice(None))
         self._planned.record()
@@ -114,17 +126,29 @@ class CudaAttention:
         """What `append` reads until the next plan."""
         self._places = positions, slot_mapping
 
-    def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
+    def append(self, layer_kv: Tensor, k: Tensor, v: Tensor | None) -> None:
+        kv_append(layer_kv, k, v, self._placed()[1])
+
+    def rotate_append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
+        rope_append(layer_kv, q, k, v, cos_sin, *self._placed())
+
+    def _placed(self) -> tuple[Tensor, Tensor]:
         if self._places is None:
             raise RuntimeError("append before plan")
-        rope_append(layer_kv, q, k, v, cos_sin, *self._places)
+        return self._places
 
-    def run(self, layer_kv: Tensor, q: Tensor, out: Tensor | None = None) -> Tensor:
+    def run(self, layer_kv: Tensor, q: Tensor, out: Tensor | None = None, *, sinks: Tensor | None = None) -> Tensor:
+        self._spec.check_sinks(sinks)
+        options = {} if sinks is None else {"sinks": sinks}
         if out is None:
             out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
         for wrapper, tokens in self._parts:
-            wrapper.run(q[tokens], layer_kv, out=out[tokens])
+            wrapper.run(q[tokens], layer_kv, out=out[tokens], **options)
         return out
+
+    def _seen(self, batch: PagedBatch) -> PagedBatch:
+        """FlashInfer reads all blocks of a row, and would multiply what it hides by zero: also what is not a number."""
+        return within_window(batch, self._spec.sliding_window, self._spec.block_size)
 
     def _room(self, count: int) -> Tensor:
         return torch.zeros(count, dtype=torch.int32, device=self._spec.device)

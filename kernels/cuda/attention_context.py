@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from triton import language as tl
 
-from quire.kernels.cuda.attention_decode import LOG2_E, absorb
+from quire.kernels.attention import AttentionSpec
+from quire.kernels.cuda.attention_decode import LOG2_E, absorb, absorb_sinks, constants
 from quire.kernels.cuda.overlap import can_overlap, follow
 
 # Queries and tokens of one step of a program, warps that compute it, and steps in flight.
@@ -26,9 +27,10 @@ _TASK: Final = 5
 
 @triton.jit
 def _kernel(  # type: ignore[no-untyped-def]
-    q_ptr, cache_ptr, out_ptr, tasks_ptr, blocks_ptr, q_stride, scale, num_kv_heads: tl.constexpr,
-    groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr, block_size: tl.constexpr,
-    overlaps: tl.constexpr, queries: tl.constexpr, tile: tl.constexpr,
+    q_ptr, cache_ptr, out_ptr, tasks_ptr, blocks_ptr, sinks_ptr, q_stride, scale, overlaps: tl.constexpr,
+    has_sinks: tl.constexpr, window: tl.constexpr, queries: tl.constexpr, tile: tl.constexpr, cap: tl.constexpr,
+    num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
+    block_size: tl.constexpr,
 ):  # fmt: skip
     task, head = tasks_ptr + tl.program_id(0) * 5, tl.program_id(1)
     first, count, kv_len = tl.load(task), tl.load(task + 1), tl.load(task + 4)
@@ -36,21 +38,29 @@ def _kernel(  # type: ignore[no-untyped-def]
     lane, column = tl.arange(0, width), tl.arange(0, tile)
     token, qo_head = query // groups, head * groups + query % groups
     here = (token < count)[:, None] & (lane < head_dim)[None, :]
-    position = kv_len - count + token
+    # What is behind the row's last query does as that one does.
+    position = kv_len - count + tl.minimum(token, count - 1)
     follow(overlaps)
     row = (first + token).to(tl.int64)[:, None]
     place = qo_head[:, None] * head_dim + lane[None, :]
     q = tl.load(q_ptr + row * q_stride + place, mask=here, other=0.0)
-    highest = tl.full([queries], float("-inf"), tl.float32)
+    # Below all scores, and a number: a query may see nothing of the first tiles.
+    highest = tl.full([queries], -1e30, tl.float32)
     weights = tl.zeros([queries], tl.float32)
     total = tl.zeros([queries, width], tl.float32)
     blocks = blocks_ptr + tl.load(task + 3)
-    for start in range(0, tl.minimum(kv_len, tl.max(position, axis=0) + 1), tile):
+    begin = tl.maximum(tl.min(position, axis=0) - window + 1, 0) if window > 0 else 0
+    for start in range(begin, tl.minimum(kv_len, tl.max(position, axis=0) + 1), tile):
         at = start + column
+        visible = at[None, :] <= position[:, None]
+        if window > 0:
+            visible = visible & (at[None, :] > position[:, None] - window)
         highest, weights, total = absorb(
-            q, cache_ptr, blocks, at, at < kv_len, at[None, :] <= position[:, None], head, highest, weights, total,
-            scale, num_kv_heads, head_dim, width, block_size,
+            q, cache_ptr, blocks, at, at < kv_len, visible, head, highest, weights, total,
+            scale, cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
+    if has_sinks:
+        weights, total = absorb_sinks(sinks_ptr, qo_head, token < count, highest, weights, total)
     result = (total / weights[:, None]).to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + row * (num_kv_heads * groups * head_dim) + place, result, mask=here)
 
@@ -76,7 +86,8 @@ def context_tasks(
 class TritonContext:
     """Rows of several tokens; planned and run as FlashInfer's wrappers are."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: AttentionSpec) -> None:
+        self._spec = spec
         none = torch.empty(0, dtype=torch.int32)
         self._tasks, self._blocks = none, none
 
@@ -89,12 +100,11 @@ class TritonContext:
         tasks = context_tasks(qo_indptr.numpy(), indptr.numpy(), kv_lens, num_qo_heads // num_kv_heads)
         self._tasks, self._blocks = torch.from_numpy(tasks).to(blocks.device, non_blocking=True), blocks
 
-    def run(self, q: Tensor, layer_kv: Tensor, out: Tensor) -> None:
+    def run(self, q: Tensor, layer_kv: Tensor, out: Tensor, sinks: Tensor | None = None) -> None:
         """Into `out`, [num_tokens, num_qo_heads, head_dim], contiguous; q alike, but its tokens may lie apart."""
-        num_qo_heads, head_dim = q.shape[1:]
-        num_kv_heads, overlaps = layer_kv.shape[3], can_overlap(q)
-        _kernel[(len(self._tasks), num_kv_heads)](
-            q, layer_kv, out, self._tasks, self._blocks, q.stride(0), head_dim**-0.5 * LOG2_E, num_kv_heads,
-            num_qo_heads // num_kv_heads, head_dim, triton.next_power_of_2(head_dim), layer_kv.shape[2], overlaps,
-            _QUERIES, _TILE, num_warps=_WARPS, num_stages=_STAGES, launch_pdl=overlaps,
+        spec, overlaps = self._spec, can_overlap(q)
+        _kernel[(len(self._tasks), spec.num_kv_heads)](
+            q, layer_kv, out, self._tasks, self._blocks, self._tasks if sinks is None else sinks, q.stride(0),
+            LOG2_E / spec.divisor, overlaps, sinks is not None, spec.sliding_window or 0, _QUERIES, _TILE,
+            **constants(spec), num_warps=_WARPS, num_stages=_STAGES, launch_pdl=overlaps,
         )  # fmt: skip

@@ -12,6 +12,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
+from quire.kernels.attention import AttentionSpec
 from quire.kernels.cuda.overlap import can_overlap, follow
 
 # Of tensor cores; what is missing in a group of queries are zeros.
@@ -44,8 +45,8 @@ class Parts:
 
 @triton.jit
 def absorb(  # type: ignore[no-untyped-def]
-    q, cache_ptr, blocks_ptr, at, there, visible, head, highest, weights, total, scale, num_kv_heads: tl.constexpr,
-    head_dim: tl.constexpr, width: tl.constexpr, block_size: tl.constexpr,
+    q, cache_ptr, blocks_ptr, at, there, visible, head, highest, weights, total, scale, cap: tl.constexpr,
+    num_kv_heads: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr, block_size: tl.constexpr,
 ):  # fmt: skip
     """Add some tokens of a row to its queries' softmax.
 
@@ -55,6 +56,7 @@ def absorb(  # type: ignore[no-untyped-def]
         at, there: positions, and whether the row has them.
         visible: [1 or queries, positions], whether queries see them.
         highest, weights, total: [queries], [queries] and [queries, width] of the tokens before.
+        scale, cap: of products that become scores, in powers of two, and of scores as they were; no cap if 0.
     """
     lane = tl.arange(0, width)
     side: tl.constexpr = block_size * num_kv_heads * head_dim
@@ -65,7 +67,11 @@ def absorb(  # type: ignore[no-untyped-def]
     if width > head_dim:
         inside = inside & (lane < head_dim)[None, :]
     k = tl.load(key, mask=inside, other=0.0)
-    scores = tl.where(visible, tl.dot(q, tl.trans(k)) * scale, float("-inf"))
+    scores = tl.dot(q, tl.trans(k)) * scale
+    if cap > 0:
+        # cap * tanh(x / cap), where x is a power of two's exponent, as the result is.
+        scores = (1.4426950408889634 * cap) * (1 - 2 / (tl.exp2(scores * (2 / cap)) + 1))
+    scores = tl.where(visible, scores, float("-inf"))
     higher = tl.maximum(highest, tl.max(scores, axis=1))
     shares, shrink = tl.exp2(scores - higher[:, None]), tl.exp2(highest - higher)
     v = tl.load(key + side, mask=inside, other=0.0)
@@ -76,12 +82,22 @@ def absorb(  # type: ignore[no-untyped-def]
     )
 
 
+@triton.jit
+def absorb_sinks(sinks_ptr, head, there, highest, weights, total):  # type: ignore[no-untyped-def]
+    """Add the sinks of some query heads, [queries], to their softmax."""
+    sink = tl.load(sinks_ptr + head, mask=there, other=float("-inf")) * 1.4426950408889634
+    higher = tl.maximum(highest, sink)
+    shrink = tl.exp2(highest - higher)
+    return weights * shrink + tl.exp2(sink - higher), total * shrink[:, None]
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def _kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, out_ptr, indptr_ptr, blocks_ptr, last_ptr, skips_ptr, counts_ptr, highest_ptr, weights_ptr,
-    totals_ptr, q_stride, scale, num_rows, num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr,
-    width: tl.constexpr, block_size: tl.constexpr, overlaps: tl.constexpr, has_parts: tl.constexpr,
-    padded: tl.constexpr, tile: tl.constexpr,
+    totals_ptr, sinks_ptr, q_stride, scale, num_rows, overlaps: tl.constexpr, has_parts: tl.constexpr,
+    has_sinks: tl.constexpr, window: tl.constexpr, padded: tl.constexpr, tile: tl.constexpr, cap: tl.constexpr,
+    num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
+    block_size: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0) // num_kv_heads, tl.program_id(0) % num_kv_heads
     group, lane, token = tl.arange(0, padded), tl.arange(0, width), tl.arange(0, tile)
@@ -89,6 +105,8 @@ def _kernel(  # type: ignore[no-untyped-def]
     first = tl.load(indptr_ptr + row)
     length = (tl.load(indptr_ptr + row + 1) - first - 1) * block_size + tl.load(last_ptr + row)
     start = tl.load(skips_ptr + row) if has_parts else 0
+    if window > 0:
+        start = tl.maximum(length - window, 0)
     query = (head * groups + group)[:, None] * head_dim + lane[None, :]
     follow(overlaps)
     q = tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0)
@@ -99,7 +117,7 @@ def _kernel(  # type: ignore[no-untyped-def]
         at = position + token
         highest, weights, total = absorb(
             q, cache_ptr, blocks_ptr + first, at, at < length, (at < length)[None, :], head, highest, weights, total,
-            scale, num_kv_heads, head_dim, width, block_size,
+            scale, cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     if has_parts:
         for part in range(tl.load(counts_ptr + row)):
@@ -112,20 +130,34 @@ def _kernel(  # type: ignore[no-untyped-def]
             values = tl.load(values, mask=real, other=0.0)
             total = total * shrink[:, None] + values * share[:, None]
             highest = higher
+    if has_sinks:
+        weights, total = absorb_sinks(sinks_ptr, head * groups + group, group < groups, highest, weights, total)
     result = (total / weights[:, None]).to(out_ptr.dtype.element_ty)
     place = out_ptr + row.to(tl.int64) * (num_kv_heads * groups * head_dim) + query
     tl.store(place, result, mask=real)
 
 
+def constants(spec: AttentionSpec) -> dict[str, float]:
+    """What kernels are compiled for beside their tiles."""
+    return {
+        "cap": spec.logits_soft_cap or 0.0,
+        "num_kv_heads": spec.num_kv_heads,
+        "groups": spec.num_qo_heads // spec.num_kv_heads,
+        "head_dim": spec.head_dim,
+        "width": triton.next_power_of_2(spec.head_dim),
+        "block_size": spec.block_size,
+    }
+
+
 class TritonDecode:
     """One token of each row; planned and run as FlashInfer's wrappers are."""
 
-    def __init__(self, indptr: Tensor, blocks: Tensor, last_page_len: Tensor) -> None:
+    def __init__(self, spec: AttentionSpec, indptr: Tensor, blocks: Tensor, last_page_len: Tensor) -> None:
         """
         Args:
             indptr, blocks, last_page_len: buffers on the device that plans are written to.
         """
-        self._indptr, self._blocks, self._last = indptr, blocks, last_page_len
+        self._spec, self._indptr, self._blocks, self._last = spec, indptr, blocks, last_page_len
 
     def plan(
         self, indptr: Tensor, blocks: Tensor, last_page_len: Tensor, num_qo_heads: int, num_kv_heads: int,
@@ -136,16 +168,16 @@ class TritonDecode:
         self._blocks[: len(blocks)].copy_(blocks, non_blocking=True)
         self._last[: len(last_page_len)].copy_(last_page_len, non_blocking=True)
 
-    def run(self, q: Tensor, layer_kv: Tensor, out: Tensor, parts: Parts | None = None) -> None:
+    def run(
+        self, q: Tensor, layer_kv: Tensor, out: Tensor, sinks: Tensor | None = None, parts: Parts | None = None
+    ) -> None:
         """Into `out`, [num_rows, num_qo_heads, head_dim], contiguous; q alike, but rows need not follow each other."""
-        num_rows, num_qo_heads, head_dim = q.shape
-        num_kv_heads, overlaps = layer_kv.shape[3], can_overlap(q)
-        groups = num_qo_heads // num_kv_heads
-        none = self._indptr
+        spec, num_rows, overlaps, none = self._spec, len(q), can_overlap(q), self._indptr
+        padded = max(_LEAST_ROWS, triton.next_power_of_2(spec.num_qo_heads // spec.num_kv_heads))
         done = (none,) * 5 if parts is None else (parts.skips, parts.counts, parts.highest, parts.weights, parts.totals)
-        _kernel[(num_rows * num_kv_heads,)](
-            q, layer_kv, out, self._indptr, self._blocks, self._last, *done, q.stride(0), head_dim**-0.5 * LOG2_E,
-            num_rows, num_kv_heads, groups, head_dim, triton.next_power_of_2(head_dim), layer_kv.shape[2], overlaps,
-            parts is not None, max(_LEAST_ROWS, triton.next_power_of_2(groups)), _TILE, num_warps=_WARPS,
-            num_stages=_STAGES, launch_pdl=overlaps,
+        _kernel[(num_rows * spec.num_kv_heads,)](
+            q, layer_kv, out, self._indptr, self._blocks, self._last, *done,
+            none if sinks is None else sinks, q.stride(0), LOG2_E / spec.divisor, num_rows, overlaps,
+            parts is not None, sinks is not None, spec.sliding_window or 0, padded, _TILE, **constants(spec),
+            num_warps=_WARPS, num_stages=_STAGES, launch_pdl=overlaps,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor
 from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
-from quire.kernels.cuda.attention_decode import LOG2_E, Parts, TritonDecode, absorb
+from quire.kernels.cuda.attention_decode import LOG2_E, Parts, TritonDecode, absorb, constants
 from quire.kernels.cuda.overlap import can_overlap, follow
 from quire.kernels.cuda.shared_prefixes import SharedPrefix
 
@@ -39,8 +39,9 @@ _TASK: Final = 7
 @triton.jit(do_not_specialize=["num_rows"])
 def _kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, highest_ptr, weights_ptr, totals_ptr, tasks_ptr, members_ptr, blocks_ptr, q_stride, scale,
-    num_rows, num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
-    block_size: tl.constexpr, overlaps: tl.constexpr, queries: tl.constexpr, tile: tl.constexpr,
+    num_rows, overlaps: tl.constexpr, queries: tl.constexpr, tile: tl.constexpr, cap: tl.constexpr,
+    num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
+    block_size: tl.constexpr,
 ):  # fmt: skip
     task, head = tasks_ptr + tl.program_id(0) * 7, tl.program_id(1)
     start, stop, part = tl.load(task + 4), tl.load(task + 5), tl.load(task + 6)
@@ -61,7 +62,7 @@ def _kernel(  # type: ignore[no-untyped-def]
         at = position + token
         highest, weights, total = absorb(
             q, cache_ptr, blocks, at, at < stop, (at < stop)[None, :], head, highest, weights, total, scale,
-            num_kv_heads, head_dim, width, block_size,
+            cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     place = (part * num_rows + row).to(tl.int64) * (num_kv_heads * groups) + qo_head
     tl.store(highest_ptr + place, highest, mask=here)
@@ -115,7 +116,7 @@ def plan_tasks(
 class SharedDecode:
     """As a planned `TritonDecode`, for rows of which some share a prefix."""
 
-    def __init__(self, decode: TritonDecode, tasks: Tasks, blocks: Tensor, num_qo_heads: int, head_dim: int) -> None:
+    def __init__(self, spec: AttentionSpec, decode: TritonDecode, tasks: Tasks, blocks: Tensor) -> None:
         """
         Args:
             decode: planned for all rows.
@@ -126,23 +127,21 @@ class SharedDecode:
         there = torch.from_numpy(np.concatenate(arrays)).to(blocks.device, non_blocking=True)
         self._tasks, self._members, skips, counts = torch.split(there, [len(array) for array in arrays])
         self._num_tasks = len(tasks.tasks)
-        shape = (int(tasks.counts.max()), len(tasks.skips), num_qo_heads)
+        shape = (int(tasks.counts.max()), len(tasks.skips), spec.num_qo_heads)
         highest, weights = (torch.empty(shape, dtype=torch.float32, device=blocks.device) for _ in range(2))
-        totals = torch.empty(*shape, head_dim, dtype=torch.float32, device=blocks.device)
+        totals = torch.empty(*shape, spec.head_dim, dtype=torch.float32, device=blocks.device)
         self._parts = Parts(skips, counts, highest, weights, totals)
-        self._decode, self._blocks = decode, blocks
+        self._spec, self._decode, self._blocks = spec, decode, blocks
 
-    def run(self, q: Tensor, layer_kv: Tensor, out: Tensor) -> None:
+    def run(self, q: Tensor, layer_kv: Tensor, out: Tensor, sinks: Tensor | None = None) -> None:
         """Runs as `TritonDecode` does."""
-        num_rows, num_qo_heads, head_dim = q.shape
-        num_kv_heads, overlaps, parts = layer_kv.shape[3], can_overlap(q), self._parts
-        _kernel[(self._num_tasks, num_kv_heads)](
+        spec, overlaps, parts = self._spec, can_overlap(q), self._parts
+        _kernel[(self._num_tasks, spec.num_kv_heads)](
             q, layer_kv, parts.highest, parts.weights, parts.totals, self._tasks, self._members, self._blocks,
-            q.stride(0), head_dim**-0.5 * LOG2_E, num_rows, num_kv_heads, num_qo_heads // num_kv_heads, head_dim,
-            triton.next_power_of_2(head_dim), layer_kv.shape[2], overlaps, _QUERIES, _TILE, num_warps=_WARPS,
-            num_stages=_STAGES, launch_pdl=overlaps,
+            q.stride(0), LOG2_E / spec.divisor, len(q), overlaps, _QUERIES, _TILE, **constants(spec),
+            num_warps=_WARPS, num_stages=_STAGES, launch_pdl=overlaps,
         )  # fmt: skip
-        self._decode.run(q, layer_kv, out, parts)
+        self._decode.run(q, layer_kv, out, sinks, parts)
 
 
 def warm_up(spec: AttentionSpec) -> None:
@@ -154,5 +153,6 @@ def warm_up(spec: AttentionSpec) -> None:
     prefix = SharedPrefix(np.arange(2, dtype=np.int32), 1)
     groups = spec.num_qo_heads // spec.num_kv_heads
     tasks = plan_tasks([prefix], indptr, spec.block_size, groups, spec.num_kv_heads)
-    decode = TritonDecode(indptr_there, blocks, last_there)
-    SharedDecode(decode, tasks, blocks, spec.num_qo_heads, spec.head_dim).run(q, pool, torch.empty_like(q))
+    decode = TritonDecode(spec, indptr_there, blocks, last_there)
+    sinks = torch.zeros(spec.num_qo_heads, device=spec.device) if spec.has_sinks else None
+    SharedDecode(spec, decode, tasks, blocks).run(q, pool, torch.empty_like(q), sinks)

@@ -17,6 +17,7 @@ FLASHINFER: Final = AttentionKernels(
         {
             Capability.SLIDING_WINDOW,
             Capability.LOGITS_SOFT_CAP,
+            Capability.SINKS,
             Capability.FP8_KV_CACHE,
             Capability.CUDA_GRAPHS,
         }
@@ -28,10 +29,28 @@ FLASHINFER: Final = AttentionKernels(
 
 TRITON: Final = AttentionKernels(
     name="Triton",
-    capabilities=frozenset({Capability.SHARED_PREFIX, Capability.CUDA_GRAPHS}),
+    capabilities=frozenset(
+        {
+            Capability.SLIDING_WINDOW,
+            Capability.LOGITS_SOFT_CAP,
+            Capability.SINKS,
+            Capability.SHARED_PREFIX,
+            Capability.CUDA_GRAPHS,
+        }
+    ),
     device_type="cuda",
     dtypes=_DTYPES,
     head_dims=range(1, 257),
+)
+
+FLASHINFER_MLA: Final = AttentionKernels(
+    name="FlashInfer MLA",
+    capabilities=frozenset({Capability.LATENT, Capability.CUDA_GRAPHS}),
+    device_type="cuda",
+    dtypes=_DTYPES,
+    head_dims=(576,),
+    value_dims=(512,),
+    required=frozenset({Capability.LATENT}),
 )
 
 
@@ -41,7 +60,7 @@ def _load(options: SuiteOptions) -> KernelSuite:
         module = importlib.import_module("quire.kernels.cuda.suite")
     except ImportError as error:
         raise ValueError(f"{error}; install the extra 'gpu'") from error
-    suite: KernelSuite = module.cuda_suite(options.int8)
+    suite: KernelSuite = module.cuda_suite()
     return suite
 
 
@@ -49,7 +68,7 @@ BACKEND: Final = Backend(
     name="cuda",
     title="FlashInfer and Triton",
     needs=Requirements(device_type="cuda", compute_capability=(7, 5), packages=("flashinfer", "triton"), extra="gpu"),
-    capabilities=frozenset({Capability.INT8_WEIGHTS}),
-    attention=(FLASHINFER, TRITON),
+    capabilities=frozenset({Capability.FP8_WEIGHTS, Capability.INT8_WEIGHTS, Capability.INT4_WEIGHTS}),
+    attention=(FLASHINFER, TRITON, FLASHINFER_MLA),
     load=_load,
 )

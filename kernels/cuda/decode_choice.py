@@ -20,12 +20,14 @@ class DecodeChoice:
     Attributes:
         is_known: whether FlashInfer has kernels for these heads.
         is_plain: whether our own kernels can do what the spec asks.
+        can_share: whether prefixes may be computed once. With a window most of a prefix is seen by nobody.
     """
 
     def __init__(self, spec: AttentionSpec) -> None:
         self._spec = spec
         self.is_known = spec.head_dim in FLASHINFER_HEAD_DIMS
         self.is_plain = TRITON.unsupported_reason(spec) is None
+        self.can_share = self.is_plain and spec.sliding_window is None
 
     def is_ours(self, num_rows: int) -> bool:
         """Whether our own kernel decodes this number of rows."""
@@ -35,7 +37,7 @@ class DecodeChoice:
     def prefixes(self, batch: PagedBatch, num_context: int) -> list[SharedPrefix]:
         """Shared prefixes to compute once, among the rows behind the first `num_context`."""
         spec = self._spec
-        if not self.is_plain:
+        if not self.can_share:
             return []
         block_bytes = 2 * spec.block_size * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
         indptr = batch.kv_indptr[num_context:]

@@ -22,7 +22,8 @@ _STAGES: Final = 3
 
 @triton.jit
 def _kernel(  # type: ignore[no-untyped-def]
-    x_ptr, weight_ptr, bias_ptr, out_ptr, width, depth, has_bias: tl.constexpr, is_even: tl.constexpr,
+    x_ptr, weight_ptr, bias_ptr, scale_ptr, out_ptr, width, depth, has_bias: tl.constexpr,
+    has_scale: tl.constexpr, is_even: tl.constexpr,
     overlaps: tl.constexpr, columns: tl.constexpr, chunk: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(0) * columns + tl.arange(0, columns)
@@ -40,24 +41,30 @@ def _kernel(  # type: ignore[no-untyped-def]
         x = tl.load(x_ptr + start + lane, mask=there, other=other).to(tl.float32)
         total += tl.load(place + start, mask=also, other=other).to(tl.float32) * x[None, :]
     value = tl.sum(total, axis=1)
+    if has_scale:
+        value *= tl.load(scale_ptr + column, mask=inside, other=0.0)
     if has_bias:
         value += tl.load(bias_ptr + column, mask=inside, other=0.0).to(tl.float32)
     tl.store(out_ptr + column, value.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def row_product(x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> Tensor:
-    """x @ weight.T + bias, [1, out].
+def row_product(
+    x: Tensor, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype, scales: Tensor | None = None
+) -> Tensor:
+    """x @ weight.T * scales + bias, [1, out].
 
     Args:
         x: [1, in], contiguous.
-        weight: [out, in], contiguous.
+        weight: [out, in], contiguous; of any type that is narrower than float32.
+        scales: float32 [1, out]; None: all 1.
         out_dtype: what the sum is rounded to.
     """
     width, depth = weight.shape
     out = torch.empty((1, width), dtype=out_dtype, device=x.device)
     overlaps = can_overlap(x)
     _kernel[(triton.cdiv(width, _COLUMNS),)](
-        x, weight, weight if bias is None else bias, out, width, depth, bias is not None, depth % _CHUNK == 0,
+        x, weight, weight if bias is None else bias, x if scales is None else scales, out, width, depth,
+        bias is not None, scales is not None, depth % _CHUNK == 0,
         overlaps, _COLUMNS, _CHUNK, _STAGES, num_warps=1, launch_pdl=overlaps,
     )  # fmt: skip
     return out

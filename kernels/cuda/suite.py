@@ -2,31 +2,32 @@
 
 from dataclasses import replace
 
+from quire.kernels.adapters import adapts_products
+from quire.kernels.cuda.activation import activate
+from quire.kernels.cuda.adapters import CudaAdaptedLinear
 from quire.kernels.cuda.attention import CudaAttention
-from quire.kernels.cuda.gated_linear import gated
-from quire.kernels.cuda.linear import CudaLinear
+from quire.kernels.cuda.attention_latent import CudaLatentAttention
+from quire.kernels.cuda.experts import CudaExperts
+from quire.kernels.cuda.linear import cuda_linear
 from quire.kernels.cuda.logprobs import logprobs
 from quire.kernels.cuda.penalties import penalize
 from quire.kernels.cuda.rms_norm import add_rms_norm, rms_norm
 from quire.kernels.cuda.sampling import sample
-from quire.kernels.int8_linear import Int8Linear
-from quire.kernels.linear import LinearMaker
+from quire.kernels.gated_linear import gated
 from quire.kernels.reference import TORCH_SUITE
 from quire.kernels.suite import KernelSuite
 
 
-def cuda_suite(int8: bool = False) -> KernelSuite:
-    """
-    Args:
-        int8: whether linear layers keep their weights in 8-bit integers.
-    """
-    linear: LinearMaker = Int8Linear.pack if int8 else CudaLinear
+def cuda_suite() -> KernelSuite:
+    """Everything that an NVIDIA GPU has kernels for; the rest is the reference."""
     return replace(
         TORCH_SUITE,
         name="cuda",
-        attention=CudaAttention,
-        linear=linear,
-        gated_linear=gated(linear),
+        attention=lambda spec: CudaAttention(spec) if spec.value_dim is None else CudaLatentAttention(spec),
+        linear=cuda_linear,
+        gated_linear=gated(cuda_linear, activate),
+        adapted=adapts_products(CudaAdaptedLinear),
+        experts=CudaExperts,
         rms_norm=rms_norm,
         add_rms_norm=add_rms_norm,
         penalize=penalize,

@@ -13,10 +13,19 @@ from quire.kernels.native.library import DTYPES, NativeLibrary
 # A panel has 16 keys; a head is turned in halves of whole vectors and kept on the stack meanwhile.
 KERNELS: Final = AttentionKernels(
     name="C++",
-    capabilities=frozenset({Capability.SLIDING_WINDOW, Capability.SHARED_PREFIX}),
+    capabilities=frozenset(
+        {
+            Capability.SLIDING_WINDOW,
+            Capability.LOGITS_SOFT_CAP,
+            Capability.SINKS,
+            Capability.LATENT,
+            Capability.SHARED_PREFIX,
+        }
+    ),
     device_type="cpu",
     dtypes=DTYPES,
-    head_dims=range(32, 513, 16),
+    head_dims=range(32, 577, 16),
+    value_dims=range(16, 577, 16),
     block_size_step=16,
 )
 
@@ -40,7 +49,14 @@ class NativeAttention:
         self._library = library
         self._is_bf16 = spec.dtype == torch.bfloat16
         self.handle: int = library.attention_new(
-            spec.num_qo_heads, spec.num_kv_heads, spec.head_dim, spec.block_size, spec.sliding_window or 0
+            spec.num_qo_heads,
+            spec.num_kv_heads,
+            spec.head_dim,
+            spec.block_size,
+            spec.sliding_window or 0,
+            spec.value_dim or 0,
+            spec.divisor,
+            spec.logits_soft_cap or 0,
         )
         weakref.finalize(self, library.attention_delete, self.handle)
         self.num_passes = 0
@@ -57,6 +73,9 @@ class NativeAttention:
             raise RuntimeError("attention has no plan yet")
         return self._batch
 
+    def sibling(self) -> "NativeAttention":
+        return NativeAttention(self._spec, self._library)
+
     def plan(self, batch: PagedBatch) -> None:
         self._batch = batch
         self.num_passes = self._library.attention_plan(
@@ -69,26 +88,15 @@ class NativeAttention:
             batch.kv_lens.ctypes.data,
         )
 
-    def append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
-        self._library.attention_append(
-            self.handle,
-            self._library.pool,
-            self._is_bf16,
-            layer_kv.data_ptr(),
-            q.data_ptr(),
-            k.data_ptr(),
-            v.data_ptr(),
-            q.stride(0),
-            k.stride(0),
-            v.stride(0),
-            cos_sin.data_ptr(),
-            self.batch.positions.data_ptr(),
-            self.batch.slot_mapping.data_ptr(),
-            q.shape[0],
-        )
+    def append(self, layer_kv: Tensor, k: Tensor, v: Tensor | None) -> None:
+        self._append(layer_kv, None, k, v, None)
 
-    def run(self, layer_kv: Tensor, q: Tensor) -> Tensor:
-        out = torch.empty(q.shape, dtype=q.dtype)
+    def rotate_append(self, layer_kv: Tensor, q: Tensor, k: Tensor, v: Tensor, cos_sin: Tensor) -> None:
+        self._append(layer_kv, q, k, v, cos_sin)
+
+    def run(self, layer_kv: Tensor, q: Tensor, *, sinks: Tensor | None = None) -> Tensor:
+        self._spec.check_sinks(sinks)
+        out = torch.empty(*q.shape[:-1], self._spec.out_dim, dtype=q.dtype)
         self._library.attention_run(
             self.handle,
             self._library.pool,
@@ -97,5 +105,24 @@ class NativeAttention:
             q.data_ptr(),
             q.stride(0),
             out.data_ptr(),
+            None if sinks is None else sinks.data_ptr(),
         )
         return out
+
+    def _append(self, layer_kv: Tensor, q: Tensor | None, k: Tensor, v: Tensor | None, cos_sin: Tensor | None) -> None:
+        self._library.attention_append(
+            self.handle,
+            self._library.pool,
+            self._is_bf16,
+            layer_kv.data_ptr(),
+            None if q is None else q.data_ptr(),
+            k.data_ptr(),
+            None if v is None else v.data_ptr(),
+            0 if q is None else q.stride(0),
+            k.stride(0),
+            0 if v is None else v.stride(0),
+            None if cos_sin is None else cos_sin.data_ptr(),
+            self.batch.positions.data_ptr(),
+            self.batch.slot_mapping.data_ptr(),
+            k.shape[0],
+        )

@@ -9,13 +9,17 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from quire.kernels.activation import SILU, Activation
+from quire.kernels.adapters import Adaptation, AdaptedLinear, adapted
 from quire.kernels.backend import Backend, Capability, Requirements, SuiteOptions
+from quire.kernels.coded_weight import Weight
+from quire.kernels.experts import Experts, ExpertsShape, LinearExperts
 from quire.kernels.gated_linear import gated
-from quire.kernels.int8_linear import Int8Linear
-from quire.kernels.linear import Linear, LinearMaker, TorchLinear
+from quire.kernels.linear import Linear, torch_linear
 from quire.kernels.native import attention
 from quire.kernels.native.compiler import CompileError, NoCompiler
 from quire.kernels.native.decoder_blocks import fuse
+from quire.kernels.native.experts import NativeExperts
 from quire.kernels.native.levels import BF16_LEVELS, LEVELS, supported_levels
 from quire.kernels.native.library import DTYPES, NativeLibrary
 from quire.kernels.native.linear import NativeLinear
@@ -32,18 +36,30 @@ from quire.kernels.suite import KernelSuite
 logger = logging.getLogger(__name__)
 
 
-def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
-    """For tensors on the CPU, float32 or bfloat16; what is not written in C++ is the reference.
+def native_suite(library: NativeLibrary) -> KernelSuite:
+    """For tensors on the CPU, float32 or bfloat16; what is not written in C++ is the reference."""
 
-    Args:
-        int8: whether linear layers keep their weights in 8-bit integers.
-    """
+    def linear(weight: Weight, bias: Tensor | None, out_dtype: torch.dtype) -> Linear:
+        if weight.shape[1] % 2:
+            return torch_linear(weight, bias, out_dtype)
+        return NativeLinear.pack(library, weight, bias, out_dtype)
 
-    def linear(weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype, is_gated: bool) -> Linear:
-        if weight.shape[1] % 2 == 0:
-            return NativeLinear.pack(library, weight, bias, out_dtype, int8=int8, is_gated=is_gated)
-        maker: LinearMaker = Int8Linear.pack if int8 else TorchLinear
-        return (gated(maker) if is_gated else maker)(weight, bias, out_dtype)
+    def gated_linear(
+        weight: Weight, bias: Tensor | None, out_dtype: torch.dtype, activation: Activation = SILU
+    ) -> Linear:
+        if weight.shape[1] % 2:
+            return gated(torch_linear)(weight, bias, out_dtype, activation)
+        return NativeLinear.pack(library, weight, bias, out_dtype, activation=activation)
+
+    def adapted_linear(linear: Linear, adaptation: Adaptation) -> AdaptedLinear:
+        if isinstance(linear, NativeLinear):
+            return linear.with_adapters(adaptation.rows)
+        return adapted(linear, adaptation)
+
+    def experts(shape: ExpertsShape, activation: Activation) -> Experts:
+        if shape.hidden % 2 or shape.size % 2:
+            return LinearExperts(shape, activation, linear, gated_linear)
+        return NativeExperts(library, shape, activation)
 
     norm = NativeRmsNorm(library)
     return replace(
@@ -51,8 +67,10 @@ def native_suite(library: NativeLibrary, int8: bool = False) -> KernelSuite:
         name=BACKEND.name,
         zeros=lambda shape, dtype, device: zeros(shape, dtype),
         attention=lambda spec: attention.NativeAttention(spec, library),
-        linear=partial(linear, is_gated=False),
-        gated_linear=partial(linear, is_gated=True),
+        linear=linear,
+        gated_linear=gated_linear,
+        adapted=adapted_linear,
+        experts=experts,
         take_rows=NativeTakeRows(library),
         penalize=NativePenalize(library),
         sample=NativeSample(library),
@@ -69,7 +87,7 @@ def _load(options: SuiteOptions) -> KernelSuite:
     torch.set_num_threads(1)
     logger.info("computing with C++ kernels for %s on %d threads", level, options.num_threads)
     fast = frozenset({torch.bfloat16} if level in BF16_LEVELS else ())
-    return replace(native_suite(library, options.int8), fast_dtypes=fast)
+    return replace(native_suite(library), fast_dtypes=fast)
 
 
 def _library(levels: Sequence[str], num_threads: int) -> tuple[str, NativeLibrary]:
@@ -91,7 +109,7 @@ BACKEND: Final = Backend(
     name="native",
     title="C++ kernels",
     needs=Requirements(device_type="cpu", dtypes=DTYPES, instruction_sets=LEVELS["avx2"].needs),
-    capabilities=frozenset({Capability.INT8_WEIGHTS, Capability.FUSED_DECODER_BLOCKS}),
+    capabilities=frozenset({Capability.INT8_WEIGHTS, Capability.INT4_WEIGHTS, Capability.FUSED_DECODER_BLOCKS}),
     attention=(attention.KERNELS,),
     load=_load,
 )

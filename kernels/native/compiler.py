@@ -39,9 +39,12 @@ def compiled_library(level: str, cache: Path | None = None) -> Path:
     flags = (*_COMMON_FLAGS, "-mtune=native", *LEVELS[level].flags)
     folder = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quire" / "native"
     library = folder / f"{level}-{_digest(compiler, flags)}.so"
+    if library.is_file():
+        return library
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{level}.lock").open("w") as lock:
+        # One lock for each library: another version's is compiled at the same time.
+        with library.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not library.is_file():
                 _compile(compiler, flags, library)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quire.kernels.decoder_blocks import Block, BlockShape, FusedBlocks
+from quire.kernels.native.adapters import Rows
 from quire.kernels.native.attention import NativeAttention
 from quire.kernels.native.library import NativeLibrary
 from quire.kernels.native.linear import Matrix, NativeLinear
@@ -64,6 +65,8 @@ class NativeDecoderBlocks:
         )  # fmt: skip
         self._widths = (qkv.matrix.outputs, q_size, k_size, q_size, gated_stride)
         self._blocks = (_Block * len(blocks))(*(_Block(**_fields(block)) for block in blocks))
+        linears = [_native(getattr(block, name), NativeLinear) for block in blocks for name in _LINEARS]
+        self._adapters = [linear.adapters for linear in linears if linear.adapters is not None]
         self._room = [torch.empty(0)] * len(self._widths)
         self._capacity = 0
 
@@ -86,8 +89,19 @@ class NativeDecoderBlocks:
             num_tokens,
             None if rows is None else rows.data_ptr(),
             num_rows,
+            *self._adapted(),
         )
         return x[:num_rows]
+
+    def _adapted(self) -> tuple[Any, Any]:
+        """Adapters of all tokens, and of the rows that are wanted, for C++."""
+        rows = self._adapters[0].rows if self._adapters else None
+        if rows is None or rows.places is None or rows.kept is None:
+            return None, None
+        stride = max(adapters.stride for adapters in self._adapters)
+        if not stride:
+            return None, None
+        return ctypes.byref(Rows.of(rows.places, stride)), ctypes.byref(Rows.of(rows.kept, stride))
 
 
 def fuse(library: NativeLibrary, shape: BlockShape, blocks: Sequence[Block]) -> FusedBlocks | None:

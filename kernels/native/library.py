@@ -45,15 +45,18 @@ class NativeLibrary:
         weakref.finalize(self, delete, self.pool)
         self.linear_pack = self._declare("quire_linear_pack", _INT, _INT, *[_POINTER] * 2, *[_LONG] * 2)
         self.linear = self._declare(
-            "quire_linear", _POINTER, _INT, _INT, _POINTER, _LONG, *[_POINTER] * 2, *[_LONG] * 2
+            "quire_linear", _POINTER, _INT, _INT, _POINTER, _LONG, *[_POINTER] * 2, *[_LONG] * 2, _POINTER
         )
-        self.rms_norm = self._declare("quire_rms_norm", _POINTER, _INT, *[_POINTER] * 5, *[_LONG] * 4, _FLOAT)
+        self.experts = self._declare(
+            "quire_experts", _POINTER, _INT, *[_POINTER] * 3, _LONG, *[_POINTER] * 2, *[_LONG] * 2, _POINTER
+        )
+        self.rms_norm = self._declare("quire_rms_norm", _POINTER, *[_INT] * 2, *[_POINTER] * 5, *[_LONG] * 4, _FLOAT)
         self.take_rows = self._declare("quire_take_rows", _POINTER, *[_POINTER] * 3, *[_LONG] * 2)
-        self.attention_new = self._declare("quire_attention_new", *[_INT] * 5, result=_POINTER)
+        self.attention_new = self._declare("quire_attention_new", *[_INT] * 6, *[_FLOAT] * 2, result=_POINTER)
         self.attention_delete = self._declare("quire_attention_delete", _POINTER)
         self.attention_plan = self._declare("quire_attention_plan", _POINTER, _INT, _INT, *[_POINTER] * 4, result=_LONG)
         self.attention_run = self._declare(
-            "quire_attention_run", _POINTER, _POINTER, _INT, *[_POINTER] * 2, _LONG, _POINTER
+            "quire_attention_run", _POINTER, _POINTER, _INT, *[_POINTER] * 2, _LONG, *[_POINTER] * 2
         )
         self.attention_append = self._declare(
             "quire_attention_append", _POINTER, _POINTER, _INT, *[_POINTER] * 4, *[_LONG] * 3, *[_POINTER] * 3, _LONG
@@ -65,7 +68,9 @@ class NativeLibrary:
         self.logprobs = self._declare(
             "quire_logprobs", *[_POINTER] * 2, _LONG, _POINTER, _LONG, _POINTER, _LONG, *[_POINTER] * 2
         )
-        self.decoder_blocks = self._declare("quire_decoder_blocks", *[_POINTER] * 7, _LONG, _POINTER, _LONG)
+        self.decoder_blocks = self._declare(
+            "quire_decoder_blocks", *[_POINTER] * 7, _LONG, _POINTER, _LONG, *[_POINTER] * 2
+        )
 
     def _declare(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:
         function = self._library[name]

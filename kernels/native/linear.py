@@ -1,67 +1,78 @@
 """Weights in panels, in C++."""
 
 import ctypes
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from quire.kernels.int8_linear import quantized
+from quire.kernels.activation import Activation
+from quire.kernels.adapters import AdapterRows, LowRank
+from quire.kernels.coded_weight import CodedWeight, Weight, int8_parts
+from quire.kernels.native.adapters import NativeAdapters, Rows
+from quire.kernels.native.int4 import is_int4, packed_codes, scales_and_zeros
 from quire.kernels.native.library import NativeLibrary
-
-PANEL: Final = 32
-"""Columns that are packed together; `kPanel` in tile.h."""
+from quire.kernels.native.panels import PANEL, in_panels
 
 
 class Matrix(ctypes.Structure):
     """`quire::Matrix` of api.h."""
 
     _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("packed", "scale", "bias")],
-        *[(name, ctypes.c_long) for name in ("columns", "depth", "outputs")],
-        ("is_gated", ctypes.c_int),
+        *[(name, ctypes.c_void_p) for name in ("packed", "scale", "zero", "bias", "adapters")],
+        *[(name, ctypes.c_long) for name in ("columns", "depth", "outputs", "group")],
+        ("gate", ctypes.c_int),
+        *[(name, ctypes.c_float) for name in ("alpha", "limit")],
     ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeLinear:
-    """Implements `Linear`.
+    """Implements `AdaptedLinear`; without `adapters`, `Linear`.
 
     Attributes:
-        packed: the matrix in panels, of the rows' type, or int8.
-        scale: float32 [out], where `packed` is int8.
-        bias: float32 [out] or None.
+        tensors: the matrix in panels, of the rows' type, int8, or two int4 to a byte; scales and zeros of codes; bias.
         matrix: all of it for C++.
+        adapters: what is added to some rows; None: nothing ever is.
     """
 
     library: NativeLibrary
-    packed: Tensor
-    scale: Tensor | None
-    bias: Tensor | None
+    tensors: tuple[Tensor | None, ...]
     matrix: Matrix
     out_dtype: torch.dtype
+    adapters: NativeAdapters | None = None
 
     @classmethod
     def pack(
-        cls, library: NativeLibrary, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype, *,
-        int8: bool = False, is_gated: bool = False,
+        cls, library: NativeLibrary, weight: Weight, bias: Tensor | None, out_dtype: torch.dtype, *,
+        activation: Activation | None = None,
     ) -> "NativeLinear":  # fmt: skip
-        """`weight` is [out, in] on the CPU, float32 or bfloat16, which is the rows' type; `in` is even."""
-        dense, scale = quantized(weight) if int8 else (weight, None)
-        outputs = len(weight) // 2 if is_gated else len(weight)
-        dense = _in_panels(dense, is_gated)
-        scale, wide = (None if part is None else _in_panels(part.float(), is_gated) for part in (scale, bias))
-        columns, depth = dense.shape
-        packed = library.arena.empty(columns * depth, dense.dtype)
-        is_bf16 = weight.dtype == torch.bfloat16
-        library.linear_pack(is_bf16, int8, dense.data_ptr(), packed.data_ptr(), columns, depth)
-        matrix = Matrix(packed.data_ptr(), _address(scale), _address(wide), columns, depth, outputs, is_gated)
-        return cls(library, packed, scale, wide, matrix, out_dtype)
+        """`weight` is [out, in] on the CPU, float32 or bfloat16, which is the rows' type; `in` is even.
+        Plain int8 and int4 codes stay as they are, others are widened. With an activation the layer is gated."""
+        tensors: tuple[Tensor | None, ...]
+        is_gated, dtype, depth = activation is not None, weight.dtype, weight.shape[1]
+        outputs = weight.shape[0] // 2 if is_gated else weight.shape[0]
+        wide = None if bias is None else in_panels(bias.float(), is_gated)
+        if isinstance(weight, CodedWeight) and is_int4(weight):
+            codes, group = packed_codes(weight, is_gated), weight.group
+            columns = len(codes) * PANEL
+            tensors = _kept(library, codes), *scales_and_zeros(weight, is_gated), wide
+        else:
+            rows, scales = int8_parts(weight)
+            dense, group = in_panels(rows, is_gated), 0
+            scale = None if scales is None else in_panels(scales.float(), is_gated)
+            columns, packed = len(dense), library.arena.empty(dense.numel(), dense.dtype)
+            is_bf16 = dtype == torch.bfloat16
+            library.linear_pack(is_bf16, scale is not None, dense.data_ptr(), packed.data_ptr(), columns, depth)
+            tensors = packed, scale, None, wide
+        matrix = Matrix(*map(_address, tensors), None, columns, depth, outputs, group, *_gate(activation))
+        return cls(library, tensors, matrix, out_dtype)
 
     def __call__(self, x: Tensor) -> Tensor:
         num_tokens = x.shape[0]
         y = torch.empty((num_tokens, self.matrix.outputs), dtype=self.out_dtype)
+        rows = self._adapted_rows(x)
         self.library.linear(
             self.library.pool,
             x.dtype == torch.bfloat16,
@@ -72,18 +83,43 @@ class NativeLinear:
             y.data_ptr(),
             self.matrix.outputs,
             num_tokens,
+            None if rows is None else ctypes.byref(rows),
         )
         return y
 
+    def with_adapters(self, rows: AdapterRows) -> "NativeLinear":
+        """The same layer, which takes adapters."""
+        is_gated = bool(self.matrix.gate)
+        adapters = NativeAdapters(rows, self.matrix.outputs * (2 if is_gated else 1), is_gated)
+        matrix = Matrix.from_buffer_copy(self.matrix)
+        matrix.adapters = ctypes.addressof(adapters.table)
+        return replace(self, matrix=matrix, adapters=adapters)
 
-def _in_panels(rows: Tensor, is_gated: bool) -> Tensor:
-    """Filled up with zeros to whole panels; of a gated layer's rows, every panel gets gates and what they gate."""
-    num_parts, rest = 2 if is_gated else 1, rows.shape[1:]
-    parts = rows.view(num_parts, -1, *rest)
-    width = PANEL // num_parts
-    missing = parts.new_zeros(num_parts, -parts.shape[1] % width, *rest)
-    filled = torch.cat((parts, missing), dim=1).view(num_parts, -1, width, *rest)
-    return filled.transpose(0, 1).reshape(-1, *rest).contiguous()
+    def adapt(self, place: int, parts: Sequence[LowRank]) -> None:
+        """As `AdaptedLinear.adapt`.
+
+        Raises:
+            ValueError: this layer takes no adapters.
+        """
+        if self.adapters is None:
+            raise ValueError("this layer was made without adapters")
+        self.adapters.adapt(place, parts)
+
+    def _adapted_rows(self, x: Tensor) -> Rows | None:
+        places = None if self.adapters is None else self.adapters.rows.of(x)
+        if self.adapters is None or places is None or not self.adapters.stride:
+            return None
+        return Rows.of(places, self.adapters.stride)
+
+
+def _kept(library: NativeLibrary, tensor: Tensor) -> Tensor:
+    """What is read whole in every step, in huge pages."""
+    kept = library.arena.empty(tensor.numel(), tensor.dtype)
+    return kept.copy_(tensor.flatten())
+
+
+def _gate(activation: Activation | None) -> tuple[int, float, float]:
+    return (0, 0.0, 0.0) if activation is None else (activation.gate, activation.alpha, activation.limit)
 
 
 def _address(tensor: Tensor | None) -> int | None:

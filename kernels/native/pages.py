@@ -1,7 +1,9 @@
 """Memory in huge pages: the processor finds 2 MiB with one look-up in place of 512, and reads ahead further."""
 
+import ctypes
 import math
 import mmap
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
@@ -12,18 +14,32 @@ from torch import Tensor
 _HUGE: Final = 2 << 20
 _CHUNK: Final = 64 << 20
 _LINE: Final = 64
+# MADV_POPULATE_WRITE of madvise(2).
+_POPULATE_WRITE: Final = 23
+# Name of the threads that touch pages.
+TOUCHING: Final = "quire-pages"
 
 
 def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """On the CPU, in huge pages where the system gives them.
 
-    Every page is written to now. The system clears a page when it is first touched, and no step should wait for that.
-    Missing memory is found at the start, too.
+    The system clears a page when it is first touched, and no step should wait for that. So a thread touches all, from
+    the first to the last, from now on.
 
     Raises:
         OSError: there is not so much memory.
     """
-    return _untouched(math.prod(shape) * dtype.itemsize).zero_().view(dtype).view(*shape)
+    memory = _untouched(math.prod(shape) * dtype.itemsize)
+    threading.Thread(target=_touch, args=(memory,), name=TOUCHING, daemon=True).start()
+    return memory.view(dtype).view(*shape)
+
+
+def _touch(memory: Tensor) -> None:
+    """Makes all pages be there; whatever others write to them meanwhile stays."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for chunk in torch.split(memory, _CHUNK):
+        if libc.madvise(ctypes.c_void_p(chunk.data_ptr()), ctypes.c_size_t(len(chunk)), _POPULATE_WRITE):
+            return  # a system before Linux 5.14: who writes first waits
 
 
 def _untouched(size: int) -> Tensor:

@@ -31,6 +31,7 @@ class NativeRmsNorm:
         self.library.rms_norm(
             self.library.pool,
             x.dtype == torch.bfloat16,
+            weight.dtype == torch.bfloat16,
             x.data_ptr(),
             None if residual is None else residual.data_ptr(),
             weight.data_ptr(),

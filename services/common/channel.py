@@ -9,18 +9,22 @@ from quire.engine.api.errors import StartupError, Unavailable
 from quire.protos.channel import DEFAULT_KEEPALIVE, Keepalive, channel_options
 from quire.protos.credentials import PLAIN, Credentials, open_aio_channel
 
+DEFAULT_STALL_SECONDS: Final = 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class Connector:
     """How one service reaches others.
 
     Attributes:
-        keepalive: when a service that hangs is given up.
-        credentials: what it is shown, and how it is known.
+        keepalive: when a connection is given up that the network has cut off.
+        credentials: what a service is shown, and how it is known.
+        stall_seconds: how long a service may leave questions unanswered before it is given up.
     """
 
     keepalive: Keepalive = DEFAULT_KEEPALIVE
     credentials: Credentials = PLAIN
+    stall_seconds: float = DEFAULT_STALL_SECONDS
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -19,6 +19,9 @@ from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
 from quire.protos.status import code_of, retry_delay
 from quire.services.common.intake import SMALL_BYTES, Intake
 from quire.services.common.utf8 import find_broken_utf8
+
+# Called with the method, the caller's address and what the call ends with.
+OnRefusal: TypeAlias = Callable[[str, str, RequestError], None]
 
 
 class RefusalInterceptor(grpc.aio.ServerInterceptor):
@@ -35,7 +38,7 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
         self,
         write_seconds: float | None = None,
         intake: Intake | None = None,
-        on_refusal: Callable[[RequestError], None] | None = None,
+        on_refusal: OnRefusal | None = None,
     ) -> None:
         self._on_refusal = on_refusal
         self._write_seconds = write_seconds
@@ -51,24 +54,27 @@ class RefusalInterceptor(grpc.aio.ServerInterceptor):
             return _without(handler_call_details.method)
         if handler.stream_unary is not None:
             return handler
-        decode: Any = _tolerant(handler.request_deserializer, _input_type(handler_call_details.method))
+        method = handler_call_details.method
+        decode: Any = _tolerant(handler.request_deserializer, _input_type(method))
         if self._intake is not None:
             decode = _deferring(decode, self._intake.max_bytes)
         if handler.stream_stream is not None:
-            both: Any = self._refusing(_writing(self._reading_each(handler.stream_stream), self._write_seconds))
+            both: Any = self._refusing(_writing(self._reading_each(handler.stream_stream), self._write_seconds), method)
             return grpc.stream_stream_rpc_method_handler(both, decode, handler.response_serializer)
         if handler.unary_unary is not None:
-            unary: Any = self._refusing(self._reading_one(handler.unary_unary))
+            unary: Any = self._refusing(self._reading_one(handler.unary_unary), method)
             return grpc.unary_unary_rpc_method_handler(unary, decode, handler.response_serializer)
         # Ours yield their answers; that of gRPC's health service is awaited and writes them to its context.
         stream: Any = handler.unary_stream
         if inspect.isasyncgenfunction(stream):
             stream = _writing(stream, self._write_seconds)
-        stream = self._refusing(self._reading_one(stream))
+        stream = self._refusing(self._reading_one(stream), method)
         return grpc.unary_stream_rpc_method_handler(stream, decode, handler.response_serializer)
 
-    def _refusing(self, behavior: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        return _refusing(behavior, self._on_refusal)
+    def _refusing(self, behavior: Callable[..., Awaitable[Any]], method: str) -> Callable[..., Awaitable[Any]]:
+        if self._on_refusal is None:
+            return _refusing(behavior, None)
+        return _refusing(behavior, partial(self._on_refusal, method))
 
     async def _read(self, message: Any) -> Any:
         """The message, parsed; raises what is wrong with it."""
@@ -168,7 +174,7 @@ def _deferring(decode: Callable[[bytes], Any], max_bytes: int) -> Callable[[byte
 
 
 def _refusing(
-    behavior: Callable[..., Awaitable[Any]], on_refusal: Callable[[RequestError], None] | None
+    behavior: Callable[..., Awaitable[Any]], on_refusal: Callable[[str, RequestError], None] | None
 ) -> Callable[..., Awaitable[Any]]:
     async def call(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
@@ -176,7 +182,7 @@ def _refusing(
         except RequestError as error:
             refusal = to_status(error)
             if on_refusal is not None:
-                on_refusal(error)
+                on_refusal(context.peer(), error)
         except asyncio.CancelledError:
             # Its caller has gone, or the service ends. gRPC would log it as an error that nobody handled.
             if context.done():

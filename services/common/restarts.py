@@ -2,7 +2,7 @@
 
 from typing import Final
 
-FIRST_PAUSE_SECONDS: Final = 0.5
+FIRST_PAUSE_SECONDS: Final = 0.1
 LONGEST_PAUSE_SECONDS: Final = 30.0
 # One that has run for so long begins again with the first pause.
 STEADY_SECONDS: Final = 60.0

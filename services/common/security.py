@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import grpc
 
+from quire.engine.api.errors import RequestError, Unavailable
 from quire.services.common.certificates import ServerCertificates
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,12 @@ class ServerSecurity:
 
 
 OPEN: Final = ServerSecurity()
+
+
+def log_refusal(method: str, peer: str, error: RequestError) -> None:
+    """A line for each call that a service refuses another, unless it cannot serve any: there should be none."""
+    if not isinstance(error, Unavailable):
+        logger.warning("%s of %s is refused: %s", method.rpartition("/")[2], peer, error)
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):

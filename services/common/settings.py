@@ -26,7 +26,7 @@ from quire.protos.address import OptionalAddress
 from quire.protos.channel import DEFAULT_KEEPALIVE, MIN_KEEPALIVE_SECONDS, Keepalive
 from quire.protos.credentials import Credentials, read_tokens
 from quire.services.common.certificates import CertificateFiles, ServerCertificates
-from quire.services.common.channel import Connector
+from quire.services.common.channel import DEFAULT_STALL_SECONDS, Connector
 from quire.services.common.logs import LogFormat
 from quire.services.common.security import ServerSecurity
 
@@ -49,6 +49,7 @@ _WORDS: Final = MappingProxyType(
 # What marks a setting that has no flag.
 _POSITIONAL: Final = get_args(CliPositionalArg)[-1]
 _NO_DEFAULT: Final = re.compile(r" *\(default(: (None|null|\(\)|\[\])?| factory: \w+)\)$")
+MIN_STALL_SECONDS: Final = 0.5
 # Of a frontend.
 MAX_WORKERS: Final = 64
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -111,6 +112,11 @@ class ServiceSettings(ProcessSettings):
     """How long it may take to answer the ping before its connection ends. Both together are the longest time until a
     hang is noticed."""
 
+    stall_seconds: float = Field(DEFAULT_STALL_SECONDS, ge=MIN_STALL_SECONDS, le=3600)
+    """How long this process may make no progress before it ends itself with exit code 70: its event loop, and a step
+    beyond the time that steps of its size take. Another service may leave questions unanswered for as long before it is
+    given up."""
+
     tls_cert: Path | None = None
     """PEM file with the certificate chain that this service shows to other services, and they to it: with it, its key
     and an authority, services speak TLS with each other and let in nobody else."""
@@ -148,7 +154,7 @@ class ServiceSettings(ProcessSettings):
         )
         if credentials.is_tls:
             credentials.load()
-        return Connector(self.keepalive, credentials)
+        return Connector(self.keepalive, credentials, self.stall_seconds)
 
     @property
     def security(self) -> ServerSecurity:

@@ -27,6 +27,15 @@ def ending_at_once() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def run_service(service: Coroutine[None, None, T]) -> T:
+    """Result of what waits for its end by `until_signal`; an interrupt before that ends the process at once.
+
+    `asyncio.run` alone would cancel it, and a gRPC server cannot be cancelled while it starts.
+    """
+    with ending_at_once():
+        return asyncio.run(service)
+
+
 async def until_signal() -> None:
     """Returns at the first SIGINT, SIGTERM or SIGHUP; a second one ends the process at once.
 

@@ -14,8 +14,11 @@ import numpy as np
 from google.rpc import code_pb2
 from numpy.typing import NDArray
 
+from quire.engine.adapter_names import MAX_DIGEST, check_adapter_name, check_adapter_path
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
+from quire.engine.api.kv_cache_group import groups_of
 from quire.engine.api.limits import (
     MAX_COUNTER,
     MAX_INT32,
@@ -25,13 +28,13 @@ from quire.engine.api.limits import (
 )
 from quire.engine.api.logprobs import TokenLogprobs
 from quire.engine.api.options import RequestOptions
-from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.api.trace_context import TraceContext
 from quire.engine.arrays import Int32Array
 from quire.engine.embeddings import PackedEmbeddings, pack_embeddings
 from quire.engine.grammar.validation import validate_structured_output
 from quire.engine.logprobs import PackedLogprobs, PackedPromptLogprobs, pack_prompt
 from quire.engine.open_request import Finish, OpenRequest, scheduled_params
+from quire.engine.preparation import AdapterPreparation, Preparation, StructurePreparation
 from quire.engine.request import Request
 from quire.engine.step import DeviceKind, ExecutorInfo, SequenceStart, SlotFailure, StepPlan, StepResult
 from quire.engine.step_update import StepUpdate
@@ -46,7 +49,7 @@ from quire.engine.step_validation import (
 )
 from quire.engine.token_ids import check_ids
 from quire.engine.validation import check_range, validate_options
-from quire.internal.v1 import executor_pb2, logprobs_pb2, scheduler_pb2
+from quire.internal.v1 import adapter_pb2, executor_pb2, logprobs_pb2, scheduler_pb2
 from quire.protos.codec import Enumerated, MessageCodec, Nested, NestedList, Packed
 from quire.protos.convert import CACHE, SAMPLING, STRUCTURE, TRACE, trace_from_proto
 from quire.protos.status import RefusedRequest, code_of
@@ -123,10 +126,13 @@ _RESULT = MessageCodec(
         "embeddings": Nested(_EMBEDDINGS),
     },
 )
+_ADAPTER = MessageCodec(Adapter, adapter_pb2.Adapter)
 _INFO = MessageCodec(ExecutorInfo, executor_pb2.ExecutorInfo, {"device": Enumerated(DeviceKind)})
 
 # Trailing metadata of an executor's refusal: the epoch that it obeys.
 EPOCH_METADATA = "quire-epoch"
+# Epochs grow by one from term to term.
+MAX_EPOCH_GAP = 2**32
 # Characters of a peer's name.
 MAX_NAME = 512
 # The highest google.rpc.Code.
@@ -138,8 +144,16 @@ def epoch_from_metadata(metadata: Iterable[tuple[str, str | bytes]], own: int) -
     text = str(dict(metadata).get(EPOCH_METADATA, ""))
     if not (text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_COUNTER))):
         raise InvalidRequest(EPOCH_METADATA, text, "must be a number")
-    check_range(EPOCH_METADATA, int(text), own, MAX_COUNTER)
+    check_range(EPOCH_METADATA, int(text), own, highest_epoch(own))
     return int(text)
+
+
+def highest_epoch(known: int) -> int:
+    """That whoever knows of epoch `known` believes: a single wrong one cannot use up all that there are.
+
+    0, of an executor that obeys nobody yet: any.
+    """
+    return min(known + MAX_EPOCH_GAP, MAX_COUNTER) if known else MAX_COUNTER
 
 
 def pack(values: Int32Array | Iterable[int]) -> bytes:
@@ -178,26 +192,57 @@ def result_from_proto(result: executor_pb2.StepResult, vocab_size: int) -> StepR
     return found
 
 
-def prepare_to_proto(number: int, structure: StructuredOutput) -> executor_pb2.Prepare:
-    message = executor_pb2.Prepare(number=number)
-    STRUCTURE.put(message, "structured_output", structure)
+def prepare_to_proto(number: int, preparation: Preparation) -> executor_pb2.Prepare:
+    if isinstance(preparation, AdapterPreparation):
+        adapter = executor_pb2.AdapterPlace(adapter=adapter_to_proto(preparation.adapter), place=preparation.place)
+        return executor_pb2.Prepare(number=number, adapter=adapter)
+    message = executor_pb2.Prepare(number=number, tried=preparation.is_tried)
+    STRUCTURE.put(message, "structured_output", preparation.structure)
     return message
 
 
-def structure_from_proto(prepare: executor_pb2.Prepare) -> StructuredOutput:
-    """What an executor is to compile."""
+def preparation_from_proto(prepare: executor_pb2.Prepare, info: ExecutorInfo) -> Preparation:
+    """What an executor is to make ready."""
+    if prepare.HasField("adapter"):
+        check_range("prepare.adapter.place", prepare.adapter.place, 0, info.num_adapters - 1)
+        adapter = adapter_from_proto("prepare.adapter.adapter", prepare.adapter.adapter)
+        return AdapterPreparation(adapter, prepare.adapter.place)
     found = STRUCTURE.take("structured_output", prepare.structured_output)
     validate_structured_output(found, "prepare.structured_output")
-    return found
+    return StructurePreparation(found, prepare.tried)
 
 
-def prepared_to_proto(number: int, error: RequestError | None) -> executor_pb2.Prepared:
-    return executor_pb2.Prepared(number=number, failure=None if error is None else _failure(error))
+def examine_to_proto(number: int, name: str, path: str) -> executor_pb2.Prepare:
+    return executor_pb2.Prepare(number=number, examined=adapter_pb2.Adapter(name=name, path=path))
+
+
+def prepared_to_proto(number: int, error: RequestError | None, digest: str = "") -> executor_pb2.Prepared:
+    failure = None if error is None else _failure(error)
+    return executor_pb2.Prepared(number=number, failure=failure, digest=digest)
 
 
 def prepared_from_proto(prepared: executor_pb2.Prepared) -> RequestError | None:
-    """Why it cannot be compiled; None if it is."""
+    """Why it cannot be made ready; None if it is."""
+    check_range("prepared.digest", len(prepared.digest), 0, MAX_DIGEST, "characters")
     return _ERROR.take("prepared.failure", prepared.failure) if prepared.HasField("failure") else None
+
+
+def adapter_to_proto(adapter: Adapter) -> adapter_pb2.Adapter:
+    return _ADAPTER.to_proto(adapter)
+
+
+def adapter_from_proto(field: str, adapter: adapter_pb2.Adapter) -> Adapter:
+    """An adapter that an executor has examined."""
+    found = examined_from_proto(field, adapter)
+    check_range(f"{field}.digest", len(found.digest), 1, MAX_DIGEST, "characters")
+    return found
+
+
+def examined_from_proto(field: str, adapter: adapter_pb2.Adapter) -> Adapter:
+    """An adapter that an executor is to examine; it has no digest yet."""
+    check_adapter_name(f"{field}.name", adapter.name)
+    check_adapter_path(f"{field}.path", adapter.path)
+    return _ADAPTER.from_proto(adapter, field)
 
 
 def logprobs_to_proto(logprobs: PackedLogprobs) -> logprobs_pb2.PackedLogprobs:
@@ -224,7 +269,10 @@ def info_from_proto(info: executor_pb2.ExecutorInfo) -> ExecutorInfo:
     return found
 
 
-def submission_to_proto(request: OpenRequest, resumed: bool) -> scheduler_pb2.Submission:
+def submission_to_proto(
+    request: OpenRequest, resumed: bool, deadline_ms: int | None = None
+) -> scheduler_pb2.Submission:
+    """The message for a request whose client waits for so many milliseconds yet; None: for ever."""
     return scheduler_pb2.Submission(
         handle=request.handle,
         request_id=request.request_id,
@@ -236,6 +284,10 @@ def submission_to_proto(request: OpenRequest, resumed: bool) -> scheduler_pb2.Su
         trace=TRACE.to_proto(trace) if (trace := request.options.trace) else None,
         resumed=resumed,
         interval=request.interval,
+        tenant=request.options.tenant,
+        tenant_weight=request.options.tenant_weight,
+        deadline_ms=deadline_ms,
+        adapter=None if request.adapter is None else adapter_to_proto(request.adapter),
     )
 
 
@@ -250,18 +302,30 @@ def submission_from_proto(client: int, submission: scheduler_pb2.Submission) -> 
     check_range("request_id", len(submission.request_id.encode()), 0, MAX_REQUEST_ID_BYTES, "bytes")
     check_range("interval", submission.interval, 0, MAX_INTERVAL)
     cache, trace = CACHE.from_proto(submission.cache, "cache"), trace_from_proto(submission.trace)
-    options = RequestOptions(submission.priority, cache, trace=trace)
+    options = RequestOptions(
+        submission.priority,
+        cache,
+        trace=trace,
+        deadline_ms=max(1, submission.deadline_ms) if submission.HasField("deadline_ms") else None,
+        tenant=submission.tenant,
+        tenant_weight=max(1, submission.tenant_weight),
+    )
     validate_options(options)
+    params = SAMPLING.from_proto(submission.sampling, "sampling")
+    for field in ("max_tokens", "seed"):
+        if getattr(params, field) is None:
+            raise InvalidRequest(f"sampling.{field}", None, "must be set")
     return Request(
         request_id=submission.request_id,
         client=client,
         handle=handle_from_proto("handle", submission.handle),
         prompt=unpack("prompt", submission.prompt),
         generated=unpack("generated", submission.generated),
-        params=SAMPLING.from_proto(submission.sampling, "sampling"),
+        params=params,
         options=options,
         is_resumed=submission.resumed,
         interval=max(1, submission.interval),
+        adapter=adapter_from_proto("adapter", submission.adapter) if submission.HasField("adapter") else None,
     )
 
 
@@ -275,7 +339,12 @@ def finished_to_proto(handle: int, finish: Finish) -> scheduler_pb2.SequenceFini
 
 def limits_from_proto(state: scheduler_pb2.ServingState) -> ServingLimits:
     return ServingLimits(
-        state.vocab_size, state.max_model_len, state.num_blocks, state.block_size, frozenset(state.logits_processors)
+        state.vocab_size,
+        state.max_model_len,
+        state.num_blocks,
+        state.block_size,
+        frozenset(state.logits_processors),
+        groups_of(state.cache_windows),
     )
 
 
@@ -285,6 +354,9 @@ def check_state(state: scheduler_pb2.ServingState) -> None:
     if state.num_executors:
         for field in ("vocab_size", "max_model_len", "num_blocks", "block_size"):
             check_range(field, getattr(state, field), 1, MAX_INT32)
+    check_range("impediment", len(state.impediment), 0, MAX_NAME, "characters")
+    for index, adapter in enumerate(state.adapters):
+        adapter_from_proto(f"adapters[{index}]", adapter)
 
 
 def step_update_from_proto(output: scheduler_pb2.StepOutput, vocab_size: int) -> StepUpdate[int]:

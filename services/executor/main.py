@@ -1,6 +1,5 @@
 """`quire executor`: one model on one device, driven by a scheduler."""
 
-import asyncio
 import logging
 import os
 
@@ -15,12 +14,15 @@ from quire.engine.step_observer import StepObserver
 from quire.engine.trace import Trace
 from quire.internal.v1 import executor_pb2_grpc
 from quire.protos.address import Address
+from quire.services.common.health import ENDS
 from quire.services.common.metrics.meter import Meter
 from quire.services.common.metrics.serving import metrics_serving
+from quire.services.common.security import log_refusal
 from quire.services.common.server import serving
 from quire.services.common.settings import MeasuredSettings
-from quire.services.common.signals import ending_at_once, until_signal
+from quire.services.common.signals import ending_at_once, run_service, until_signal
 from quire.services.common.tracing import tracing
+from quire.services.common.watchdog import watching
 from quire.services.executor.gauges import Gauges
 from quire.services.executor.meter import ExecutorMeter
 from quire.services.executor.metrics import METRICS
@@ -42,6 +44,9 @@ class Settings(MeasuredSettings, ExecutorConfig):
     listen: Address = "127.0.0.1:8003"
     """host:port to listen on; port 0 chooses a free one."""
 
+    spare: bool = False
+    """Be loaded and idle until another executor is lost or drains, and take requests in its place until it is back."""
+
     drain_seconds: float = Field(5.0, ge=0)
     """How long the sequences that run here may go on after SIGINT or SIGTERM; the others move at once."""
 
@@ -53,7 +58,7 @@ def run(settings: Settings) -> int:
         executor = Executor(config)
     with tracing(settings, "executor") as tracer:
         spans = None if tracer is None else SlotSpans(tracer, config.max_batch_size)
-        asyncio.run(_serve(settings, executor, spans))
+        run_service(_serve(settings, executor, spans))
     return 0
 
 
@@ -64,7 +69,7 @@ async def _serve(settings: Settings, executor: Executor, spans: SlotSpans | None
     meter = Meter(METRICS, {})
     if settings.metrics_listen:
         observers.append(ExecutorMeter(meter))
-    servicer = ExecutorServicer(executor, observers)
+    servicer = ExecutorServicer(executor, observers, settings.spare)
     name = model_name(settings.model, resolve_model(settings.model))
     meter.before_each(Gauges(meter, name, executor, servicer).refresh)
 
@@ -80,12 +85,14 @@ async def _serve(settings: Settings, executor: Executor, spans: SlotSpans | None
             register,
             0.5,
             keepalive=settings.keepalive,
+            on_refusal=log_refusal,
             security=settings.security,
         ) as health,
+        watching(settings.stall_seconds, servicer.activities),
     ):
-        await health.set(True)
+        await health.set("")
         await until_signal()
-        await health.set(False)
+        await health.set(ENDS)
         await servicer.drain(settings.drain_seconds)
     if spans is not None:
         spans.close()

@@ -2,26 +2,27 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import grpc
 
+from quire.engine.activity import Activity
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.errors import InvalidRequest, RequestError
-from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.executor import Executor
 from quire.engine.loop import MAX_STEPS_IN_FLIGHT
-from quire.engine.step import StepPlan
+from quire.engine.step import ExecutorInfo, StepPlan
 from quire.engine.step_observer import StepObserver
 from quire.engine.step_thread import Launched, StepThread
 from quire.engine.validation import check_range
 from quire.internal.v1 import executor_pb2 as pb
 from quire.internal.v1 import executor_pb2_grpc
 from quire.services.common import wire
-from quire.services.common.wire import EPOCH_METADATA, MAX_NAME
+from quire.services.common.wire import EPOCH_METADATA, MAX_NAME, highest_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +54,14 @@ class _Answers:
             raise InvalidRequest("plan", plan.step, limit)
         self.put(thread.launch(plan))
 
-    def prepare(self, request: pb.Prepare, thread: StepThread) -> None:
+    def prepare(self, request: pb.Prepare, thread: StepThread, info: ExecutorInfo) -> None:
         """Answers when it is done, in whatever order; raises `InvalidRequest` for what the scheduler has let pass."""
-        prepared = thread.prepare(wire.structure_from_proto(request))
+        prepared: asyncio.Future[Adapter] | asyncio.Future[None]
+        if request.HasField("examined"):
+            wanted = wire.examined_from_proto("prepare.examined", request.examined)
+            prepared = thread.examine(wanted.name, wanted.path)
+        else:
+            prepared = thread.prepare(wire.preparation_from_proto(request, info))
         prepared.add_done_callback(partial(self._put_prepared, request.number))
 
     def discard(self) -> None:
@@ -65,20 +71,23 @@ class _Answers:
             if isinstance(answer, asyncio.Future):
                 answer.add_done_callback(_look)
 
-    def _put_prepared(self, number: int, prepared: asyncio.Future[None]) -> None:
+    def _put_prepared(self, number: int, prepared: asyncio.Future[Any]) -> None:
         if prepared.cancelled():
             return
         error = prepared.exception()
         if error is not None and not isinstance(error, RequestError):
-            logger.error("a structured output cannot be prepared", exc_info=error)
-            error = RequestError(f"the executor could not prepare the structured output: {error}")
-        self.put(pb.ExecuteResponse(prepared=wire.prepared_to_proto(number, error)))
+            logger.error("what a request needs cannot be prepared", exc_info=error)
+            error = RequestError(f"the executor could not prepare what the request needs: {error}")
+        examined = prepared.result() if error is None else None
+        digest = examined.digest if isinstance(examined, Adapter) else ""
+        self.put(pb.ExecuteResponse(prepared=wire.prepared_to_proto(number, error, digest)))
 
 
 class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     """Obeys the scheduler of the highest epoch, the first that comes with it; one stream at a time."""
 
-    def __init__(self, executor: Executor, observers: Iterable[StepObserver] = ()) -> None:
+    def __init__(self, executor: Executor, observers: Iterable[StepObserver] = (), is_spare: bool = False) -> None:
+        self._is_spare = is_spare
         self._executor = executor
         self._thread = StepThread(executor, observers)
         self._epoch, self._leader = 0, ""
@@ -95,6 +104,11 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         return self._stream is not None
 
     @property
+    def activities(self) -> tuple[Activity, ...]:
+        """What must not last."""
+        return self._thread.activities
+
+    @property
     def epoch(self) -> int:
         """Of the scheduler that it obeys."""
         return self._epoch
@@ -102,24 +116,18 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
     async def Execute(
         self, request_iterator: AsyncIterator[pb.ExecuteRequest], context: _Context
     ) -> AsyncIterator[pb.ExecuteResponse]:
-        try:
-            async with aclosing(self._execute(request_iterator, context)) as responses:
-                async for response in responses:
-                    yield response
-        except InvalidRequest as error:
-            logger.warning("a scheduler's stream is ended: %s", error)
-            raise
-
-    async def _execute(
-        self, request_iterator: AsyncIterator[pb.ExecuteRequest], context: _Context
-    ) -> AsyncGenerator[pb.ExecuteResponse]:
         first = await anext(aiter(request_iterator), None)
         if first is None or not first.HasField("attach"):
             raise InvalidRequest("message", _kind(first), "must be attach where a stream begins")
-        check_range("attach.epoch", first.attach.epoch, 0, MAX_COUNTER)
+        check_range("attach.epoch", first.attach.epoch, 0, highest_epoch(self._epoch))
         check_range("attach.leader", len(first.attach.leader), 0, MAX_NAME, "characters")
         await self._attach(first.attach, context)
-        info = replace(self._executor.info, committed=self._committed, committed_epoch=self._committed_epoch)
+        info = replace(
+            self._executor.info,
+            is_spare=self._is_spare,
+            committed=self._committed,
+            committed_epoch=self._committed_epoch,
+        )
         answers = _Answers()
         reader = asyncio.create_task(self._read(request_iterator, answers))
         self._stream, self._answers = reader, answers
@@ -134,7 +142,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         except asyncio.CancelledError:
             if not reader.cancelled():
                 raise
-            await self._refuse(context, grpc.StatusCode.ABORTED, "displaced")
+            await self._end(context, grpc.StatusCode.ABORTED, "displaced")
         finally:
             if self._stream is reader:
                 self._stream = None
@@ -159,11 +167,10 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
 
     async def _attach(self, attach: pb.Attach, context: _Context) -> None:
         if attach.epoch < self._epoch:
-            await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, f"epoch {attach.epoch} is over")
+            await self._refuse(context, f"epoch {attach.epoch} is over")
         # A Redis that lost its last changes gives an epoch out again.
         if attach.epoch == self._epoch and attach.leader != self._leader:
-            reason = f"epoch {attach.epoch} is that of {self._leader}"
-            await self._refuse(context, grpc.StatusCode.FAILED_PRECONDITION, reason)
+            await self._refuse(context, f"epoch {attach.epoch} is that of {self._leader}")
         self._epoch, self._leader = attach.epoch, attach.leader
         self._num_attached += 1
         number = self._num_attached
@@ -172,10 +179,14 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         # Behind whatever step still runs for the stream before.
         await self._thread.reset()
         if number != self._num_attached:
-            await self._refuse(context, grpc.StatusCode.ABORTED, "displaced")
+            await self._end(context, grpc.StatusCode.ABORTED, "displaced")
         logger.info("attached to a scheduler of epoch %d", attach.epoch)
 
-    async def _refuse(self, context: _Context, code: grpc.StatusCode, reason: str) -> None:
+    async def _refuse(self, context: _Context, reason: str) -> None:
+        logger.warning("a scheduler at %s is refused: %s", context.peer(), reason)
+        await self._end(context, grpc.StatusCode.FAILED_PRECONDITION, reason)
+
+    async def _end(self, context: _Context, code: grpc.StatusCode, reason: str) -> None:
         message = f"{reason}: this executor obeys epoch {self._epoch}"
         await context.abort(code, message, ((EPOCH_METADATA, str(self._epoch)),))
 
@@ -184,7 +195,7 @@ class ExecutorServicer(executor_pb2_grpc.ExecutorServiceServicer):
         try:
             async for request in requests:
                 if request.HasField("prepare"):
-                    answers.prepare(request.prepare, self._thread)
+                    answers.prepare(request.prepare, self._thread, self._executor.info)
                     continue
                 if not request.HasField("plan"):
                     raise InvalidRequest("message", _kind(request), "must be a plan or prepare behind the attach")

@@ -61,7 +61,8 @@ class CallSpan:
             "gen_ai.request.temperature": params.temperature,
             "gen_ai.request.top_p": params.top_p,
             "gen_ai.request.top_k": params.top_k or None,
-            "gen_ai.request.seed": params.seed,
+            # A span's numbers have a sign; half of all seeds would not fit.
+            "gen_ai.request.seed": params.seed if (params.seed or 0) < 2**63 else str(params.seed),
             "gen_ai.request.presence_penalty": params.presence_penalty or None,
             "gen_ai.request.frequency_penalty": params.frequency_penalty or None,
         }

@@ -1,10 +1,10 @@
 """What is so now: set when metrics are asked for."""
 
 import time
-from collections.abc import Callable
 
 from quire.services.common.metrics.meter import Meter
 from quire.services.frontend import metrics, vllm_metrics
+from quire.services.frontend.http.server import HttpServer
 from quire.services.frontend.scheduler_link import SchedulerLink
 
 
@@ -12,23 +12,22 @@ class Gauges:
     """Of a frontend, and what the scheduler says of itself.
 
     Args:
-        num_connections: HTTP's, open now.
+        http: the server of the HTTP API; None: there is none.
         has_aliases: whether vLLM's names are exported, too.
     """
 
-    def __init__(
-        self, meter: Meter, link: SchedulerLink, num_connections: Callable[[], int], has_aliases: bool
-    ) -> None:
+    def __init__(self, meter: Meter, link: SchedulerLink, http: HttpServer | None, has_aliases: bool) -> None:
         self._meter = meter
         self._link = link
-        self._num_connections = num_connections
+        self._http = http
         self._has_aliases = has_aliases
 
     def refresh(self) -> None:
         """Sets all; while no scheduler is connected, nothing waits or runs."""
         value, link, load = self._meter.value, self._link, self._link.load
         value(metrics.OPEN).value = link.num_requests
-        value(metrics.HTTP_CONNECTIONS).value = self._num_connections()
+        value(metrics.HTTP_CONNECTIONS).value = 0 if self._http is None else self._http.num_connections
+        value(metrics.SERVING).value = int(link.not_serving_reason is None)
         value(metrics.EXECUTORS).value = link.state.num_executors
         value(metrics.WAITING).value = load.num_waiting
         value(metrics.RUNNING).value = load.num_running
@@ -39,4 +38,5 @@ class Gauges:
                 self._meter.clear(metric)
             sizes = str(link.state.block_size), str(link.state.num_blocks)
             value(vllm_metrics.CACHE_CONFIG, *sizes).value = 1
-            value(vllm_metrics.LORA_INFO, "0", "", "").value = time.time()
+            adapters = (",".join(sorted(names)) for names in link.adapters_in_use())
+            value(vllm_metrics.LORA_INFO, str(link.state.num_adapters), *adapters).value = time.time()

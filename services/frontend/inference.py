@@ -3,13 +3,15 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
+from quire.engine.adapter_names import check_adapter_name, check_adapter_path, find_adapter
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.completion import Completion, join
 from quire.engine.api.embedding import Embedding
-from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
+from quire.engine.api.errors import Forbidden, InvalidRequest, RequestError, Unavailable, UnknownModel
 from quire.engine.api.limits import MAX_REQUEST_ID_BYTES, ServingLimits
 from quire.engine.api.options import DEFAULT_OPTIONS, PromptParams, RequestOptions
 from quire.engine.api.sampling import SamplingParams, choice_params
@@ -74,6 +76,7 @@ class Inference:
         link: to the scheduler.
         stream_interval: steps that a stream's tokens, but for the first, may wait to be sent together.
         observers: are told of requests that are refused.
+        takes_adapters: whether clients may load and unload adapters.
 
     Attributes:
         model, tokenizer: as given.
@@ -86,8 +89,10 @@ class Inference:
         link: SchedulerLink,
         stream_interval: int = 1,
         observers: Iterable[FrontendObserver] = (),
+        takes_adapters: bool = False,
     ) -> None:
         self.model = model
+        self._takes_adapters = takes_adapters
         self.tokenizer = tokenizer
         self._link = link
         self._encoder = TextEncoder(tokenizer)
@@ -102,9 +107,63 @@ class Inference:
         return "this frontend is shutting down" if self._draining.is_set() else self._link.unavailable_reason
 
     @property
+    def not_serving_reason(self) -> str | None:
+        """Why no token can be made now; None if they can be."""
+        return self.unavailable_reason or self._link.not_serving_reason
+
+    @property
     def state(self) -> scheduler_pb2.ServingState:
         """The scheduler's latest serving state."""
         return self._link.state
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """Adapters that requests may name, by name."""
+        return self._link.adapters
+
+    def adapter(self, model: str | None) -> str:
+        """The adapter that a model's name stands for; "" for the model itself, whose name may be left out.
+
+        Raises:
+            UnknownModel: it stands for nothing here.
+        """
+        if model is None or model == self.model:
+            return ""
+        if model not in self._link.adapters:
+            raise UnknownModel(model, self.model, *self._link.adapters)
+        return model
+
+    async def load_adapter(self, name: str, path: str, *, replace: bool) -> Adapter:
+        """Takes an adapter of a folder that the executors find, for requests to come.
+
+        Raises:
+            Forbidden: clients may not load adapters here.
+            RequestError: it is refused.
+        """
+        self._check_updates()
+        check_adapter_name("name", name)
+        if name == self.model:
+            raise InvalidRequest("name", name, "must not be the model's")
+        check_adapter_path("path", path)
+        return await self._link.load_adapter(name, path, replace=replace)
+
+    async def unload_adapter(self, name: str) -> None:
+        """No further request may name it.
+
+        Raises:
+            Forbidden: clients may not unload adapters here.
+            RequestError: there is none of this name.
+        """
+        self._check_updates()
+        check_adapter_name("name", name)
+        await self._link.unload_adapter(name)
+
+    def _check_updates(self) -> None:
+        if not self._takes_adapters:
+            raise Forbidden("adapters may not be loaded or unloaded over this frontend; --adapter-updates permits it")
+        tenant = current_tenant()
+        if tenant is not None and not tenant.rules.operator:
+            raise Forbidden("adapters may be loaded and unloaded with the key of an operator only")
 
     @property
     def num_requests(self) -> int:
@@ -128,9 +187,12 @@ class Inference:
         """
         if reason := self.unavailable_reason:
             raise Unavailable(reason)
-        if (tenant := current_tenant()) is not None:
+        tenant = current_tenant()
+        if tenant is None:
+            self._link.check_room()
+        else:
             tenant.check()
-        self._link.check_room()
+            self._link.check_room(tenant.name, tenant.rules.weight)
         return tenant
 
     def tell_refusal(self, error: RequestError) -> None:
@@ -180,7 +242,9 @@ class Inference:
         arrived = time.monotonic()
         tenant = self.admit()
         validate_options(options)
+        find_adapter("adapter", options.adapter, self._link.adapters)
         if tenant is not None:
+            tenant.check_adapter(options.adapter)
             options = tenant.own(options)
         limits, call = self._link.limits(), current_call()
         with call.part("tokenize"):
@@ -259,7 +323,7 @@ class Inference:
         """Opens a request for a held one, whose end is awaited; nothing refuses it. `withdraw` it in the end."""
         if (tenant := self._tenants.get(held)) is not None:
             tenant.spend_tokens(params.max_tokens or 0)
-        opened = self._link.submit_step(prompt, params, options)
+        opened = self._link.submit_step(held, prompt, params, options)
         opened.expect_end()
         return opened
 

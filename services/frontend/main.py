@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -25,23 +26,25 @@ from quire.protos.address import Address, Addresses, OptionalAddress
 from quire.protos.channel import MAX_MESSAGE_BYTES, MAX_REQUEST_BYTES
 from quire.services.common.address import is_loopback
 from quire.services.common.api_key_file import ApiKeyFile
+from quire.services.common.health import ENDS, Health
 from quire.services.common.host_names import HostNames
 from quire.services.common.intake import Intake
 from quire.services.common.metrics.meter import Meter
 from quire.services.common.public_ports import PublicPorts
 from quire.services.common.security import ServerSecurity
-from quire.services.common.server import Health, serving
+from quire.services.common.server import serving
 from quire.services.common.settings import MAX_WORKERS, ServiceSettings
-from quire.services.common.signals import until_signal
+from quire.services.common.signals import run_service, until_signal
 from quire.services.common.targets import Targets
 from quire.services.common.tracing import tracing
+from quire.services.common.watchdog import watching
 from quire.services.frontend import vllm_metrics
 from quire.services.frontend.call import Calls
 from quire.services.frontend.gauges import Gauges
 from quire.services.frontend.http.access import HttpAccess
 from quire.services.frontend.http.app import make_app
 from quire.services.frontend.http.limits import HttpLimits, raise_file_limit
-from quire.services.frontend.http.server import http_serving
+from quire.services.frontend.http.server import HttpServer, http_serving
 from quire.services.frontend.inference import Inference
 from quire.services.frontend.kserve.servicer import KServeServicer
 from quire.services.frontend.meter import FrontendMeter
@@ -58,6 +61,9 @@ from quire.services.frontend.workers import Workers
 from quire.services.frontend.workers_metrics import WorkersMetrics
 from quire.v1 import inference_pb2_grpc
 
+# How long HTTP connections may bring one more request after SIGINT or SIGTERM. One that is used has brought it by then,
+# and heard that there is none behind it.
+LEAVE_SECONDS: Final = 1.0
 SERVICES: Final = ("quire.v1.InferenceService", "inference.GRPCInferenceService")
 
 
@@ -89,6 +95,10 @@ class Settings(ServiceSettings, PublicPorts, HostNames, ApiKeyFile, ChatConfig):
     workers: int = Field(1, ge=1, le=MAX_WORKERS)
     """Processes that share the two ports, for more requests than one core can tokenize and stream. Connections are
     spread over them, so a client with a single one uses a single process."""
+
+    reuse_port: bool = False
+    """Listen also where other frontends of this user do, if all say so; the kernel spreads connections over them. One
+    that replaces another starts beside it, so that no connection is refused."""
 
     max_requests: int = Field(4096, ge=1)
     """Requests open at once in each worker; more are refused with RESOURCE_EXHAUSTED."""
@@ -122,6 +132,9 @@ class Settings(ServiceSettings, PublicPorts, HostNames, ApiKeyFile, ChatConfig):
     http_body_seconds: float = Field(60.0, gt=0)
     """How long an HTTP connection may take to send a request's body."""
 
+    adapter_updates: bool = False
+    """Whether clients may load and unload adapters, from any folder that the executors can read."""
+
     write_seconds: float = Field(60.0, gt=0)
     """How long a client may leave what is sent to it unread before its call is ended."""
 
@@ -133,16 +146,17 @@ class Settings(ServiceSettings, PublicPorts, HostNames, ApiKeyFile, ChatConfig):
     says so. Default: as OTEL_TRACES_SAMPLER says, or all."""
 
     drain_seconds: float = Field(5.0, ge=0)
-    """How long running requests may go on after SIGINT or SIGTERM."""
+    """How long running requests may go on after SIGINT or SIGTERM. Connections are told at once to go elsewhere."""
 
 
 def run(settings: Settings) -> int:
     """Runs until SIGINT or SIGTERM; returns the exit code."""
     if settings.workers == 1:
-        asyncio.run(serve(settings))
+        run_service(serve(settings))
     else:
-        workers = Workers(settings.model_dump(mode="json"), settings.workers, settings.drain_seconds)
-        asyncio.run(workers.run())
+        order = settings.model_dump(mode="json")
+        workers = Workers(order, settings.workers, settings.drain_seconds, settings.stall_seconds)
+        run_service(workers.run())
     return 0
 
 
@@ -170,7 +184,7 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
         settings.failover_seconds,
     )
     tokenizer = Tokenizer.load(folder)
-    inference = Inference(name, tokenizer, link, settings.stream_interval, observers)
+    inference = Inference(name, tokenizer, link, settings.stream_interval, observers, settings.adapter_updates)
     chat_config = ChatConfig(**settings.model_dump(include=set(ChatConfig.model_fields)))
     chat = ChatFormat(folder, tokenizer.special_tokens, chat_config)
     others = Siblings(siblings)
@@ -185,13 +199,14 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
     intake = Intake(settings.max_request_bytes)
     feed = LiveFeed(Targets(settings.scheduler), connector, partial(own_figures, inference, first_tokens))
     page = ui_routes(feed, inference) if has_page else ()
-    place, shares_port = settings.http_listen, bool(own_address)
+    place, shares_port = settings.http_listen, settings.reuse_port or bool(own_address)
     certificates = settings.public_certificates
     keys = None if settings.api_keys is None else ApiKeys(settings.api_keys, name, settings.workers)
     access = HttpAccess(settings.http_cors_origins, settings.allowed_hosts(place), keys)
     app = make_app(inference, chat, intake, workers_metrics, access, page, calls)
     limits = _http_limits(settings)
-    http = http_serving(place, app, limits, 1, shares_port, certificates) if place else nullcontext(lambda: 0)
+    http = http_serving(place, app, limits, 1, shares_port, certificates) if place else nullcontext()
+    leaving = asyncio.Event()
     async with (
         others,
         serving(
@@ -203,27 +218,44 @@ async def _serve(settings: Settings, own_address: str, siblings: Sequence[str], 
             keepalive=settings.keepalive,
             intake=intake,
             own_address=own_address,
-            on_refusal=inference.tell_refusal,
+            on_refusal=lambda method, peer, error: inference.tell_refusal(error),
             security=ServerSecurity(certificates, has_reflection=settings.reflection),
             interceptors=() if keys is None else (KeyInterceptor(keys),),
+            leaving=leaving,
+            shares_port=shares_port,
         ) as health,
-        http as num_connections,
+        http as http_server,
+        watching(settings.stall_seconds),
     ):
-        meter.before_each(Gauges(meter, link, num_connections, settings.vllm_metrics).refresh)
-        await _run(inference, link, health, settings.drain_seconds)
+        meter.before_each(Gauges(meter, link, http_server, settings.vllm_metrics).refresh)
+        await _run(inference, link, health, leaving, http_server, settings.drain_seconds)
         await chat.close()
 
 
-async def _run(inference: Inference, link: SchedulerLink, health: Health, drain_seconds: float) -> None:
-    """Answers until a signal comes, and then only what is open."""
+async def _run(
+    inference: Inference,
+    link: SchedulerLink,
+    health: Health,
+    leaving: asyncio.Event,
+    http: HttpServer | None,
+    drain_seconds: float,
+) -> None:
+    """Answers until a signal comes, and then only what is open.
+
+    Clients are told first to go elsewhere. Requests that are on their way then are still taken.
+    """
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(link.run())
         watching = tasks.create_task(_watch(link, health))
         await until_signal()
+        end = time.monotonic() + drain_seconds
         watching.cancel()
-        await health.set(False)
+        await health.set(ENDS)
+        leaving.set()
+        if http is not None:
+            await http.leave(min(LEAVE_SECONDS, drain_seconds))
         inference.drain()
-        await link.drained(drain_seconds)
+        await link.drained(end - time.monotonic())
         link.fail_all(Unavailable("this frontend is shutting down"))
         running.cancel()
 
@@ -249,5 +281,5 @@ def _meter(settings: Settings, model: str, worker: str) -> Meter:
 async def _watch(link: SchedulerLink, health: Health) -> None:
     """SERVING as long as the scheduler can compute what this frontend's clients mean."""
     while True:
-        await health.set(link.unavailable_reason is None)
+        await health.set(link.not_serving_reason or "")
         await link.state_changed()

@@ -74,6 +74,7 @@ class FrontendMeter(FrontendObserver):
         self._prompt.observe(len(request.prompt))
         self._prompt_tokens.value += len(request.prompt)
         self._cached_tokens.value += request.cached_tokens or 0
+        self._count(request, "context", len(request.prompt) - (request.cached_tokens or 0))
 
     def tell(self, requests: Collection[OpenRequest], now: float) -> None:
         # This loop runs once per piece of text. Most were told of as many tokens in the same round as the one before.
@@ -108,8 +109,14 @@ class FrontendMeter(FrontendObserver):
             self._decode.observe(now - life.first)
             self._inference.observe(now - life.started)
             self._generation.observe(num_tokens)
+            self._count(request, "generated", num_tokens)
             if num_tokens > 1:
                 self._per_token.observe((now - life.first) / (num_tokens - 1))
+
+    def _count(self, request: OpenRequest, kind: str, num_tokens: int) -> None:
+        """Of its tenant; there are no more labels than tenants that the operator has named."""
+        if tenant := request.options.tenant:
+            self._meter.value(metrics.TENANT_TOKENS, tenant, kind).value += num_tokens
 
     def _tell_last(self, life: _Life, now: float, num_tokens: int) -> None:
         """Of a request's end: tokens that came with it, or that nobody was told of one by one."""

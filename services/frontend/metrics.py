@@ -27,6 +27,7 @@ REFUSALS: Final = Metric(
     "POST.",
     ("code", "reason"),
 )
+SERVING: Final = Metric("quire_frontend_serving", Kind.GAUGE, "1 while tokens can be made, else 0.")
 OPEN: Final = Metric("quire_frontend_open_requests", Kind.GAUGE, "Requests whose calls have not ended.")
 
 FIRST_TOKEN: Final = Metric(
@@ -88,6 +89,14 @@ CACHED_TOKENS: Final = Metric(
 GENERATION_TOKENS: Final = Metric(
     "quire_frontend_generation_tokens_total", Kind.COUNTER, "Tokens generated, those of beam searches' steps included."
 )
+TENANT_TOKENS: Final = Metric(
+    "quire_frontend_tenant_tokens_total",
+    Kind.COUNTER,
+    "Tokens computed for requests of each tenant of the file of API keys: of prompts (context), without those found in "
+    "the cache, when requests start; of answers (generated), when they end.",
+    ("tenant", "kind"),
+    needs="API keys",
+)
 REQUEST_PROMPT: Final = Metric(
     "quire_frontend_request_prompt_tokens", Kind.HISTOGRAM, "Tokens of a request's prompt.", bounds=COUNT_BOUNDS
 )
@@ -146,8 +155,8 @@ HTTP_REQUESTS: Final = Metric(
 HTTP_CONNECTIONS: Final = Metric("quire_frontend_http_connections", Kind.GAUGE, "HTTP connections open now.")
 
 METRICS: Final = (
-    *(BUILD_INFO, REQUESTS, REFUSALS, OPEN),
+    *(BUILD_INFO, SERVING, REQUESTS, REFUSALS, OPEN),
     *(FIRST_TOKEN, INTER_TOKEN, PER_TOKEN, DURATION, QUEUE, PREFILL, DECODE, INFERENCE),
-    *(PROMPT_TOKENS, CACHED_TOKENS, GENERATION_TOKENS, REQUEST_PROMPT, REQUEST_GENERATION),
+    *(PROMPT_TOKENS, CACHED_TOKENS, GENERATION_TOKENS, TENANT_TOKENS, REQUEST_PROMPT, REQUEST_GENERATION),
     *(EXECUTORS, WAITING, RUNNING, KV_USAGE, PAUSES, RECOVERY, HTTP_REQUESTS, HTTP_CONNECTIONS),
 )

@@ -4,10 +4,13 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import NoReturn
 
+from quire.engine.adapter_names import find_adapter
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
 from quire.engine.api.limits import ServingLimits
@@ -28,6 +31,8 @@ from quire.services.frontend.schedulers import Schedulers
 logger = logging.getLogger(__name__)
 
 FAILOVER_SECONDS = 5.0
+# Between two looks at a state that is awaited.
+STATE_SECONDS = 0.005
 
 
 class SchedulerLink:
@@ -74,13 +79,17 @@ class SchedulerLink:
         self._calls = OpenCalls(max_requests, self.abort)
         # Those that no scheduler has got.
         self._fresh: set[OpenRequest] = set()
-        # What the scheduler's queues may still take, less what was submitted since it said so; None: not said yet.
+        # What the queues may still take; None: not said yet. What was submitted since the scheduler said so, by tenant:
+        # that of a tenant may be refused there, so it takes no room from the others here.
         self._room: int | None = None
+        self._submitted: Counter[str] = Counter()
         self._retry_after = 0.0
+        self._full_tenants: frozenset[str] = frozenset()
         # By tenant and id.
         self._by_id: dict[tuple[str, str], OpenRequest] = {}
         self._next_handle = 0
         self._state = pb.ServingState()
+        self._adapters: Mapping[str, Adapter] = {}
         # Of the last state in which something could be served: what was computed then may come behind the end of that.
         self._vocab_size = 0
         self._state_changed = asyncio.Event()
@@ -104,15 +113,60 @@ class SchedulerLink:
         return None
 
     @property
+    def not_serving_reason(self) -> str | None:
+        """Why no token can be made now; None if they can be. Requests may be taken nevertheless, and wait."""
+        if self._leader is None:
+            return "no scheduler leads"
+        state = self._leader.state
+        if not state.num_executors:
+            return "no executor is attached"
+        return state.impediment or self.unavailable_reason
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """Adapters that requests may name, by name."""
+        return self._adapters
+
+    def adapters_in_use(self) -> tuple[set[str], set[str]]:
+        """Names of adapters whose requests run, and of those whose requests wait."""
+        running, waiting = set[str](), set[str]()
+        for request in self._requests.values():
+            if request.adapter is not None:
+                (waiting if request.cached_tokens is None else running).add(request.adapter.name)
+        return running, waiting
+
+    async def load_adapter(self, name: str, path: str, *, replace: bool) -> Adapter:
+        """Has the leader take an adapter; returns when requests may name it here.
+
+        Raises:
+            RequestError: it does not.
+        """
+        adapter = await self._leading().load_adapter(name, path, replace=replace)
+        await self._until(lambda: self._adapters.get(name) == adapter)
+        return adapter
+
+    async def unload_adapter(self, name: str) -> None:
+        """Has the leader give an adapter up; returns when requests may not name it here.
+
+        Raises:
+            RequestError: there is none of this name.
+        """
+        await self._leading().unload_adapter(name)
+        await self._until(lambda: name not in self._adapters)
+
+    @property
     def num_requests(self) -> int:
         """Requests whose calls have not ended."""
         return len(self._calls)
 
-    def check_room(self) -> None:
-        """Raises `Overloaded` if a request would be refused now, here or by the scheduler."""
-        self._calls.check()
-        if self._room is not None and self._room <= 0:
+    def check_room(self, tenant: str = "", weight: int = 1) -> None:
+        """Raises `Overloaded` if a request of the tenant would be refused now, here or by the scheduler."""
+        self._calls.check(tenant, weight)
+        if self._room is not None and self._room <= self._submitted[tenant]:
             raise Overloaded("the scheduler's queues are full", self._retry_after)
+        if tenant in self._full_tenants:
+            whose = tenant or "callers without a key"
+            raise Overloaded(f"the scheduler's queues have more than the share of {whose}", self._retry_after)
 
     def limits(self) -> ServingLimits:
         """Limits of a request now.
@@ -125,7 +179,7 @@ class SchedulerLink:
         return wire.limits_from_proto(self._state)
 
     async def state_changed(self) -> None:
-        """Returns when `state` has changed since the last call."""
+        """Returns when `state` or `not_serving_reason` may have changed since the last call."""
         await self._state_changed.wait()
         self._state_changed.clear()
 
@@ -147,8 +201,8 @@ class SchedulerLink:
             Overloaded: too many are open.
             InvalidRequest: one of this id is open.
         """
-        self.check_room()
-        request = self._new(request_id, prompt, params, options, interval)
+        self.check_room(options.tenant, options.tenant_weight)
+        request = self._new(request_id, prompt, params, options, self._adapter(options), interval)
         self._calls.begin(request)
         self._begin(request, arrived)
         self._submit(request)
@@ -163,16 +217,18 @@ class SchedulerLink:
         arrived: float | None = None,
     ) -> OpenRequest:
         """Opens a request as `submit` does, which the scheduler does not get: those of `submit_step` stand for it."""
-        self.check_room()
-        request = self._new(request_id, prompt, params, options)
+        self.check_room(options.tenant, options.tenant_weight)
+        request = self._new(request_id, prompt, params, options, self._adapter(options))
         self._calls.begin(request)
         self._begin(request, arrived)
         self._held.add(request)
         return request
 
-    def submit_step(self, prompt: Int32Array, params: SamplingParams, options: RequestOptions) -> OpenRequest:
+    def submit_step(
+        self, held: OpenRequest, prompt: Int32Array, params: SamplingParams, options: RequestOptions
+    ) -> OpenRequest:
         """Opens a request for a held one, which no bound refuses; `withdraw` it when it is no longer wanted."""
-        request = self._new(uuid.uuid4().hex, prompt, params, options)
+        request = self._new(uuid.uuid4().hex, prompt, params, options, held.adapter)
         self._submit(request, resumed=True)
         return request
 
@@ -198,9 +254,9 @@ class SchedulerLink:
         if request in self._held:
             self._held.remove(request)
             return
-        if self._room is not None and request.cached_tokens is None:
+        if request.cached_tokens is None:
             # The request leaves the queue without starting, so no message about the room need come.
-            self._room += 1
+            self._submitted[request.options.tenant] -= 1
         if self._is_open and self._leader is not None:
             self._leader.cancel(request.handle)
 
@@ -221,9 +277,22 @@ class SchedulerLink:
         """Stays connected until cancelled."""
         await self._schedulers.run()
 
+    def _leading(self) -> SchedulerStream:
+        if self._leader is None:
+            raise Unavailable("no scheduler leads")
+        return self._leader
+
+    async def _until(self, is_so: Callable[[], bool]) -> None:
+        """Returns when the leader's state says so, or another change came between."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._failover_seconds):
+                while not is_so():
+                    await asyncio.sleep(STATE_SECONDS)
+
     def _follow(self, leader: SchedulerStream | None) -> None:
         """This scheduler leads from now on, or none does."""
         self._leader, self._is_open = leader, False
+        self._state_changed.set()
         self.load = pb.Load()
         if self._lost_at is None and self._requests:
             self._lost_at = time.monotonic()
@@ -234,6 +303,7 @@ class SchedulerLink:
     def _give_up(self) -> None:
         """No scheduler has come in time that can serve."""
         self._failing_over = self._room = None
+        self._full_tenants = frozenset()
         self._set_state(pb.ServingState())
 
     def _receive(self, message: pb.ConnectResponse) -> None:
@@ -242,13 +312,17 @@ class SchedulerLink:
             self._take_state(message.state)
         elif message.HasField("output"):
             self._take_output(message.output)
-        if message.HasField("queue"):
+        # One that has just begun to lead has no queues yet: what was left of those before counts.
+        if message.HasField("queue") and self._is_open:
             self._room = message.queue.room
+            self._submitted.clear()
             self._retry_after = message.queue.retry_ms / 1000
+            self._full_tenants = frozenset(message.queue.full_tenants)
         if message.HasField("load"):
             self.load = message.load
 
     def _take_state(self, state: pb.ServingState) -> None:
+        self._state_changed.set()
         if self._failing_over is not None:
             if not state.num_executors:
                 return  # it has just begun to lead
@@ -270,14 +344,25 @@ class SchedulerLink:
                     observer.recover(time.monotonic() - self._lost_at)
                 self._lost_at = None
 
+    def _adapter(self, options: RequestOptions) -> Adapter | None:
+        return find_adapter("adapter", options.adapter, self._adapters)
+
     def _new(
-        self, request_id: str, prompt: Int32Array, params: SamplingParams, options: RequestOptions, interval: int = 1
+        self,
+        request_id: str,
+        prompt: Int32Array,
+        params: SamplingParams,
+        options: RequestOptions,
+        adapter: Adapter | None,
+        interval: int = 1,
     ) -> OpenRequest:
         if (name := (options.tenant, request_id)) in self._by_id:
             raise InvalidRequest("request_id", request_id, "must not be that of a running request")
         while self._next_handle in self._requests:
             self._next_handle = (self._next_handle + 1) % 2**31
-        request = OpenRequest(self._next_handle, request_id, prompt, params, options, interval, self._pace.announce)
+        request = OpenRequest(
+            self._next_handle, request_id, prompt, params, options, interval, self._pace.announce, adapter
+        )
         self._next_handle = (self._next_handle + 1) % 2**31
         self._requests[request.handle] = self._by_id[name] = request
         return request
@@ -291,20 +376,21 @@ class SchedulerLink:
             observer.tell(requests, now)
 
     def _submit(self, request: OpenRequest, resumed: bool = False) -> None:
-        if self._room is not None:
-            self._room -= 1
+        self._submitted[request.options.tenant] += 1
         if not resumed:
             self._fresh.add(request)
         self._enqueue(request)
 
     def _enqueue(self, request: OpenRequest) -> None:
         if self._is_open and self._leader is not None and not request.is_over:
-            self._leader.submit(wire.submission_to_proto(request, resumed=request not in self._fresh))
+            resumed, left_ms = request not in self._fresh, self._calls.left_ms(request)
+            self._leader.submit(wire.submission_to_proto(request, resumed, left_ms))
             self._fresh.discard(request)
 
     def _set_state(self, state: pb.ServingState) -> None:
         if state != self._state:
             self._state = state
+            self._adapters = {each.name: wire.adapter_from_proto("adapters", each) for each in state.adapters}
             self._state_changed.set()
             if state.num_executors and (reason := self.unavailable_reason):
                 logger.error("%s: %s", self._leader, reason)

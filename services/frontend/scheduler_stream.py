@@ -2,18 +2,21 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import grpc
 
-from quire.engine.api.errors import InvalidRequest, Unavailable
+from quire.engine.api.adapter import Adapter
+from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
 from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
-from quire.protos.status import readable
+from quire.protos.status import from_rpc_error, readable
 from quire.services.common import wire
 from quire.services.common.channel import DEFAULT_CONNECTOR, Connector
+from quire.services.common.first_of import first_of
+from quire.services.common.liveness import until_silent
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +70,30 @@ class SchedulerStream:
         self._cancels.append(handle)
         self._outgoing.set()
 
+    async def load_adapter(self, name: str, path: str, *, replace: bool) -> Adapter:
+        """Has the scheduler take an adapter for requests to come; raises `RequestError` as it does."""
+        response = await self._call(
+            lambda stub: stub.LoadAdapter(
+                pb.LoadAdapterRequest(name=name, path=path, replace=replace), metadata=self._connector.metadata
+            )
+        )
+        return wire.adapter_from_proto("adapter", response.adapter)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Has the scheduler give an adapter up; raises `RequestError` as it does."""
+        await self._call(
+            lambda stub: stub.UnloadAdapter(pb.UnloadAdapterRequest(name=name), metadata=self._connector.metadata)
+        )
+
+    async def _call(self, ask: Callable[[Any], Awaitable[Any]]) -> Any:
+        """A call of its own, beside the stream."""
+        try:
+            async with self._connector.open(self._address) as channel:
+                return await ask(scheduler_pb2_grpc.SchedulerServiceStub(channel))
+        except grpc.aio.AioRpcError as error:
+            found = from_rpc_error(error)
+            raise found if isinstance(found, RequestError) else Unavailable(str(found)) from error
+
     def leave(self) -> None:
         """Another scheduler leads. What is still on its way on this stream is for requests that go on there, so the
         stream is opened again before this scheduler may lead again.
@@ -91,7 +118,7 @@ class SchedulerStream:
                 stub = scheduler_pb2_grpc.SchedulerServiceStub(channel)
                 call = stub.Connect(metadata=self._connector.metadata)
                 try:
-                    await self._converse(call)
+                    await first_of(self._converse(call), self._guard(channel))
                 finally:
                     call.cancel()
         except grpc.aio.AioRpcError as error:
@@ -104,6 +131,11 @@ class SchedulerStream:
             self.state = pb.ServingState()
             self._end(self)
         return " leads no more" if self._is_left else " has ended the stream"
+
+    async def _guard(self, channel: grpc.aio.Channel) -> NoReturn:
+        """Raises `Unavailable` if the scheduler does not answer."""
+        await until_silent(channel, self._connector.stall_seconds)
+        raise Unavailable(f"it has not answered for {self._connector.stall_seconds:g} s")
 
     async def _converse(self, call: _Call) -> None:
         self._submissions, self._cancels, self._is_left = [], [], False

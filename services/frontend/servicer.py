@@ -18,6 +18,7 @@ from quire.engine.open_request import OpenRequest
 from quire.engine.text.embedding import embedding_params
 from quire.protos.beam_search import BEAM_SEARCH, answers_to_proto
 from quire.protos.convert import (
+    ADAPTER,
     CACHE,
     POOLING,
     PROMPT,
@@ -187,6 +188,30 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             num_requests=self._inference.num_requests + elsewhere,
         )
 
+    async def LoadAdapter(
+        self,
+        request: pb.LoadAdapterRequest,
+        context: grpc.aio.ServicerContext[pb.LoadAdapterRequest, pb.LoadAdapterResponse],
+    ) -> pb.LoadAdapterResponse:
+        adapter = await self._inference.load_adapter(request.name, request.path, replace=request.replace)
+        return pb.LoadAdapterResponse(adapter=ADAPTER.to_proto(adapter))
+
+    async def UnloadAdapter(
+        self,
+        request: pb.UnloadAdapterRequest,
+        context: grpc.aio.ServicerContext[pb.UnloadAdapterRequest, pb.UnloadAdapterResponse],
+    ) -> pb.UnloadAdapterResponse:
+        await self._inference.unload_adapter(request.name)
+        return pb.UnloadAdapterResponse()
+
+    async def ListAdapters(
+        self,
+        request: pb.ListAdaptersRequest,
+        context: grpc.aio.ServicerContext[pb.ListAdaptersRequest, pb.ListAdaptersResponse],
+    ) -> pb.ListAdaptersResponse:
+        adapters = sorted(self._inference.adapters.values(), key=lambda adapter: adapter.name)
+        return pb.ListAdaptersResponse(adapters=map(ADAPTER.to_proto, adapters))
+
     def _begin(self, operation: Operation, request: _Request, context: grpc.aio.ServicerContext[Any, Any]) -> Call:
         """The call that a request makes; its trace is the message's, or else that of the call's metadata."""
         trace = None if isinstance(request, pb.EmbedRequest) else trace_from_proto(request.trace)
@@ -225,7 +250,7 @@ def _input(request: _Request) -> tuple[str | Sequence[int], str]:
 
 def _options(request: _Request) -> RequestOptions:
     cache, prompt = CACHE.from_proto(request.cache, "cache"), PROMPT.from_proto(request.prompt, "prompt")
-    return RequestOptions(request.priority, cache, prompt)
+    return RequestOptions(request.priority, cache, prompt, adapter=request.adapter)
 
 
 def _timed_options(request: pb.GenerateRequest | pb.BeamSearchRequest, call: Call) -> RequestOptions:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final
 
 from quire.services.common.metrics.metric import Alias, Kind, Metric
+from quire.services.common.metrics.outcome import CANCELLED, FINISHED
 from quire.services.frontend import metrics
 
 CACHE_CONFIG: Final = Metric(
@@ -22,12 +23,23 @@ CACHE_CONFIG: Final = Metric(
 LORA_INFO: Final = Metric(
     "vllm:lora_requests_info",
     Kind.GAUGE,
-    "Unix time of this answer, with adapters as labels: Quire serves none.",
+    "Unix time of this answer, with the adapters of requests as labels, and how many an executor holds at once.",
     ("max_lora", "running_lora_adapters", "waiting_lora_adapters"),
     is_shared=True,
     needs="--vllm-metrics",
 )
 METRICS: Final = (CACHE_CONFIG, LORA_INFO)
+
+
+def finished_reason(outcome: str) -> str:
+    """vLLM's word for how a request ended; its `abort` is also for clients that have gone.
+
+    Source: vllm/v1/engine/__init__.py, FINISH_REASON_STRINGS.
+    """
+    if outcome in ("aborted", CANCELLED):
+        return "abort"
+    return outcome if outcome in FINISHED else "error"
+
 
 ALIASES: Final = (
     Alias("vllm:num_requests_running", metrics.RUNNING),
@@ -41,7 +53,7 @@ ALIASES: Final = (
     Alias("vllm:gpu_prefix_cache_hits_total", metrics.CACHED_TOKENS),
     Alias("vllm:prompt_tokens_total", metrics.PROMPT_TOKENS),
     Alias("vllm:generation_tokens_total", metrics.GENERATION_TOKENS),
-    Alias("vllm:request_success_total", metrics.REQUESTS, (("outcome", "finished_reason"),)),
+    Alias("vllm:request_success_total", metrics.REQUESTS, (("outcome", "finished_reason"),), finished_reason),
     Alias("vllm:request_prompt_tokens", metrics.REQUEST_PROMPT),
     Alias("vllm:request_generation_tokens", metrics.REQUEST_GENERATION),
     Alias("vllm:time_to_first_token_seconds", metrics.FIRST_TOKEN),

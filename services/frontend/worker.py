@@ -3,13 +3,13 @@
 python -m quire.services.frontend.worker, with a `WorkerOrder` as JSON on standard input
 """
 
-import asyncio
 import sys
 
 from pydantic import BaseModel, ConfigDict
 
 from quire.engine.api.errors import QuireError
 from quire.services.common import logs
+from quire.services.common.signals import run_service
 from quire.services.frontend.main import Settings, serve
 
 
@@ -34,7 +34,7 @@ def main() -> int:
     order = WorkerOrder.model_validate_json(sys.stdin.buffer.read())
     logs.configure(order.settings.log_level, order.settings.log_format, "frontend")
     try:
-        asyncio.run(serve(order.settings, order.address, order.siblings))
+        run_service(serve(order.settings, order.address, order.siblings))
     except QuireError as error:
         print(f"quire frontend: error: {error}", file=sys.stderr)
         return 1

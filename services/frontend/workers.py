@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -17,7 +16,9 @@ from typing import Any, Final
 
 from quire.engine.api.errors import StartupError
 from quire.services.common import bound
-from quire.services.common.address import bound_socket, joined
+from quire.services.common.channel import open_channel
+from quire.services.common.held_port import HeldPort
+from quire.services.common.liveness import until_silent
 from quire.services.common.restarts import Pauses
 from quire.services.common.signals import unless_signalled
 
@@ -37,12 +38,14 @@ class Workers:
         settings: of the frontend, as JSON takes them; the ports are `listen` and `http_listen`.
         number: of processes.
         drain_seconds: that their requests have to end.
+        stall_seconds: that one may leave a question unanswered before it is started again.
     """
 
-    def __init__(self, settings: Mapping[str, Any], number: int, drain_seconds: float) -> None:
+    def __init__(self, settings: Mapping[str, Any], number: int, drain_seconds: float, stall_seconds: float) -> None:
         self._settings = dict(settings)
         self._number = number
         self._stop_seconds = drain_seconds + STOP_SECONDS
+        self._stall_seconds = stall_seconds
         self._running: dict[int, Process] = {}
 
     async def run(self) -> None:
@@ -51,9 +54,10 @@ class Workers:
         Raises:
             StartupError: a port cannot be listened on, or a worker ended before it listened.
         """
+        is_shared = bool(self._settings["reuse_port"])
         with (
-            _Port("--listen", self._settings["listen"]) as port,
-            _Port("--http-listen", self._settings["http_listen"]) as http_port,
+            HeldPort("--listen", self._settings["listen"], is_shared) as port,
+            HeldPort("--http-listen", self._settings["http_listen"], is_shared) as http_port,
             tempfile.TemporaryDirectory(prefix="quire-workers-") as folder,
         ):
             self._settings |= {"listen": port.address, "http_listen": http_port.address}
@@ -80,12 +84,29 @@ class Workers:
             self._running[index] = process = await self._start(index, folder)
             logger.info("worker %d is process %d", index, process.pid)
             has_listened |= await _listens(process, own)
-            code = await process.wait()
+            code = await self._ended(process, f"unix:{own}")
             if not has_listened:
                 raise StartupError(f"worker {index} ended with exit code {code} before it listened")
             pause = pauses.after(time.monotonic() - began)
             logger.warning("worker %d ended with exit code %d; starting it again in %g s", index, code, pause)
             await asyncio.sleep(pause)
+
+    async def _ended(self, process: Process, address: str) -> int:
+        """Its exit code, once it has ended by itself, or because it was stuck."""
+        guarding = asyncio.create_task(self._guard(process, address))
+        try:
+            return await process.wait()
+        finally:
+            guarding.cancel()
+
+    async def _guard(self, process: Process, address: str) -> None:
+        """Kills a worker that has answered and does not any more."""
+        async with open_channel(address) as channel:
+            await channel.channel_ready()
+            await until_silent(channel, self._stall_seconds)
+        logger.error("process %d has not answered for %g s; killing it", process.pid, self._stall_seconds)
+        with suppress(ProcessLookupError):
+            process.kill()
 
     async def _start(self, index: int, folder: Path) -> Process:
         addresses = [f"unix:{folder / str(each)}.sock" for each in range(self._number)]
@@ -128,32 +149,3 @@ async def _listens(process: Process, own: Path) -> bool:
     while process.returncode is None and not own.exists():
         await asyncio.sleep(_POLL_SECONDS)
     return own.exists()
-
-
-class _Port:
-    """A context manager that keeps a port for the workers.
-
-    It is bound for this process alone and opened to others of this user then: a second frontend finds it in use.
-
-    Attributes:
-        address: "host:port" with the port's number; "" for none.
-    """
-
-    def __init__(self, flag: str, listen: str) -> None:
-        self._socket: socket.socket | None = None
-        self.address = listen
-        if not listen:
-            return
-        try:
-            self._socket = bound_socket(listen)
-        except OSError as error:
-            raise StartupError(f"{flag} {listen}: cannot listen there: {error.strerror}") from error
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        self.address = joined(listen.rpartition(":")[0], self._socket.getsockname()[1])
-
-    def __enter__(self) -> "_Port":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._socket is not None:
-            self._socket.close()

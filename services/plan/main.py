@@ -80,14 +80,14 @@ def make_plan(settings: Settings) -> Plan:
     """
     place = machine(settings.gpu)
     config = ExecutorConfig(**settings.model_dump(include=set(ExecutorConfig.model_fields)))
-    model = read_model_size(resolve_model(config.model, weights=False))
+    model = read_model_size(resolve_model(config.model, weights=False), config.model_impl)
     _check(settings, place, model)
     memory = plan_memory(config, model, place)
     fits = min(memory.num_sequences(settings.prompt_len + settings.output_len), config.max_batch_size)
     if not fits:
         raise StartupError(
             f"--prompt-len {settings.prompt_len} and --output-len {settings.output_len}: must be at most "
-            f"{memory.num_tokens + 1} together, as the KV pool has {memory.num_blocks} blocks of {memory.block_size}"
+            f"{memory.longest} together, as the KV pool has {memory.num_blocks} blocks of {memory.block_size}"
         )
     counts = settings.concurrency or _CONCURRENCY
     loads = [Load(count, settings.prompt_len, settings.output_len) for count in counts if count <= fits]
@@ -120,7 +120,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
     model, memory = plan.model, plan.memory
     return {
         "machine": asdict(plan.machine),
-        "model": {**asdict(model), "num_parameters": model.num_parameters},
+        "model": model.figures(),
         "memory": {
             **asdict(memory),
             "num_tokens": memory.num_tokens,
@@ -139,7 +139,7 @@ def _as_text(settings: Settings, plan: Plan) -> str:
     longest = settings.max_model_len or model.max_model_len
     lines = [
         place.title + (f", {_size(place.memory)}" if place.memory else "") + f", {memory.dtype}",
-        f"  weights  {_size(memory.weight_bytes)}, {model.num_parameters:,} parameters{stored}",
+        f"  weights  {_size(memory.weight_bytes)}, {model.outline.num_parameters:,} parameters{stored}",
         *([f"  a step   about {_size(memory.step_bytes)}; an executor measures it"] if place.is_gpu else []),
         f"  KV       {memory.bytes_per_token:,.0f} bytes a token, {memory.block_bytes:,} bytes a block",
         f"  pool     {about}{memory.num_blocks:,} blocks of {memory.block_size}, {memory.num_tokens:,} tokens",

@@ -69,16 +69,16 @@ def expected_speed(machine: Machine, model: ModelSize, memory: MemoryPlan, load:
 def decode_seconds(machine: Machine, model: ModelSize, memory: MemoryPlan, num_sequences: int, context: float) -> float:
     """Of a step in which so many sequences generate, each with so many tokens before it."""
     moved = _read_bytes(model, memory) + num_sequences * context * memory.bytes_per_token
-    operations = model.operations(num_sequences, context, num_sequences)
+    operations = model.outline.operations(num_sequences, context, num_sequences)
     return max(moved / machine.read, operations / machine.multiply) / machine.decode_share(num_sequences)
 
 
 def prefill_seconds(machine: Machine, model: ModelSize, num_tokens: int) -> float:
     """Of a prompt of so many tokens, of which nothing is cached, in steps that are full."""
-    return model.operations(num_tokens, num_tokens / 2, 1) / machine.multiply / machine.prefill
+    return model.outline.operations(num_tokens, num_tokens / 2, 1) / machine.multiply / machine.prefill
 
 
 def _read_bytes(model: ModelSize, memory: MemoryPlan) -> float:
     """Of the weights in every step: all but an embedding that is not the output layer, of which only rows are read."""
-    looked_up = model.head * (model.num_embeddings - 1)
+    looked_up = 0 if model.outline.is_tied else model.outline.num_head
     return memory.weight_bytes - looked_up * memory.itemsize

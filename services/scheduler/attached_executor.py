@@ -10,6 +10,8 @@ from quire.engine.step import ExecutorInfo, limits_of
 
 # What a running sequence weighs against context tokens: its share of every step to come.
 TOKENS_PER_RUNNING = 16
+# What weighs an adapter that is to be loaded first: it delays the request, and may take another's place.
+TOKENS_PER_ADAPTER = 256
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +35,9 @@ class AttachedExecutor:
         return limits_of(info)
 
     def cost(self, sequence: Sequence) -> int:
-        """Cost of the sequence on this executor, in context tokens: its own that are not cached, and the load."""
+        """Cost of the sequence on this executor, in context tokens: its own that are not cached, the load, and its
+        adapter, unless that lies there."""
         scheduler = self.scheduler
         own = len(sequence.tokens) - scheduler.num_reusable(sequence)
-        return own + scheduler.num_context_tokens + TOKENS_PER_RUNNING * scheduler.num_running
+        adapter = 0 if scheduler.has_adapter(sequence) else TOKENS_PER_ADAPTER
+        return own + adapter + scheduler.num_context_tokens + TOKENS_PER_RUNNING * scheduler.num_running

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import NoReturn
 
-from quire.engine.api.errors import LedgerUnreachable
+from quire.engine.api.errors import LedgerDenied, LedgerUnreachable
 from quire.engine.resources.ledger.lease import Holder, LeaderLease, Term, monotonic
 
 logger = logging.getLogger(__name__)
@@ -13,43 +14,67 @@ logger = logging.getLogger(__name__)
 RENEWALS = 4
 
 
+async def _nobody(_: str) -> None:
+    """Is told."""
+
+
 class Candidate:
     """Waits for the lease as a standby, and renews it as the leader."""
 
     def __init__(self, lease: LeaderLease) -> None:
         self._lease = lease
         self._pause = lease.seconds / RENEWALS
+        self._was_answered = False
 
-    async def elected(self, above: int = 0) -> Term:
+    async def elected(self, above: int = 0, tell: Callable[[str], Awaitable[None]] = _nobody) -> Term:
         """Returns when this scheduler leads: at once if nobody else does.
 
         Args:
             above: the term's epoch is higher than this.
+            tell: is told what this waits for.
 
         Raises:
-            LedgerUnreachable: Redis does not answer the first question; later ones are asked again.
+            LedgerDenied: Redis answers the first question of all, but not to this client.
         """
-        answer = await self._lease.take(above)
+        answer = await self._ask(above, tell)
         seen: Holder | None = None
-        since, is_silent = 0.0, False
+        since = 0.0
         while isinstance(answer, Holder):
             if seen is None or answer.leader != seen.leader:
-                logger.info("standby: %s leads in epoch %d", answer.leader, answer.epoch)
+                await tell(f"standby: {answer.leader} leads in epoch {answer.epoch}")
             if not answer.is_as(seen):
                 seen, since = answer, monotonic()
             above = max(above, answer.epoch)
             # By our own clock, as Redis's may have been set back.
             is_abandoned = monotonic() - since >= answer.seconds
+            answer = await self._ask(above, tell, answer, seen if is_abandoned else None)
+        return answer
+
+    async def _ask(
+        self,
+        above: int,
+        tell: Callable[[str], Awaitable[None]],
+        holder: Holder | None = None,
+        abandoned: Holder | None = None,
+    ) -> Term | Holder:
+        """Asks for the lease, behind the time of whoever holds it, until Redis answers; it may be gone for a while."""
+        is_silent = False
+        while True:
             try:
-                await self._lease.released(answer)
-                answer = await self._lease.take(above, seen if is_abandoned else None)
-                is_silent = False
+                if holder is not None:
+                    await self._lease.released(holder)
+                answer = await self._lease.take(above, abandoned)
             except LedgerUnreachable as error:
+                if isinstance(error, LedgerDenied) and not self._was_answered:
+                    raise
                 if not is_silent:
                     logger.warning("standby: %s", error)
+                    await tell(f"standby: {error}")
                 is_silent = True
                 await asyncio.sleep(self._pause)
-        return answer
+            else:
+                self._was_answered = True
+                return answer
 
     async def keep(self, term: Term) -> NoReturn:
         """Renews the lease until cancelled.

@@ -8,6 +8,7 @@ from collections.abc import Sequence as List
 from dataclasses import asdict
 from typing import NoReturn
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.errors import InvalidRequest, Overloaded, RequestError, Unavailable
 from quire.engine.open_request import Finish
 from quire.engine.request import Request
@@ -24,7 +25,9 @@ from quire.services.scheduler.displaced import Displaced
 from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.frontend_stream import FrontendStream
 from quire.services.scheduler.observer import SchedulerObserver
+from quire.services.scheduler.spares import Spares
 from quire.services.scheduler.streamed_request import StreamedRequest
+from quire.services.scheduler.warm_structures import WarmStructures
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +52,20 @@ class Dispatcher:
         self._clients = itertools.count(1)
         self._streams: dict[int, FrontendStream] = {}
         self._executors: dict[str, AttachedExecutor] = {}
+        # The one that attached last; it may have gone.
+        self._latest: AttachedExecutor | None = None
         self._executor_of: dict[Sequence, AttachedExecutor] = {}
         self._recipients: dict[Sequence, StreamedRequest] = {}
         # Sequences of a lost executor while no other is there that can hold them.
         self._unplaced: list[Sequence] = []
         self._displaced = Displaced()
+        self._structures = WarmStructures()
+        self._spares = Spares()
         self._expected: set[str] = set()
         self._changed = asyncio.Event()
         self._is_finishing = False
+        self._impediment = ""
+        self._adapters: tuple[Adapter, ...] = ()
         self._emptied = asyncio.Event()
 
     @property
@@ -69,6 +78,16 @@ class Dispatcher:
         return list(self._executors.values())
 
     @property
+    def open_executors(self) -> list[AttachedExecutor]:
+        """Those that take requests."""
+        return self._spares.serving(self._executors.values())
+
+    @property
+    def num_serving(self) -> int:
+        """Executors that take requests."""
+        return len(self.open_executors)
+
+    @property
     def expected(self) -> set[str]:
         """Names of executors that are attached or may attach."""
         return self._expected | self._executors.keys()
@@ -79,7 +98,14 @@ class Dispatcher:
 
     @property
     def is_serving(self) -> bool:
-        return bool(self._open_executors()) and not self._is_finishing
+        return not self.not_serving_reason
+
+    @property
+    def not_serving_reason(self) -> str:
+        """Why no token can be made now; "" if they can be."""
+        if self._is_finishing:
+            return "this scheduler is shutting down"
+        return self._impediment if self.open_executors else "no executor is attached"
 
     @property
     def unplaced(self) -> List[Sequence]:
@@ -99,8 +125,19 @@ class Dispatcher:
             self._emptied.clear()
             await self._emptied.wait()
 
+    def impede(self, reason: str) -> None:
+        """Says why executors get no plans now; "": they do."""
+        if reason != self._impediment:
+            self._impediment = reason
+            self._announce()
+
+    def serve_adapters(self, adapters: Iterable[Adapter]) -> None:
+        """Frontends hear which ones requests may name from now on."""
+        self._adapters = tuple(adapters)
+        self._announce()
+
     async def changed(self) -> None:
-        """Returns when an executor has come or gone since the last call."""
+        """Returns when `not_serving_reason` may have changed since the last call."""
         await self._changed.wait()
         self._changed.clear()
 
@@ -165,8 +202,11 @@ class Dispatcher:
                 return
             if request.is_resumed:
                 self._check_resumed(sequence)
-            executor.scheduler.add(sequence)
+            if executor is not None:
+                executor.scheduler.add(sequence)
         except RequestError as error:
+            if isinstance(error, InvalidRequest):
+                logger.warning("frontend %d: request %d is refused: %s", stream.client, request.handle, error)
             stream.end(request.handle, error)
             for observer in self._observers:
                 observer.refuse(request, error)
@@ -174,11 +214,16 @@ class Dispatcher:
         finally:
             self._tell_room()
         stream.sequences[request.handle] = sequence
-        self._executor_of[sequence] = executor
         self._recipients[sequence] = StreamedRequest(stream, request.handle, request.interval)
         for observer in self._observers:
             observer.begin(sequence)
-        executor.loop.wake()
+        if request.params.structured_output is not None:
+            self._structures.ask(request.params.structured_output, self._executors.values())
+        if executor is None:
+            self._unplaced.append(sequence)
+        else:
+            self._executor_of[sequence] = executor
+            executor.loop.wake()
 
     def cancel(self, stream: FrontendStream, handle: int) -> None:
         """Ends a request without a further message; harmless if it has ended."""
@@ -229,9 +274,11 @@ class Dispatcher:
             Unavailable: as of `admit`.
         """
         self.admit(executor.name, executor.info)
-        self._executors[executor.name] = executor
+        self._executors[executor.name] = self._latest = executor
+        self._spares.attached(self._executors.values())
         unplaced, self._unplaced = self._unplaced, []
         self._place(unplaced)
+        self._structures.spread(self._executors.values())
         self._announce()
         blocks = f"{executor.info.num_blocks} blocks, {executor.scheduler.pool.num_cached} cached"
         self.notice(Event(EventKind.EXECUTOR_ATTACHED, executor.name, blocks))
@@ -249,7 +296,9 @@ class Dispatcher:
 
     def detach(self, executor: AttachedExecutor, sequences: list[Sequence]) -> None:
         """An executor is gone; its unfinished sequences go on elsewhere with the tokens they have."""
+        self._structures.spread(self._executors.values())
         self._executors.pop(executor.name, None)
+        self._spares.left(executor)
         self._displaced.add(executor.name, [sequence for sequence in sequences if sequence.was_started])
         self._place(sequences)
         self._announce()
@@ -272,7 +321,8 @@ class Dispatcher:
             self._executor_of.pop(sequence, None)
             if sequence.num_faults > MAX_FAULTS:
                 lost = f"{sequence.num_faults} executors in a row were lost while this ran and got no further"
-                self._fail(sequence, Unavailable(lost))
+                # Not to be retried: that would go on with what is stopped here.
+                self._fail(sequence, RequestError(lost))
                 continue
             executor = self._cheapest(sequence, self._able(sequence.request)[0])
             if executor is None:
@@ -307,18 +357,22 @@ class Dispatcher:
             executor, seconds = settled
             self.notice(Event(EventKind.REQUESTS_RECOVERED, executor, "all that ran there go on", seconds))
 
-    def _choose(self, request: Request) -> tuple[Sequence, AttachedExecutor]:
+    def _choose(self, request: Request) -> tuple[Sequence, AttachedExecutor | None]:
         """The request as a sequence, and the executor where it costs least of those that can hold it.
+
+        None: all have gone since the frontend heard of them, and the request was accepted before: it waits for others.
 
         Raises:
             Unavailable: no executor takes requests.
             InvalidRequest: no executor can ever hold it.
         """
         able, refusal = self._able(request)
-        if not able:
+        if able:
+            sequence = Sequence(request, able[0].info.eos_token_ids)
+            return sequence, self._cheapest(sequence, able)
+        if self._latest is None or not request.is_resumed or self.open_executors:
             raise refusal
-        sequence = Sequence(request, able[0].info.eos_token_ids)
-        return sequence, self._cheapest(sequence, able) or able[0]
+        return Sequence(request, self._latest.info.eos_token_ids), None
 
     def _check_resumed(self, sequence: Sequence) -> None:
         """Raises `Overloaded` for more than a scheduler before this one could have accepted.
@@ -326,12 +380,13 @@ class Dispatcher:
         All its requests may come to the first executor that attaches, so those to come count as the largest that is
         here. Twice as much may come, as more executors may have been there before.
         """
-        schedulers = [executor.scheduler for executor in self._open_executors()]
+        schedulers = [executor.scheduler for executor in self.open_executors or (self._latest,) if executor]
         num_executors = 2 * max(len(self._expected), len(schedulers))
         most_requests = num_executors * max(scheduler.max_accepted_requests for scheduler in schedulers)
         most_tokens = num_executors * max(scheduler.max_accepted_tokens for scheduler in schedulers)
         num_open = len(self._executor_of) + len(self._unplaced)
-        num_tokens = sequence.num_context + sum(scheduler.num_context_tokens for scheduler in schedulers)
+        waiting = (executor.scheduler.num_context_tokens for executor in self.open_executors)
+        num_tokens = sequence.num_context + sum(waiting)
         if num_open >= most_requests or (num_open and num_tokens > most_tokens):
             raise Overloaded(
                 f"{num_open} requests are open and {num_tokens} tokens would wait, at most {most_requests} and "
@@ -343,7 +398,7 @@ class Dispatcher:
         """The executors that can ever hold a request, and what to say if there is none."""
         refusal: RequestError = Unavailable("no executor is attached")
         able = []
-        for executor in self._open_executors():
+        for executor in self.open_executors:
             try:
                 validate(request.prompt, request.params, executor.limits)
                 validate_generated(request.generated, request.params, executor.limits)
@@ -352,12 +407,14 @@ class Dispatcher:
                 refusal = error
         return able, refusal
 
-    def _open_executors(self) -> list[AttachedExecutor]:
-        return [executor for executor in self._executors.values() if not executor.is_draining]
-
     @staticmethod
     def _cheapest(sequence: Sequence, executors: list[AttachedExecutor]) -> AttachedExecutor | None:
-        """The executor with the least sum of load and prefill after the cached prefix."""
+        """The executor with the least sum of load and prefill after the cached prefix.
+
+        One that would have to load what compiles structured outputs comes last, if the sequence has one.
+        """
+        if sequence.request.params.structured_output is not None:
+            executors = [each for each in executors if each.scheduler.has_structures] or executors
         return min(executors, key=lambda executor: executor.cost(sequence), default=None)
 
     def _announce(self) -> None:
@@ -366,12 +423,14 @@ class Dispatcher:
             stream.set_state(self._state())
 
     def _tell_room(self) -> None:
-        room = report.room(self._open_executors())
+        executors = self.open_executors
+        room, full_tenants = report.room(executors), report.full_tenants(executors)
         for stream in self._streams.values():
-            stream.set_room(room)
+            stream.set_room(room, full_tenants)
 
     def _queue(self) -> pb.QueueState:
-        return report.queue_state(self._open_executors())
+        return report.queue_state(self.open_executors)
 
     def _state(self) -> pb.ServingState:
-        return report.serving_state(self._epoch, [] if self._is_finishing else self._open_executors())
+        executors = [] if self._is_finishing else self.open_executors
+        return report.serving_state(self._epoch, executors, self._impediment, self._adapters)

@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Callable
+from itertools import count
 from typing import NoReturn
 
 import grpc
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.errors import InvalidRequest, StaleEpoch, Unavailable
-from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.loop import StepRunner
+from quire.engine.preparation import Preparation
 from quire.engine.resources.ledger.lease import Term
 from quire.engine.step import ExecutorInfo, StepPlan, StepResult
 from quire.internal.v1 import executor_pb2 as pb
@@ -16,6 +18,8 @@ from quire.internal.v1 import executor_pb2_grpc
 from quire.protos.status import readable
 from quire.services.common import wire
 from quire.services.common.channel import DEFAULT_CONNECTOR, Connector
+from quire.services.common.first_of import first_of
+from quire.services.common.liveness import until_silent
 
 ATTACH_SECONDS = 10.0
 
@@ -34,11 +38,13 @@ class ExecutorLink(StepRunner):
         self._address = address
         self._term = term
         self._channel = connector.open(address)
+        self._stall_seconds = connector.stall_seconds
         self._call = executor_pb2_grpc.ExecutorServiceStub(self._channel).Execute(metadata=connector.metadata)
         self._results: asyncio.Queue[StepResult] = asyncio.Queue()
         self._num_due = 0
-        self._num_prepared = 0
-        self._preparing: dict[int, asyncio.Future[None]] = {}
+        self._numbers = count(1)
+        # What becomes ready has a digest if it is an adapter that was examined.
+        self._preparing: dict[int, asyncio.Future[str]] = {}
         self._vocab_size = 0
 
     async def attach(self) -> ExecutorInfo:
@@ -73,11 +79,21 @@ class ExecutorLink(StepRunner):
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             await self._raise(error)
 
-    async def prepare(self, structure: StructuredOutput) -> asyncio.Future[None]:
-        self._num_prepared += 1
-        answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._preparing[self._num_prepared] = answer
-        message = wire.prepare_to_proto(self._num_prepared, structure)
+    async def prepare(self, preparation: Preparation) -> asyncio.Future[str]:
+        return await self._ask(wire.prepare_to_proto(next(self._numbers), preparation))
+
+    async def examine(self, name: str, path: str) -> Adapter:
+        answer = await self._ask(wire.examine_to_proto(next(self._numbers), name, path))
+        try:
+            return Adapter(name, path, await answer)
+        except asyncio.CancelledError:
+            if not answer.cancelled():
+                raise
+            raise Unavailable(f"executor {self._address} is gone") from None
+
+    async def _ask(self, message: pb.Prepare) -> asyncio.Future[str]:
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._preparing[message.number] = answer
         try:
             await self._call.write(pb.ExecuteRequest(prepare=message))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
@@ -94,9 +110,16 @@ class ExecutorLink(StepRunner):
             on_draining: called when the executor says that it is about to stop.
 
         Raises:
-            StaleEpoch, Unavailable: the stream has ended.
+            StaleEpoch, Unavailable: the stream has ended, or the executor does not answer.
             InvalidRequest: what comes is no result of a plan that was sent.
         """
+        await first_of(self._guard(), self._take_all(on_draining))
+
+    async def _guard(self) -> NoReturn:
+        await until_silent(self._channel, self._stall_seconds)
+        raise Unavailable(f"executor {self._address}: it has not answered for {self._stall_seconds:g} s")
+
+    async def _take_all(self, on_draining: Callable[[], None]) -> NoReturn:
         while True:
             response = await self._read()
             if response.HasField("draining"):
@@ -120,7 +143,7 @@ class ExecutorLink(StepRunner):
         error = wire.prepared_from_proto(prepared)
         answer = self._preparing.pop(prepared.number)
         if error is None:
-            answer.set_result(None)
+            answer.set_result(prepared.digest)
         else:
             answer.set_exception(error)
 

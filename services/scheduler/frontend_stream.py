@@ -39,6 +39,7 @@ class FrontendStream:
         self.client = client
         self._queue = queue
         self._room_told = 0
+        self._full_told: frozenset[str] = frozenset()
         self._room_changed = False
         self._load = pb.Load()
         self._load_changed = True
@@ -69,9 +70,11 @@ class FrontendStream:
         self._state = state
         self._updated.set()
 
-    def set_room(self, room: int) -> None:
-        """So many requests may still be queued; told at once if that changes something, else with the next message."""
-        is_flipped = (room == 0) != (self._room_told == 0)
+    def set_room(self, room: int, full_tenants: frozenset[str] = frozenset()) -> None:
+        """So many requests may still be queued, of these tenants none; told at once if that changes something, else
+        with the next message.
+        """
+        is_flipped = (room == 0) != (self._room_told == 0) or full_tenants != self._full_told
         if is_flipped or abs(room - self._room_told) > _NOTABLE_SHARE * max(room, self._room_told):
             self._room_changed = True
             self._updated.set()
@@ -157,7 +160,8 @@ class FrontendStream:
                 self._load_changed = False
             queue = self._queue()
             messages[-1].queue.CopyFrom(queue)
-            self._room_told, self._room_changed = queue.room, False
+            self._room_told, self._full_told = queue.room, frozenset(queue.full_tenants)
+            self._room_changed = False
         return messages
 
     def _take_output(self) -> pb.StepOutput:

@@ -29,7 +29,8 @@ class Gauges:
         value(metrics.FRONTENDS).value = dispatcher.num_frontends
         num_draining = sum(executor.is_draining for executor in dispatcher.executors)
         value(metrics.EXECUTORS, "draining").value = num_draining
-        value(metrics.EXECUTORS, "serving").value = len(dispatcher.executors) - num_draining
+        value(metrics.EXECUTORS, "serving").value = dispatcher.num_serving
+        value(metrics.EXECUTORS, "spare").value = len(dispatcher.executors) - num_draining - dispatcher.num_serving
         for executor in dispatcher.executors:
             self._set(executor)
 
@@ -59,7 +60,7 @@ class Gauges:
 
 _OF_ALL = (
     *((metrics.EPOCH,), (metrics.FRONTENDS,)),
-    *((metrics.EXECUTORS, "draining"), (metrics.EXECUTORS, "serving")),
+    *((metrics.EXECUTORS, "draining"), (metrics.EXECUTORS, "serving"), (metrics.EXECUTORS, "spare")),
 )
 _OF_ATTACHED = (
     *(metrics.WAITING, metrics.RUNNING, metrics.MAX_RUNNING, metrics.QUEUE_ROOM, metrics.WAITING_TOKENS),

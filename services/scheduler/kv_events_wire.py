@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from quire.engine.resources.pool_change import PoolChange
+from quire.engine.resources.prefix import hash_of
 from quire.engine.resources.publication import Publication
 from quire.v1 import kv_events_pb2 as pb
 
@@ -16,9 +17,10 @@ def change_to_proto(change: PoolChange) -> Iterator[pb.KVEventBatch]:
     for part in change.parts(_MAX_BLOCKS):
         events = [pb.KVEvent(cleared=pb.AllBlocksCleared())] if part.is_cleared else []
         events += [pb.KVEvent(stored=_stored(run, part.block_size)) for run in part.runs()]
-        if part.removed:
-            names = [publication.name for publication in part.evicted()]
-            events.append(pb.KVEvent(removed=pb.BlocksRemoved(block_hashes=names, medium=_MEDIUM)))
+        for removed in part.evicted():
+            hashes = [hash_of(publication.name) for publication in removed]
+            gone = pb.BlocksRemoved(block_hashes=hashes, medium=_MEDIUM, group=removed[0].group)
+            events.append(pb.KVEvent(removed=gone))
         yield pb.KVEventBatch(pool=part.pool, events=events, is_partial=part.is_partial)
 
 
@@ -26,10 +28,11 @@ def _stored(run: Sequence[Publication], block_size: int) -> pb.BlocksStored:
     """Neither a salt nor what it guards: the parent of a first block is made of it, and the tokens are its tenant's."""
     first = run[0]
     message = pb.BlocksStored(
-        block_hashes=[publication.name for publication in run],
-        parent_hash=first.parent if first.depth else b"",
+        block_hashes=[hash_of(publication.name) for publication in run],
+        parent_hash=hash_of(first.parent) if first.depth else b"",
         block_size=block_size,
         medium=_MEDIUM,
+        group=first.group,
     )
     for publication in run:
         if publication.tokens is not None and not publication.is_salted:

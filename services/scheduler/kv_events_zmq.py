@@ -18,6 +18,7 @@ import zmq.asyncio
 
 from quire.engine.api.errors import Overloaded, StartupError
 from quire.engine.resources.pool_change import PoolChange
+from quire.engine.resources.prefix import hash_of
 from quire.engine.resources.publication import Publication
 from quire.services.scheduler.kv_events import KVEvents, Subscription
 
@@ -28,7 +29,6 @@ _MAX_BLOCKS: Final = 256
 _MAX_QUEUED: Final = 100_000
 # The device's memory, as routers call it: the tier that costs nothing to read.
 _MEDIUM: Final = "GPU"
-_GROUP: Final = 0
 _MANY_EPOCHS: Final = 1 << 31
 _END: Final = (-1).to_bytes(8, "big", signed=True)
 _JOINED: Final = b"\x01"
@@ -158,10 +158,11 @@ def _events(change: PoolChange) -> Iterator[list[Any]]:
             parent = _number(run[0].parent) if run[0].depth else None
             tokens = [token for publication in run for token in publication.tokens or ()]
             # Behind the block size: LoRA id, medium, LoRA name, extra keys, group.
-            yield ["BlockStored", _numbers(run), parent, tokens, change.block_size, None, _MEDIUM, None, None, _GROUP]
-    removed = [publication for publication in change.evicted() if _is_open(publication)]
-    if removed:
-        yield ["BlockRemoved", _numbers(removed), _MEDIUM, _GROUP]
+            names, group = _numbers(run), run[0].group
+            yield ["BlockStored", names, parent, tokens, change.block_size, None, _MEDIUM, None, None, group]
+    for removed in change.evicted():
+        if evicted := [publication for publication in removed if _is_open(publication)]:
+            yield ["BlockRemoved", _numbers(evicted), _MEDIUM, evicted[0].group]
 
 
 def _is_open(publication: Publication) -> bool:
@@ -174,4 +175,4 @@ def _numbers(publications: Sequence[Publication]) -> list[int]:
 
 def _number(name: bytes) -> int:
     """The last 64 bits of a hash, as vLLM publishes hashes unless it is told otherwise."""
-    return int.from_bytes(name[-8:], "big")
+    return int.from_bytes(hash_of(name)[-8:], "big")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from quire.engine.api.errors import Unavailable
+from quire.services.scheduler.adapters import Adapters
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.watch.watch import Watch
 
@@ -19,6 +20,7 @@ class Leadership:
     def __init__(self) -> None:
         self.leading: Dispatcher | None = None
         self._watch: Watch | None = None
+        self._adapters: Adapters | None = None
         self._changed = asyncio.Event()
         self._is_over = False
 
@@ -41,6 +43,16 @@ class Leadership:
         if self._watch is None:
             raise Unavailable("this scheduler is a standby")
         return self._watch
+
+    @property
+    def adapters(self) -> Adapters:
+        """
+        Raises:
+            Unavailable: another scheduler leads.
+        """
+        if self._adapters is None:
+            raise Unavailable("this scheduler is a standby")
+        return self._adapters
 
     async def began(self) -> Dispatcher:
         """Returns the dispatcher when this scheduler leads.
@@ -67,13 +79,13 @@ class Leadership:
         self._changed.set()
 
     @contextmanager
-    def lead(self, dispatcher: Dispatcher, watch: Watch) -> Iterator[None]:
+    def lead(self, dispatcher: Dispatcher, watch: Watch, adapters: Adapters) -> Iterator[None]:
         """Leads while the context is open; then every frontend's stream ends."""
-        self.leading, self._watch = dispatcher, watch
+        self.leading, self._watch, self._adapters = dispatcher, watch, adapters
         self._changed.set()
         try:
             yield
         finally:
             self._changed.clear()
-            self.leading = self._watch = None
+            self.leading = self._watch = self._adapters = None
             dispatcher.close()

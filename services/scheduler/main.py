@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
@@ -25,14 +26,19 @@ from quire.engine.scheduling.plugins import components
 from quire.engine.trace import Trace
 from quire.internal.v1 import scheduler_pb2_grpc
 from quire.protos.address import Address, Addresses
+from quire.services.common.health import Health
 from quire.services.common.metrics.meter import Meter
 from quire.services.common.metrics.serving import metrics_serving
-from quire.services.common.server import Health, serving
+from quire.services.common.named_folders import NamedFolder, by_name
+from quire.services.common.security import log_refusal
+from quire.services.common.server import serving
 from quire.services.common.settings import MeasuredSettings
-from quire.services.common.signals import unless_signalled
+from quire.services.common.signals import run_service, unless_signalled
 from quire.services.common.targets import Targets
 from quire.services.common.tracing import tracing
+from quire.services.common.watchdog import watching
 from quire.services.extras import check_extras
+from quire.services.scheduler.adapters import Adapters
 from quire.services.scheduler.candidate import Candidate
 from quire.services.scheduler.dispatcher import Dispatcher
 from quire.services.scheduler.event import Event, EventKind
@@ -72,9 +78,16 @@ class Settings(MeasuredSettings, SchedulerConfig):
     redis: RedisUrl = "redis://127.0.0.1:6379/0"
     """URL of the Redis that holds the ledger: redis, rediss, unix, redis+sentinel or redis+cluster."""
 
+    redis_password_file: Path | None = None
+    """File with the password of the user that the URL names, read for each connection; default: the URL has it, or
+    there is none."""
+
     executors: Addresses = "127.0.0.1:8003"
     """Executors' host:port, separated by commas; dns:name:port stands for every address that the name has, now
     and later."""
+
+    adapters: tuple[NamedFolder, ...] = ()
+    """Low-rank adapters that requests may name, as NAME=FOLDER, where the executors find the folder; repeatable."""
 
     lease_seconds: float = Field(0.8, ge=0.1, le=60)
     """How long the lead outlasts a scheduler that dies: another one with the same Redis takes over then. It is renewed
@@ -101,7 +114,7 @@ class Settings(MeasuredSettings, SchedulerConfig):
 def run(settings: Settings) -> int:
     """Runs until SIGINT or SIGTERM; returns the exit code."""
     with tracing(settings, "scheduler") as tracer:
-        return asyncio.run(_serve(settings, tracer))
+        return run_service(_serve(settings, tracer))
 
 
 async def _serve(settings: Settings, tracer: "Tracer | None") -> int:
@@ -111,15 +124,22 @@ async def _serve(settings: Settings, tracer: "Tracer | None") -> int:
         check_extras(["kv-events"])
     elif settings.kv_events_zmq_replay is not None:
         raise StartupError("--kv-events-zmq-replay: needs --kv-events-zmq, where what it repeats was published")
-    ledger = _connect(settings.redis)
+    ledger = _connect(settings.redis, settings.redis_password_file)
     name = f"{socket.gethostname()}/{os.getpid()}/{token_hex(4)}"
     candidate = Candidate(LeaderLease(ledger.redis, name, settings.lease_seconds))
     service = _Service(settings, ledger, candidate, tracer)
     try:
         port = serving(
-            settings.listen, SERVICES, service.register, 0.5, keepalive=settings.keepalive, security=settings.security
+            settings.listen,
+            SERVICES,
+            service.register,
+            grace=0.5,
+            keepalive=settings.keepalive,
+            on_refusal=log_refusal,
+            security=settings.security,
         )
-        async with metrics_serving(settings.metrics_listen, service.meter), port as health:
+        watchdog = watching(settings.stall_seconds)
+        async with metrics_serving(settings.metrics_listen, service.meter), port as health, watchdog:
             await unless_signalled(service.run(health), partial(service.leadership.finished, settings.drain_seconds))
             service.leadership.close()
     except LedgerUnreachable as error:
@@ -129,9 +149,9 @@ async def _serve(settings: Settings, tracer: "Tracer | None") -> int:
     return 0
 
 
-def _connect(url: str) -> RedisLedger:
+def _connect(url: str, password_file: Path | None) -> RedisLedger:
     try:
-        return RedisLedger.connect(url)
+        return RedisLedger.connect(url, password_file=password_file)
     except ValueError as error:
         raise StartupError(f"--redis {redacted(url)}: {error}") from error
 
@@ -167,14 +187,14 @@ class _Service:
         """Runs until cancelled."""
         epoch = 0
         while True:
-            term = await self._candidate.elected(above=epoch)
+            term = await self._candidate.elected(epoch, health.set)
             logger.info("epoch %d", term.epoch)
             if term.epoch == MAX_COUNTER:
                 logger.error("this is the last epoch, so a standby would not displace this one; empty Redis soon")
             try:
                 epoch = await self._lead(term, health)
             finally:
-                await health.set(False)
+                await health.set("this scheduler leads no more")
                 await self._candidate.resign(term)
 
     async def _lead(self, term: Term, health: Health) -> int:
@@ -185,16 +205,26 @@ class _Service:
         dispatcher = Dispatcher(term.epoch, self._observers(term.epoch, journal))
         dispatcher.notice(Event(EventKind.EPOCH_TAKEN, str(term.epoch)))
 
+        adapters = Adapters(
+            self._ledger.redis,
+            lambda: dispatcher.open_executors,
+            dispatcher.serve_adapters,
+            by_name(settings.adapters),
+            lambda: term.is_held,
+        )
+
         def supervise(address: str) -> Supervisor:
             return Supervisor(address, config, self._ledger, term, dispatcher, self._kv_events, self._connector)
 
         try:
             with _zmq_publisher(settings, self._kv_events, term.epoch) as publisher:
                 async with asyncio.TaskGroup() as tasks:
-                    with self.leadership.lead(dispatcher, Watch(dispatcher, journal)):
+                    with self.leadership.lead(dispatcher, Watch(dispatcher, journal), adapters):
                         tasks.create_task(Fleet(self._targets, supervise).run())
                         tasks.create_task(_watch(dispatcher, health))
+                        tasks.create_task(_watch_lease(dispatcher, term))
                         tasks.create_task(dispatcher.report_load())
+                        tasks.create_task(adapters.keep())
                         if publisher:
                             tasks.create_task(publisher.run())
                         await self._candidate.keep(term)
@@ -233,10 +263,19 @@ def _zmq_publisher(settings: Settings, kv_events: KVEvents, epoch: int) -> Abstr
 
 
 async def _watch(dispatcher: Dispatcher, health: Health) -> None:
-    """SERVING as long as an executor is attached."""
+    """SERVING as long as tokens can be made."""
     while True:
-        await health.set(dispatcher.is_serving)
+        await health.set(dispatcher.not_serving_reason)
         await dispatcher.changed()
+
+
+async def _watch_lease(dispatcher: Dispatcher, term: Term) -> NoReturn:
+    """While the lease does not hold, no plan leaves."""
+    while True:
+        await term.lapsed()
+        dispatcher.impede("Redis does not answer: the leader's lease cannot be renewed")
+        await term.held()
+        dispatcher.impede("")
 
 
 def _leaves(group: BaseExceptionGroup[E]) -> Iterator[E]:

@@ -19,7 +19,7 @@ BUILD_INFO: Final = Metric(
 EPOCH: Final = Metric("quire_scheduler_epoch", Kind.GAUGE, "Epoch of this scheduler.", is_constant=True)
 FRONTENDS: Final = Metric("quire_scheduler_frontends", Kind.GAUGE, "Frontends, each worker for itself, connected now.")
 EXECUTORS: Final = Metric(
-    "quire_scheduler_executors", Kind.GAUGE, "Executors attached now: serving or draining.", ("state",)
+    "quire_scheduler_executors", Kind.GAUGE, "Executors attached now: serving, draining, or spare and idle.", ("state",)
 )
 
 REQUESTS: Final = Metric(

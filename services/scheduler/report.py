@@ -2,11 +2,15 @@
 
 from collections.abc import Collection, Iterable
 
+from quire.engine.api.adapter import Adapter
 from quire.internal.v1 import scheduler_pb2 as pb
+from quire.services.common import wire
 from quire.services.scheduler.attached_executor import AttachedExecutor
 
 
-def serving_state(epoch: int, executors: Collection[AttachedExecutor]) -> pb.ServingState:
+def serving_state(
+    epoch: int, executors: Collection[AttachedExecutor], impediment: str = "", adapters: Iterable[Adapter] = ()
+) -> pb.ServingState:
     """What executors that take requests can serve together: limits are those of the largest pool."""
     largest = max(executors, key=lambda executor: executor.info.num_blocks, default=None)
     if largest is None:
@@ -21,7 +25,11 @@ def serving_state(epoch: int, executors: Collection[AttachedExecutor]) -> pb.Ser
         num_blocks=info.num_blocks,
         block_size=info.block_size,
         eos_token_ids=info.eos_token_ids,
+        cache_windows=info.cache_windows,
         tokenizer_fingerprint=max(executor.info.tokenizer_fingerprint for executor in executors),
+        impediment=impediment,
+        num_adapters=min(executor.info.num_adapters for executor in executors),
+        adapters=map(wire.adapter_to_proto, adapters),
         logits_processors=sorted(set.intersection(*(set(executor.info.logits_processors) for executor in executors))),
     )
 
@@ -31,10 +39,18 @@ def room(executors: Iterable[AttachedExecutor]) -> int:
     return sum(executor.scheduler.queue_room for executor in executors)
 
 
+def full_tenants(executors: Iterable[AttachedExecutor]) -> frozenset[str]:
+    """Tenants of whom nothing may be queued, on no executor."""
+    found = [executor.scheduler.full_tenants for executor in executors]
+    return frozenset(set.intersection(*found)) if found else frozenset()
+
+
 def queue_state(executors: Collection[AttachedExecutor]) -> pb.QueueState:
     """How full the queues of executors that take requests are."""
     retry_after = max((executor.scheduler.retry_after for executor in executors), default=0)
-    return pb.QueueState(room=min(room(executors), 2**32 - 1), retry_ms=int(1000 * retry_after))
+    return pb.QueueState(
+        room=min(room(executors), 2**32 - 1), retry_ms=int(1000 * retry_after), full_tenants=full_tenants(executors)
+    )
 
 
 def load(executors: Iterable[AttachedExecutor], num_unplaced: int) -> pb.Load:

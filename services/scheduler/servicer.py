@@ -4,9 +4,11 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from typing import Any
 
 import grpc
 
+from quire.engine.adapter_names import check_adapter_name, check_adapter_path
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.validation import check_range
 from quire.internal.v1 import scheduler_pb2 as pb
@@ -64,6 +66,17 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> pb.GetStatisticsResponse:
         return self._leadership.dispatcher.statistics()
 
+    async def LoadAdapter(self, request: pb.LoadAdapterRequest, context: Any) -> pb.LoadAdapterResponse:
+        check_adapter_name("name", request.name)
+        check_adapter_path("path", request.path)
+        loaded = await self._leadership.adapters.load(request.name, request.path, replace=request.replace)
+        return pb.LoadAdapterResponse(adapter=wire.adapter_to_proto(loaded))
+
+    async def UnloadAdapter(self, request: pb.UnloadAdapterRequest, context: Any) -> pb.UnloadAdapterResponse:
+        check_adapter_name("name", request.name)
+        await self._leadership.adapters.unload(request.name)
+        return pb.UnloadAdapterResponse()
+
     async def Watch(self, request: pb.WatchRequest, context: _WatchContext) -> AsyncIterator[pb.Snapshot]:
         watch = self._leadership.watch
         async with aclosing(watch.follow()) as snapshots:
@@ -75,12 +88,8 @@ class SchedulerServicer(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def _read(
         self, requests: AsyncIterator[pb.ConnectRequest], dispatcher: Dispatcher, stream: FrontendStream
     ) -> None:
-        try:
-            async for request in requests:
-                _take(request, dispatcher, stream)
-        except InvalidRequest as error:
-            logger.warning("frontend %d: its stream is ended: %s", stream.client, error)
-            raise
+        async for request in requests:
+            _take(request, dispatcher, stream)
 
 
 def _take(request: pb.ConnectRequest, dispatcher: Dispatcher, stream: FrontendStream) -> None:
@@ -101,6 +110,7 @@ def _submit(submission: pb.Submission, dispatcher: Dispatcher, stream: FrontendS
     try:
         request = wire.submission_from_proto(stream.client, submission)
     except InvalidRequest as error:
+        logger.warning("frontend %d: request %d is refused: %s", stream.client, handle, error)
         stream.end(handle, error)
     else:
         dispatcher.submit(stream, request)

@@ -25,7 +25,7 @@ from quire.services.scheduler.kv_events import KVEvents, PoolCommits
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 0.5
+RETRY_SECONDS = 0.2
 
 
 class Supervisor:
@@ -99,7 +99,9 @@ class Supervisor:
     async def _drive(self, link: ExecutorLink) -> None:
         info = await link.attach()
         self._dispatcher.admit(self._address, info)
-        identity = PoolIdentity(self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
+        identity = PoolIdentity(
+            self._address, info.incarnation, info.fingerprint, info.num_blocks, info.block_size, info.cache_windows
+        )
         scheduler = Scheduler(self._config, info, await self._open(identity, info))
         self._identity = identity
         observers = self._dispatcher.observers_of_steps(self._address)
@@ -154,7 +156,7 @@ class Supervisor:
 
     async def _open(self, identity: PoolIdentity, info: ExecutorInfo) -> PoolState:
         state = await self._ledger.open(identity, self._term.epoch)
-        faults = audit(state)
+        faults = audit(state, identity.num_groups)
         if state.step < info.committed:
             faults.append(f"it ends at step {state.step}, the executor has run step {info.committed}")
         if state.step_epoch < info.committed_epoch:

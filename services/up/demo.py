@@ -12,7 +12,7 @@ from quire.engine.config import ExecutorConfig
 from quire.protos.convert import generate_request
 from quire.protos.status import from_rpc_error
 from quire.services.common.channel import open_channel
-from quire.services.common.signals import unless_signalled
+from quire.services.common.signals import run_service, unless_signalled
 from quire.services.up.settings import UpSettings
 from quire.services.up.stack import Stack
 from quire.v1 import inference_pb2_grpc
@@ -47,7 +47,7 @@ class Settings(UpSettings):
 
 def run(settings: Settings) -> int:
     """Returns the exit code."""
-    return asyncio.run(_run(settings))
+    return run_service(_run(settings))
 
 
 async def _run(settings: Settings) -> int:

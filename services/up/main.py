@@ -1,10 +1,9 @@
 """`quire up`: everything on this machine, until Ctrl-C."""
 
-import asyncio
-
 from quire.engine.resources.ledger.connection import redacted
 from quire.services.common.address import is_loopback, joined
-from quire.services.common.signals import unless_signalled
+from quire.services.common.signals import run_service, unless_signalled
+from quire.services.up.control import control_serving, default_control
 from quire.services.up.ports import reachable
 from quire.services.up.settings import UpSettings
 from quire.services.up.stack import Stack
@@ -14,7 +13,7 @@ Settings = UpSettings
 
 def run(settings: UpSettings) -> int:
     """Runs until SIGINT, SIGTERM or SIGHUP; returns the exit code."""
-    return asyncio.run(_run(settings))
+    return run_service(_run(settings))
 
 
 async def _run(settings: UpSettings) -> int:
@@ -28,8 +27,10 @@ async def _run(settings: UpSettings) -> int:
 
 async def _serve(stack: Stack, settings: UpSettings) -> None:
     await stack.start()
-    print(_welcome(stack, settings), flush=True)
-    await stack.supervise()
+    place = settings.control or default_control(int(stack.frontend.rpartition(":")[2]))
+    async with control_serving(place, stack):
+        print(_welcome(stack, settings), flush=True)
+        await stack.supervise()
 
 
 def _welcome(stack: Stack, settings: UpSettings) -> str:

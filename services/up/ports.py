@@ -10,7 +10,7 @@ from quire.services.up.settings import UpSettings
 
 LOOPBACK: Final = "127.0.0.1"
 # Hosts that stand for every address of the machine, and how it reaches itself there.
-_WILDCARDS: Final = {"0.0.0.0": LOOPBACK, "::": "::1", "[::]": "::1"}
+_WILDCARDS: Final = {"0.0.0.0": LOOPBACK, "::": "::1", "[::]": "::1"}  # noqa: S104
 
 
 class _Wanted(NamedTuple):
@@ -25,6 +25,15 @@ def free_port() -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def free_ports() -> Iterator[int]:
+    """As `free_port`, each once."""
+    given = set[int]()
+    while True:
+        if (port := free_port()) not in given:
+            given.add(port)
+            yield port
 
 
 def reachable(host: str) -> str:

@@ -17,7 +17,7 @@ from quire.services.common import bound
 LONGEST_LINE = 1 << 16
 # Lines that are remembered of one whose output is kept back.
 _NUM_HELD = 20
-_NO_SECRETS: Final = MappingProxyType[str, str]({})
+NO_SECRETS: Final = MappingProxyType[str, str]({})
 
 
 class Program(NamedTuple):
@@ -29,13 +29,15 @@ class Program(NamedTuple):
         secrets: environment variables, which only this user can read.
         is_quiet: its output is kept back unless it fails.
         is_named: its name stands in front of its lines; not of JSON, whose objects have it.
+        address: where it answers as long as it is not stuck: "host:port" of a gRPC server; "": nobody asks it.
     """
 
     name: str
     command: tuple[str, ...]
-    secrets: Mapping[str, str] = _NO_SECRETS
+    secrets: Mapping[str, str] = NO_SECRETS
     is_quiet: bool = False
     is_named: bool = True
+    address: str = ""
 
 
 class Child:
@@ -46,11 +48,13 @@ class Child:
     Attributes:
         program: what it runs.
         last_line: the last one that it has written.
+        is_stopping: it was asked to end, and has its own time for that.
     """
 
     def __init__(self, program: Program, process: Process) -> None:
         self.program = program
         self.last_line = ""
+        self.is_stopping = False
         self._process = process
         self._log = asyncio.create_task(self._pass_on())
 
@@ -91,6 +95,7 @@ class Child:
 
     async def stop(self, timeout: float) -> int:
         """Asks it to end and waits `timeout` seconds; kills it if it does not."""
+        self.is_stopping = True
         with suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:

@@ -1,5 +1,7 @@
 """Settings of `quire up` and `quire demo`."""
 
+from pathlib import Path
+
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_settings import SettingsConfigDict
 
@@ -7,8 +9,10 @@ from quire.engine.config import ChatConfig, ExecutorConfig, SchedulerConfig
 from quire.engine.resources.ledger.connection import RedisUrl
 from quire.protos.address import MAX_PORT
 from quire.services.common.api_key_file import ApiKeyFile
+from quire.services.common.channel import DEFAULT_STALL_SECONDS
 from quire.services.common.host_names import HostNames
-from quire.services.common.settings import MAX_WORKERS, ProcessSettings
+from quire.services.common.named_folders import NamedFolder
+from quire.services.common.settings import MAX_WORKERS, MIN_STALL_SECONDS, ProcessSettings
 
 
 class UpSettings(ProcessSettings, HostNames, ApiKeyFile, ChatConfig):
@@ -19,6 +23,10 @@ class UpSettings(ProcessSettings, HostNames, ApiKeyFile, ChatConfig):
     redis: RedisUrl | None = None
     """URL of the Redis for the ledger; default: a private one, started and stopped with the services. A URL with a
     password belongs into QUIRE_UP_REDIS: other users can read command lines."""
+
+    redis_password_file: Path | None = None
+    """File with the password of the user that the URL names, read for each connection; default: the URL has it, or
+    there is none."""
 
     host: str = Field("127.0.0.1", min_length=1)
     """Address or name at which the frontend's two ports are; 0.0.0.0 or ::, every address of this machine."""
@@ -35,6 +43,12 @@ class UpSettings(ProcessSettings, HostNames, ApiKeyFile, ChatConfig):
     ui: bool | None = None
     """The live page of the HTTP API, /ui: it shows request ids, and lets who sees it generate as the API does. Default:
     yes if `host` is an address of loopback."""
+
+    adapters: tuple[NamedFolder, ...] = ()
+    """Low-rank adapters that requests may name, as NAME=FOLDER; repeatable."""
+
+    adapter_updates: bool = False
+    """Whether clients may load and unload adapters, from any folder that the executors can read."""
 
     frontend_workers: int = Field(1, ge=1, le=MAX_WORKERS)
     """Processes of the frontend, which share its two ports."""
@@ -58,6 +72,9 @@ class UpSettings(ProcessSettings, HostNames, ApiKeyFile, ChatConfig):
     num_executors: int = Field(1, ge=1, le=64)
     """Executors to start, each with the settings below."""
 
+    spare_executors: int = Field(0, ge=0, le=64)
+    """Further executors on free ports, without metrics, which are loaded and idle until another one is lost."""
+
     metrics_port: int | None = Field(None, ge=0, le=MAX_PORT)
     """Port of the scheduler's /metrics on loopback, those of the executors and of the standby follow it; 0 chooses
     free ones; default: only the frontend's HTTP port has /metrics."""
@@ -67,6 +84,13 @@ class UpSettings(ProcessSettings, HostNames, ApiKeyFile, ChatConfig):
 
     drain_seconds: float = Field(5.0, ge=0, le=600)
     """How long running requests may go on after Ctrl-C."""
+
+    stall_seconds: float = Field(DEFAULT_STALL_SECONDS, ge=MIN_STALL_SECONDS, le=3600)
+    """How long a service may make no progress, or leave questions unanswered, before it is started again."""
+
+    control: Path | None = None
+    """Unix socket at which `quire rollout` reaches this stack; default: one for its frontend port, in XDG_RUNTIME_DIR
+    or a folder of this user in /tmp."""
 
     executor: ExecutorConfig = ExecutorConfig()
     """Settings of each executor."""

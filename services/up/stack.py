@@ -2,9 +2,9 @@
 
 import asyncio
 import signal
-import sys
 import time
-from collections.abc import Coroutine, Mapping
+from collections import defaultdict
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import NoReturn
 
@@ -14,28 +14,21 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from quire.engine.api.errors import StartupError
-from quire.engine.config import ChatConfig
-from quire.services.common.address import joined
-from quire.services.common.api_key_file import ApiKeyFile
 from quire.services.common.channel import open_channel
-from quire.services.common.host_names import HostNames
+from quire.services.common.first_of import first_of
+from quire.services.common.held_port import HeldPort
+from quire.services.common.liveness import until_silent
 from quire.services.common.restarts import Pauses
-from quire.services.common.settings import to_flags
-from quire.services.up.ports import LOOPBACK, check_ports, free_port, reachable
-from quire.services.up.process import Child, Program, say
-from quire.services.up.redis_server import redis_command
+from quire.services.up.places import Places
+from quire.services.up.ports import check_ports
+from quire.services.up.process import Child, say
+from quire.services.up.programs import FRONTEND, REDIS, Programs
 from quire.services.up.settings import UpSettings
 from quire.v1 import inference_pb2, inference_pb2_grpc
 
 POLL_SECONDS = 0.05
-# Settings that the frontend gets as they are given.
-PASSED_ON = {*ChatConfig.model_fields, *HostNames.model_fields, *ApiKeyFile.model_fields}
 # What a service has to end by itself beside the time for its requests, before it is killed.
 STOP_SECONDS = 10.0
-# Settings that are those of every service.
-_COMMON = {"log_level", "log_format", "trace_dir", "otlp_endpoint", "otlp_protocol"}
-# Names of the schedulers' processes, in the order of their addresses. Which of them leads is decided in Redis.
-SCHEDULERS = ("scheduler", "standby")
 
 
 class Stack:
@@ -45,28 +38,58 @@ class Stack:
         quiet: keep the services' logs back unless one fails.
 
     Attributes:
-        redis, frontend, http, schedulers, executors: where this machine reaches them; known once it is constructed.
-        metrics: the first scheduler's /metrics, the executors', then the standby's; empty: they have none.
+        places: where all are.
+        programs: that are started.
         children: the processes, in the order in which they stop.
+        changing: for each place among them, held by who starts another process there.
     """
 
     def __init__(self, settings: UpSettings, quiet: bool = False) -> None:
-        self._settings = settings
-        self._quiet = quiet
-        self._redis_port = None if settings.redis else free_port()
-        self.redis = settings.redis or f"redis://{LOOPBACK}:{self._redis_port}/0"
-        self._frontend_port = settings.frontend_port or free_port()
-        self._http_port = settings.http_port or free_port()
-        self.frontend = joined(reachable(settings.host), self._frontend_port)
-        self.http = joined(reachable(settings.host), self._http_port)
-        self.schedulers = [f"{LOOPBACK}:{settings.scheduler_port or free_port()}"]
-        if settings.standby:
-            self.schedulers.append(f"{LOOPBACK}:{free_port()}")
-        first = settings.executor_port
-        ports = [first + i if first else free_port() for i in range(settings.num_executors)]
-        self.executors = [f"{LOOPBACK}:{port}" for port in ports]
-        self.metrics = [f"{LOOPBACK}:{port or free_port()}" for port in settings.ports_of_metrics]
+        self.settings = settings
+        self.places = Places.choose(settings)
+        self.programs = Programs(settings, self.places, quiet)
         self.children: list[Child] = []
+        self.changing: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._held: list[HeldPort] = []
+        self._quiet = quiet
+
+    @property
+    def frontend(self) -> str:
+        return self.places.frontend
+
+    @property
+    def http(self) -> str:
+        return self.places.http
+
+    @property
+    def redis(self) -> str:
+        return self.places.redis
+
+    @property
+    def schedulers(self) -> tuple[str, ...]:
+        return self.places.schedulers
+
+    @property
+    def executors(self) -> tuple[str, ...]:
+        return self.places.executors
+
+    @property
+    def spares(self) -> tuple[str, ...]:
+        return self.places.spares
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return self.places.metrics
+
+    @property
+    def stop_seconds(self) -> float:
+        """That a service has to end."""
+        return self.settings.drain_seconds + STOP_SECONDS
+
+    def change(self, settings: UpSettings) -> None:
+        """What is started from now on has these settings. The places stay."""
+        self.settings = settings
+        self.programs = Programs(settings, self.places, self._quiet)
 
     async def start(self) -> None:
         """Returns when every service is SERVING.
@@ -74,25 +97,26 @@ class Stack:
         Raises:
             StartupError: a port is in use, or a service ended instead.
         """
-        check_ports(self._settings)
+        check_ports(self.settings)
+        flags = (("--frontend-port", self.places.frontend_listen), ("--http-port", self.places.http_listen))
+        # A frontend that replaces another listens beside it.
+        self._held = [HeldPort(flag, place) for flag, place in flags]
         # All at once: each imports for a second or more. Only the scheduler ends if Redis does not answer.
-        for i, address in enumerate(self.executors):
-            name = "executor" if len(self.executors) == 1 else f"executor{i}"
-            self.children.append(await self.start_executor(name, address))
-        self.children.insert(0, await self.start_frontend())
-        if self._redis_port is not None:
-            program = Program("redis", tuple(redis_command(self._redis_port)), is_quiet=True)
-            self.children.append(await Child.start(program))
+        for name in (*self.programs.executors, *self.programs.spares):
+            self.children.append(await self.launch(name))
+        self.children.insert(0, await self.launch(FRONTEND))
+        if self.places.redis_port is not None:
+            self.children.append(await self.launch(REDIS))
             await self._until(_answers_ping(self.redis))
-        for name, address in reversed(list(zip(SCHEDULERS, self.schedulers, strict=False))):
-            self.children.insert(1, await self.start_scheduler(name, address))
-        for address in (*self.executors, self.frontend):
+        for name in reversed(self.programs.schedulers):
+            self.children.insert(1, await self.launch(name))
+        for address in (*self.executors, *self.spares, self.frontend):
             await self._until(is_serving(address))
-        if self._settings.api_keys is None:  # none of its keys is known here
+        if self.settings.api_keys is None:  # none of its keys is known here
             await self._until(has_executors(self.frontend, len(self.executors)))
 
     async def supervise(self) -> None:
-        """Starts a process again whenever one has ended, until it is cancelled."""
+        """Starts a process again whenever one has ended or is stuck, until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for place in range(len(self.children)):
                 tasks.create_task(self._supervise(place))
@@ -101,91 +125,76 @@ class Stack:
         """Stops what runs, the frontend first, and kills all if it is cancelled; whether all have ended well."""
         running = [child for child in self.children if child.is_running]
         try:
-            codes = [await child.stop(self._settings.drain_seconds + STOP_SECONDS) for child in running]
+            codes = [await child.stop(self.stop_seconds) for child in running]
         except asyncio.CancelledError:
             for child in self.children:
                 child.kill()
             raise
+        finally:
+            for port in self._held:
+                port.close()
         # One that was still starting knows no better way to end than that of the signal.
         return all(code in (0, -signal.SIGTERM) for code in codes)
 
-    async def start_executor(self, name: str, address: str) -> Child:
-        flags = self._settings.executor.model_dump(exclude_unset=True)
-        places: dict[str, object] = {"listen": address, "drain_seconds": self._settings.drain_seconds}
-        if self.metrics:
-            places["metrics_listen"] = self.metrics[1 + self.executors.index(address)]
-        return await self._service(name, "executor", {**places, **flags})
-
-    async def start_scheduler(self, name: str, address: str) -> Child:
-        flags = self._settings.scheduler.model_dump(exclude_unset=True)
-        places = {"listen": address, "executors": ",".join(self.executors)}
-        own_metrics = (*self.metrics[:1], *self.metrics[1 + len(self.executors) :])
-        if listen := dict(zip(SCHEDULERS, own_metrics, strict=False)).get(name):
-            places["metrics_listen"] = listen
-        # Its URL may have a password.
-        return await self._service(name, "scheduler", {**places, **flags}, {"QUIRE_SCHEDULER_REDIS": self.redis})
-
-    async def start_frontend(self) -> Child:
-        flags = {
-            "listen": joined(self._settings.host, self._frontend_port),
-            "http_listen": joined(self._settings.host, self._http_port),
-            "scheduler": ",".join(self.schedulers),
-            "model": self._settings.executor.model,
-            "served_model_name": self._settings.served_model_name,
-            "stream_interval": self._settings.stream_interval,
-            "ui": self._settings.ui,
-            "workers": self._settings.frontend_workers,
-            "vllm_metrics": self._settings.vllm_metrics,
-            "drain_seconds": self._settings.drain_seconds,
-            "trace_sample": self._settings.trace_sample,
-            **self._settings.model_dump(include=PASSED_ON, exclude_unset=True),
-        }
-        return await self._service("frontend", "frontend", flags)
-
-    async def _service(
-        self, name: str, command: str, flags: Mapping[str, object], secrets: Mapping[str, str] | None = None
-    ) -> Child:
-        settings = self._settings
-        common = settings.model_dump(include=_COMMON)
-        line = (sys.executable, "-m", "quire.services.cli", command, *to_flags({**common, **flags}))
-        return await Child.start(
-            Program(name, line, secrets or {}, self._quiet, is_named=settings.log_format == "text")
-        )
+    async def launch(self, name: str) -> Child:
+        """Starts the program of this name, which has no place among the children yet."""
+        return await Child.start(self.programs.of(name))
 
     async def _supervise(self, place: int) -> NoReturn:
         pauses = Pauses()
         while True:
             child, began = self.children[place], time.monotonic()
-            code = await child.wait()
-            pause = pauses.after(time.monotonic() - began)
-            say(f"quire: {child.name} {_described(code)}; starting it again in {pause:g} s")
-            await asyncio.sleep(pause)
-            # The machine may have no room for it yet.
-            with suppress(OSError):
-                self.children[place] = await Child.start(child.program)
+            code = await self._ended(child)
+            async with self.changing[place]:
+                if self.children[place] is not child:
+                    continue  # it was replaced
+                pause = pauses.after(time.monotonic() - began)
+                say(f"quire: {child.name} {described(code)}; starting it again in {pause:g} s")
+                await asyncio.sleep(pause)
+                # The machine may have no room for it yet.
+                with suppress(OSError):
+                    self.children[place] = await Child.start(child.program)
+
+    async def _ended(self, child: Child) -> int:
+        """Its exit code, once it has ended by itself, or because it was stuck."""
+        guarding = asyncio.create_task(self._guard(child))
+        try:
+            return await child.wait()
+        finally:
+            guarding.cancel()
+
+    async def _guard(self, child: Child) -> None:
+        """Kills a process that has answered and does not any more."""
+        seconds, address = self.settings.stall_seconds, child.program.address
+        if child.name == REDIS:
+            await _answers_ping(self.redis)
+            await _until_no_ping(self.redis, seconds)
+        elif address:
+            async with open_channel(address) as channel:
+                await channel.channel_ready()
+                await until_silent(channel, seconds)
+        else:
+            return
+        if not child.is_stopping:
+            say(f"quire: {child.name} has not answered for {seconds:g} s; killing it")
+            child.kill()
 
     async def _failure(self) -> str:
         """Returns what is to be said of a child that has ended, as soon as one has."""
         while True:
             for child in self.children:
                 if not child.is_running:
-                    return f"{child.name} {_described(await child.wait())}: {child.last_line}"
+                    return f"{child.name} {described(await child.wait())}: {child.last_line}"
             await asyncio.sleep(POLL_SECONDS)
 
     async def _until(self, ready: Coroutine[None, None, None]) -> None:
         """Waits for it, unless a child ends first."""
-        waiting, failing = asyncio.ensure_future(ready), asyncio.ensure_future(self._failure())
-        try:
-            await asyncio.wait((waiting, failing), return_when=asyncio.FIRST_COMPLETED)
-            if failing.done():
-                raise StartupError(failing.result())
-            waiting.result()
-        finally:
-            for task in (waiting, failing):
-                task.cancel()
+        if failure := await first_of(self._failure(), ready):
+            raise StartupError(failure)
 
 
-def _described(code: int) -> str:
+def described(code: int) -> str:
+    """How a process has ended, as a phrase."""
     if code >= 0:
         return f"ended with exit code {code}"
     return f"was ended by {signal.Signals(-code).name if -code in set(signal.Signals) else f'signal {-code}'}"
@@ -221,3 +230,17 @@ async def _answers_ping(url: str) -> None:
                 await redis.ping()
                 return
             await asyncio.sleep(POLL_SECONDS)
+
+
+async def _until_no_ping(url: str, seconds: float) -> None:
+    """Returns when Redis, which has answered, leaves a question unanswered for so long."""
+    async with Redis.from_url(url) as redis:
+        while True:
+            try:
+                async with asyncio.timeout(seconds):
+                    await redis.ping()
+            except TimeoutError:
+                return
+            except RedisConnectionError:
+                pass  # it has ended, as whoever waits for it knows
+            await asyncio.sleep(seconds / 8)

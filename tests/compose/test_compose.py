@@ -1,8 +1,10 @@
 """The committed compose.yaml, with real containers: it answers, survives what is killed, grows, shrinks, and goes."""
 
+import http.client
 import json
 import shutil
 import threading
+import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
@@ -13,14 +15,17 @@ from typing import Any
 import pytest
 
 from quire.clients.client import Client
+from quire.engine.api.errors import Unavailable
 from quire.engine.api.sampling import SamplingParams
 from quire.services.up.ports import LOOPBACK, free_port
 from support.containers import COMPOSE, Project, inside, processes, run, until
+from support.documents import commands
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct-horse-battery"
 PROMPTS = [f"def function_{i}(values):" for i in range(8)]
 NUM_TOKENS = 1500
+MAX_RETRIES = 20
 
 pytestmark = [
     pytest.mark.compose,
@@ -79,7 +84,10 @@ def streamed(project: Project, prompt: str, started: threading.Event | None = No
     with urllib.request.urlopen(request, timeout=300) as response:
         for line in response:
             if line.startswith(b"data: ") and line.strip() != b"data: [DONE]":
-                text += "".join(choice["text"] for choice in json.loads(line[6:])["choices"])
+                event = json.loads(line[6:])
+                if "error" in event:
+                    raise Unavailable(event["error"]["message"])
+                text += "".join(choice["text"] for choice in event["choices"])
                 if started is not None:
                     started.set()
     return text
@@ -174,6 +182,41 @@ def test_a_frontend_is_killed_and_the_others_answer(project: Project, texts: lis
     kill(victim)
     assert [streamed(project, prompt) for prompt in PROMPTS[:2]] == texts[:2]
     run("docker", "start", victim["Id"])
+
+
+@pytest.mark.skipif(COMPOSE[0] != "docker", reason="the documented steps are those of Compose 2")
+def test_the_documented_rolling_restart_fails_no_request(project: Project, texts: list[str]) -> None:
+    before = {each["Id"] for service in ("scheduler", "executor", "frontend") for each in project.containers(service)}
+    steps, over, num_answers = commands("operations.md", "### With Compose"), threading.Event(), 0
+
+    def ask_on(index: int) -> int:
+        count = 0
+        while not over.is_set() or not count:
+            assert retried(project, PROMPTS[index]) == texts[index]
+            count += 1
+        return count
+
+    with ThreadPoolExecutor(2) as pool:
+        asking = [pool.submit(ask_on, index) for index in range(2)]
+        try:
+            project.script(steps)
+        finally:
+            over.set()
+        num_answers = sum(each.result() for each in asking)
+    after = {each["Id"] for service in ("scheduler", "executor", "frontend") for each in project.containers(service)}
+    assert len(after) == len(before)
+    assert not before & after
+    assert num_answers >= len(asking)
+
+
+def retried(project: Project, prompt: str) -> str:
+    """An answer, asked for again as the documents say if its frontend stops."""
+    for _ in range(MAX_RETRIES):
+        try:
+            return streamed(project, prompt)
+        except (OSError, http.client.HTTPException, Unavailable):
+            time.sleep(0.5)
+    raise AssertionError(f"no answer after {MAX_RETRIES} retries")
 
 
 def test_executors_come_and_go(project: Project, texts: list[str]) -> None:

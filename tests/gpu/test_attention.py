@@ -10,6 +10,7 @@ import torch
 from quire.kernels.attention import AttentionBackend, AttentionSpec, PagedBatch
 from quire.kernels.attention_reference import TorchAttention
 from quire.kernels.kv_copy import kv_copy
+from support.paged_attention import paged_case
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
 
@@ -71,7 +72,7 @@ def compare(
             attention.plan_fixed(paged)
         else:
             attention.plan(paged)
-        attention.append(cache, q, k, v, cos_sin)
+        attention.rotate_append(cache, q, k, v, cos_sin)
         found.append(attention.run(cache, q).float())
     error = (found[0] - found[1]).norm() / found[1].norm()
     assert error < 1e-2, f"relative error {error:.4f}"
@@ -142,10 +143,11 @@ def compare_on_its_cache(backend: type[Any], of: AttentionSpec, fixed: bool) -> 
         attention.plan_fixed(paged)
     else:
         attention.plan(paged)
-    attention.append(cache, q, k, v, torch.cat((angles.cos(), angles.sin()), dim=-1))
-    found = attention.run(cache, q).float()
+    attention.rotate_append(cache, q, k, v, torch.cat((angles.cos(), angles.sin()), dim=-1))
+    sinks = torch.randn(num_qo, device="cuda") * 3 if of.has_sinks else None
+    found = attention.run(cache, q, sinks=sinks).float()
     reference.plan(paged)
-    wanted = reference.run(cache, q.float())
+    wanted = reference.run(cache, q.float(), sinks=sinks)
     error = (found - wanted).norm() / wanted.norm()
     assert error < 1e-2, f"relative error {error:.4f}"
 
@@ -163,6 +165,46 @@ def test_keys_and_values_in_float8(
 def test_a_soft_cap(backend: type[AttentionBackend], fixed: bool) -> None:
     of = replace(spec(32, 8, 128, None, torch.bfloat16), logits_soft_cap=2.0)
     compare_on_its_cache(backend, of, fixed)
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
+@pytest.mark.parametrize("head_dim", [64, 96])
+def test_what_has_left_the_window_is_not_read(backend: type[Any], head_dim: int, fixed: bool) -> None:
+    of = replace(spec(8, 2, head_dim, 100, torch.bfloat16), has_sinks=True)
+    case = paged_case(of, DECODE if fixed else MIXED)
+    attention, given_away = backend(of), case.given_away()
+    if fixed:
+        attention.reserve(len(DECODE), 4096)
+        attention.plan_fixed(given_away.batch)
+    else:
+        attention.plan(given_away.batch)
+    sinks = torch.zeros(8, device="cuda") if case.sinks is None else case.sinks.cuda()
+    found = attention.run(case.layer_kv.cuda(), case.q.cuda(), sinks=sinks).float().cpu()
+    error = (found - case.expected()).norm() / case.expected().norm()
+    assert error < 1e-2, f"relative error {error:.4f}"
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
+@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(64, 8, 64), (9, 3, 128), (32, 8, 96)])
+def test_sinks(backend: type[AttentionBackend], num_qo: int, num_kv: int, head_dim: int, fixed: bool) -> None:
+    of = replace(spec(num_qo, num_kv, head_dim, None, torch.bfloat16), has_sinks=True, scale=0.2)
+    compare_on_its_cache(backend, of, fixed)
+
+
+@pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
+@pytest.mark.parametrize("num_qo", [16, 128])
+def test_latent_attention(num_qo: int, fixed: bool) -> None:
+    kind = pytest.importorskip("quire.kernels.cuda.attention_latent").CudaLatentAttention
+    of = replace(spec(num_qo, 1, 576, None, torch.bfloat16), value_dim=512, scale=0.05)
+    case, attention = paged_case(of, DECODE if fixed else MIXED), kind(of)
+    if fixed:
+        attention.reserve(len(DECODE), 4096)
+        attention.plan_fixed(case.batch)
+    else:
+        attention.plan(case.batch)
+    found = attention.run(case.layer_kv.cuda(), case.q.cuda()).float().cpu()
+    error = (found - case.expected()).norm() / case.expected().norm()
+    assert error < 1e-2, f"relative error {error:.4f}"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -15,11 +15,9 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 LONG = (
     ("beam_search.py", ["--width=2", "--tokens=3", "--rounds=1"], "| beam search / sampling |"),
     ("cpu_kernels.py", ["--rows=1", "--repeats=1"], "norms of"),
-    (
-        "hang_detection.py",
-        ["--repeats=1", "--keepalive-seconds=1", "--keepalive-timeout-seconds=1"],
-        "| scheduler, busy |",
-    ),
+    ("cpu_step.py", [str(DEMO_MODEL), "--batches=2", "--context=40", "--repeats=1"], "context 512"),
+    ("executor_start.py", ["--rounds=1", "--kills=1"], "| the stream goes on |"),
+    ("hang_detection.py", ["--repeats=1", "--stall-seconds=1"], "| scheduler, busy |"),
     ("footprint.py", ["--requests=4", "--concurrency=2"], "| redis |"),
     ("long_text.py", ["--at-once=1", "--probes=4", "--kinds=1 MiB of words"], "| 1 MiB of words | Tokenize |"),
     ("noisy_neighbour.py", [str(DEMO_MODEL), "--batches=2", "--turns=1"], "| context 512 |"),
@@ -31,7 +29,6 @@ LONG = (
 @pytest.mark.parametrize(
     ("script", "flags", "expected"),
     [
-        ("cpu_step.py", [str(DEMO_MODEL), "--batches=2", "--context=40", "--repeats=1"], "context 512"),
         ("frontend.py", ["--streams=2", "--tokens=40"], "| sse | 2 |"),
         ("startup.py", ["--rounds=1"], "| executor | this |"),
         ("scheduler_cost.py", ["--sequences=64,256", "--steps=20"], "|   256 |"),

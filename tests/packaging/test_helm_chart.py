@@ -3,11 +3,14 @@
 import platform
 import subprocess
 from itertools import product
+from pathlib import Path
 
 import pytest
 import yaml
 
+from quire.clients.health import Settings as Health
 from quire.engine.api.version import __version__
+from quire.services.common.settings import parse
 from support.manifests import BIN, CHART, check_schema, containers, helm, of_kind, pod_specs, run
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="kubectl and helm are had for x86-64 only")
@@ -79,6 +82,42 @@ def test_grace_periods_are_sums() -> None:
     assert pod["terminationGracePeriodSeconds"] == 75
 
 
+SECURED = (
+    *("--set", "security.tlsSecret=certificates,security.tlsName=inside,security.tokenSecret=token"),
+    *("--set", "security.apiKeysSecret=keys,security.publicTlsSecret=public,security.publicTlsName=api.example.org"),
+    *("--set", "monitoring.enabled=true,monitoring.keySecret=operator"),
+)
+
+
+@pytest.mark.parametrize("flags", [SECURED, (*SECURED, *ONE_POD)])
+def test_secrets_are_files_that_settings_name(flags: tuple[str, ...]) -> None:
+    rendered = helm(*flags)
+    for manifest in rendered:
+        if manifest["kind"] != "ServiceMonitor":
+            check_schema(manifest, "1.30")
+    specs = [spec for spec in pod_specs(rendered) if spec["containers"][0]["name"] != "redis"]
+    for spec in specs:
+        volumes = {each["name"]: each["secret"]["secretName"] for each in spec["volumes"] if "secret" in each}
+        for container in (*spec.get("initContainers", []), *spec["containers"]):
+            mounted = {each["mountPath"]: volumes.get(each["name"]) for each in container["volumeMounts"]}
+            named = {each["value"] for each in container["env"] if each["value"].startswith("/run/quire/")}
+            assert {str(Path(path).parent) for path in named} == {path for path in mounted if "/run/quire" in path}
+            assert all("valueFrom" not in each for each in container["env"])
+            is_public = container["name"] == "frontend"
+            for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
+                command = container[kind]["exec"]["command"]
+                parse(Health, "quire health", command[2:])
+                name = "api.example.org" if is_public else "inside"
+                assert f"--tls-name={name}" in command
+                files = {each.partition("=")[2] for each in command if "/run/quire/" in each}
+                assert {str(Path(path).parent) for path in files} <= mounted.keys()
+    (monitor,) = of_kind(rendered, "ServiceMonitor")
+    http = monitor["spec"]["endpoints"][1]
+    assert http["authorization"] == {"credentials": {"name": "operator", "key": "key"}}
+    assert http["scheme"] == "https"
+    assert environment(flags, "frontend")["QUIRE_FRONTEND_API_KEYS"] == "/run/quire/api-keys/keys.toml"
+
+
 def test_redis_may_be_elsewhere() -> None:
     flags = ("--set", "redis.external=true,redis.existingSecret=mine")
     rendered = helm(*flags)
@@ -88,6 +127,9 @@ def test_redis_may_be_elsewhere() -> None:
     assert url["valueFrom"] == {"secretKeyRef": {"name": "mine", "key": "url"}}
     plain = ("--set", "redis.url=rediss://cache.example.org:6380/1")
     assert environment(plain, "scheduler")["QUIRE_SCHEDULER_REDIS"] == "rediss://cache.example.org:6380/1"
+    assert "QUIRE_SCHEDULER_REDIS_PASSWORD_FILE" not in environment(plain, "scheduler")
+    filed = environment((*plain, "--set", "redis.existingSecret=mine"), "scheduler")
+    assert filed["QUIRE_SCHEDULER_REDIS_PASSWORD_FILE"] == "/run/quire/redis/password"
 
 
 def test_the_autoscaler_alone_says_how_many_executors() -> None:

@@ -16,8 +16,10 @@ from pydantic_settings import BaseSettings, CliApp
 
 from quire.engine.api.version import __version__
 from quire.services.cli import COMMANDS
-from quire.services.common.server import LIVE
+from quire.services.common.health import LIVE
+from quire.services.common.targets import RESOLVE_SECONDS
 from quire.services.scheduler.metrics import METRICS
+from support.documents import commands
 from support.manifests import (
     CHART,
     KUBERNETES,
@@ -158,7 +160,7 @@ def test_services_find_each_other(manifests: tuple[Manifest, ...], monkeypatch: 
         # A standby is not asked whether it is ready, nor an executor that drains.
         assert (by_name[host]["clusterIP"], by_name[host]["publishNotReadyAddresses"]) == ("None", True)
         assert int(port) in {each["port"] for each in by_name[host]["ports"]}
-    assert made["scheduler"].redis == "redis://:secret@quire-redis:6379/0"  # type: ignore[attr-defined]
+    assert made["scheduler"].redis == "redis://quire@quire-redis:6379/0"  # type: ignore[attr-defined]
     assert by_name["quire-redis"]["ports"][0]["port"] == 6379
 
 
@@ -275,6 +277,24 @@ def test_a_node_can_be_emptied_while_the_service_goes_on() -> None:
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         (budget,) = (budget["spec"] for budget in budgets if matches(budget["spec"]["selector"], labels))
         assert deployment["spec"]["replicas"] > budget["maxUnavailable"] == 1
+
+
+@pytest.mark.parametrize("name", ["cluster", "gpu"])
+def test_a_rolling_restart_leaves_one_pod_of_each_service_that_all_know(name: str) -> None:
+    for deployment in of_kind(overlay(name), "Deployment"):
+        spec = deployment["spec"]
+        assert spec["replicas"] > spec["strategy"]["rollingUpdate"]["maxUnavailable"]
+        # How long CoreDNS' plug-in for Kubernetes lets a name be kept, and ours.
+        assert spec["minReadySeconds"] >= 5 + RESOLVE_SECONDS
+
+
+def test_the_documented_rolling_restart_names_every_deployment() -> None:
+    lines = commands("operations.md", "### On Kubernetes").splitlines()
+    names = {deployment["metadata"]["name"] for deployment in of_kind(overlay("cluster"), "Deployment")}
+    restarted = [line.removeprefix("kubectl -n quire rollout restart deployment/") for line in lines[::2]]
+    awaited = [line.removeprefix("kubectl -n quire rollout status deployment/") for line in lines[1::2]]
+    assert restarted == awaited == ["quire-scheduler", "quire-executor", "quire-frontend"]
+    assert set(restarted) == names
 
 
 def _peers(rule: Manifest, direction: str, pods: dict[str, dict[str, str]]) -> set[str]:

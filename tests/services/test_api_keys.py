@@ -19,22 +19,26 @@ from quire.engine.api.completion import Completion, FinishReason, join
 from quire.engine.api.errors import Forbidden, Overloaded, QuireError, Unauthenticated
 from quire.engine.api.options import CacheParams, RequestOptions
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.demo_model import DEMO_MODEL
 from quire.internal.v1 import worker_pb2, worker_pb2_grpc
 from quire.kserve import open_inference_pb2, open_inference_pb2_grpc
 from quire.protos.credentials import Credentials
 from quire.services.cli import main
 from quire.services.up.ports import LOOPBACK, free_port
 from quire.services.up.stack import is_serving
+from support.adapters import write_adapter
 from support.key_file import KeyFile, key_hash, new_key
 from support.kserve import input_tensor
 from support.stacks import RunningStack
 
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
-LONG = SamplingParams(temperature=0, max_tokens=300, ignore_eos=True)
+# So long that it still runs when others have been asked about it.
+LONG = SamplingParams(temperature=0, max_tokens=1400, ignore_eos=True)
 NAMES = (
     *("ann", "bob", "gone", "rotated", "late", "other-model", "urgent", "operator", "one-share", "two-share"),
-    *("one-at-once", "one-a-minute", "few-tokens", "with-workers", "many", "http-id", "leaver"),
+    *("one-at-once", "one-a-minute", "few-tokens", "with-workers", "many", "http-id", "leaver", "base-only"),
 )
+MODEL = DEMO_MODEL.name
 # The limit only ends a hang.
 SECONDS = 60
 
@@ -85,6 +89,7 @@ def keyed(shared_stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) 
     changes: dict[str, dict[str, Any]] = {
         "late": {"expires": datetime(2020, 1, 1, tzinfo=UTC)},
         "other-model": {"models": ["another"]},
+        "base-only": {"models": [MODEL]},
         "urgent": {"max_priority": 10},
         "operator": {"operator": True},
         "one-share": {"shared_cache": True},
@@ -104,7 +109,7 @@ def keyed(shared_stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) 
                 [
                     *(sys.executable, "-m", "quire.services.cli", "frontend", "--listen", place, "--http-listen", http),
                     *("--scheduler", shared_stack.stack.schedulers[0], "--api-keys", str(keys.path), "--ui"),
-                    *("--workers", workers, "--drain-seconds", "0", "--log-level", "debug"),
+                    *("--workers", workers, "--drain-seconds", "0", "--log-level", "debug", "--adapter-updates"),
                 ],
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -240,6 +245,25 @@ async def refused(keyed: Keyed, name: str) -> float:
     return raised.value.retry_after
 
 
+async def test_adapters(keyed: Keyed, tmp_path: Path) -> None:
+    """Operators load them; a key that names models must name them, too."""
+    path = str(write_adapter(tmp_path / "tuned", DEMO_MODEL, target_modules=["q_proj"]))
+    async with keyed.client("ann") as ann, keyed.client("operator") as operator, keyed.client("base-only") as base:
+        with pytest.raises(Forbidden, match="adapters may be loaded and unloaded with the key of an operator only"):
+            await ann.load_adapter("tuned", path)
+        await operator.load_adapter("tuned", path)
+        named = RequestOptions(adapter="tuned")
+        await ann.generate("Once", GREEDY, options=named)
+        await base.generate("Once", GREEDY)
+        with pytest.raises(Forbidden, match="adapter: 'tuned' may not be used with the key of base-only"):
+            await base.generate("Once", GREEDY, options=named)
+        assert (await keyed.post("base-only", model="tuned")).status == 403
+        with pytest.raises(Forbidden, match="key of an operator only"):
+            await ann.unload_adapter("tuned")
+        await operator.unload_adapter("tuned")
+        assert (await keyed.post("ann", model="tuned")).status == 404
+
+
 async def test_requests_at_once(keyed: Keyed) -> None:
     async with keyed.client("one-at-once") as client:
         running = client.generate_stream("Once", LONG)
@@ -248,6 +272,9 @@ async def test_requests_at_once(keyed: Keyed) -> None:
         await running.aclose()
         while (await keyed.post("one-at-once")).status != 200:
             await asyncio.sleep(0.01)
+    text = await (await keyed.ask("GET", "/metrics", bearer("operator"))).text()
+    assert 'code="RESOURCE_EXHAUSTED",reason="limit_reached"' in text
+    assert 'reason="overloaded"' not in text
     never = await keyed.post("one-at-once", n=2)
     assert (never.status, (await error_of(never))["code"]) == (403, "permission_denied")
 

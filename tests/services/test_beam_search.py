@@ -19,7 +19,7 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.text.tokenizer import Tokenizer
 from support.models import load_reference, reference_beams
-from support.stacks import RunningStack, launch
+from support.stacks import RunningStack, launch, until_nothing_is_open
 
 PROMPT = "def mean(values):\n"
 SEARCH: dict[str, Any] = {"prompt": PROMPT, "max_tokens": 12, "use_beam_search": True, "n": 4, "ignore_eos": True}
@@ -57,12 +57,6 @@ async def post(http: aiohttp.ClientSession, path: str, body: dict[str, Any], sta
 
 async def complete(http: aiohttp.ClientSession, **body: Any) -> dict[str, Any]:
     return await post(http, "/v1/completions", body)
-
-
-async def until_nothing_is_open(client: AsyncClient) -> None:
-    async with asyncio.timeout(60):
-        while (await client.server()).num_requests:
-            await asyncio.sleep(0.02)
 
 
 async def until_something_is_open(client: AsyncClient) -> None:

@@ -375,7 +375,7 @@ async def test_a_model_without_a_template(stack: RunningStack) -> None:
 
 
 def test_a_template_by_setting(tmp_path: Path, scripted: RunningStack) -> None:
-    folder = Path(str(scripted.stack._settings.executor.model))
+    folder = Path(str(scripted.stack.settings.executor.model))
     path = tmp_path / "mine.jinja"
     path.write_text("{% if tools %}C{% else %}R{% endif %}")
     with (

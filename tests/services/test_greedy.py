@@ -12,7 +12,7 @@ from quire.engine.api.completion import Completion, FinishReason
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.text.tokenizer import Tokenizer
-from support.models import FAMILIES, VOCAB_SIZE, load_reference, reference_greedy, write_model
+from support.models import FAMILIES, MORE_FAMILIES, VOCAB_SIZE, load_reference, reference_greedy, write_model
 from support.prompts import random_prompts
 from support.stacks import RunningStack, launch
 
@@ -41,7 +41,9 @@ def demo_prompts(folder: Path) -> list[list[int]]:
     return [tokens[97 * i : 97 * i + length] for i, length in enumerate(lengths)]
 
 
-@pytest.fixture(scope="module", params=["demo", *FAMILIES])
+@pytest.fixture(
+    scope="module", params=["demo", *FAMILIES, *(pytest.param(name, marks=pytest.mark.long) for name in MORE_FAMILIES)]
+)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     if request.param == "demo":
         folder, prompts = DEMO_MODEL, demo_prompts(DEMO_MODEL)

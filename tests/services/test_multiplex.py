@@ -221,7 +221,7 @@ async def test_bytes_that_are_no_message_end_the_call(stack: RunningStack) -> No
 async def test_a_frontend_that_goes_and_comes_back(stack: RunningStack) -> None:
     place = f"{LOOPBACK}:{free_port()}"
     child = await start_frontend(stack, place)
-    async with AsyncClient(place, multiplex=True) as client:
+    async with AsyncClient(place, multiplex=True, retries=False) as client:
         tasks = await running(client, client, 3)
         stack.call(child.stop(60))
         for task in tasks:

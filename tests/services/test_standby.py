@@ -16,7 +16,8 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.services.common.channel import open_channel
 from quire.services.up.ports import LOOPBACK, free_port
-from quire.services.up.stack import SCHEDULERS
+from quire.services.up.process import Child
+from quire.services.up.programs import SCHEDULERS
 from support.prompts import random_prompts
 from support.redis_server import RedisServer, redis_server
 from support.scrapes import scrape, total
@@ -159,7 +160,7 @@ async def test_a_standby_takes_over_from_a_leader_that_is_killed(pair: RunningSt
     async with loaded(pair, expected):
         leader, (standby,) = await roles(*pair.stack.schedulers)
         third = f"{LOOPBACK}:{free_port()}"
-        child = await asyncio.to_thread(pair.call, pair.stack.start_scheduler("third", third))
+        child = await asyncio.to_thread(pair.call, Child.start(pair.stack.programs.scheduler("third", third)))
         await roles(leader, standby, third)
         await asyncio.to_thread(pair.signal, name_of(pair, leader), signal.SIGKILL)
         await roles(standby, third)

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from quire.services.cli import COMMANDS
 from quire.services.common.address import bound_socket
-from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK
+from support.redis_server import running_redis
 
 # Most of it is the import of torch by the executor on a busy machine.
 QUICK_SECONDS = 120
@@ -59,11 +60,12 @@ def test_a_folder_with_missing_tensors(tiny_model: Path, tmp_path: Path) -> None
     assert "model.layers.1.self_attn.k_proj.weight" in message
 
 
-def test_no_redis() -> None:
-    url = f"redis://{LOOPBACK}:{free_port()}/0"
-    code, message = refused("scheduler", f"--redis={url}", f"--listen={LOOPBACK}:0")
+def test_a_redis_with_another_password() -> None:
+    """One that is not there is waited for."""
+    with running_redis("--requirepass", "a-word") as url:
+        code, message = refused("scheduler", f"--redis={url}", f"--listen={LOOPBACK}:0")
     assert code == 1
-    assert message.startswith(f"quire scheduler: error: --redis {url}: ")
+    assert message == f"quire scheduler: error: --redis {url}: Redis: Authentication required"
 
 
 def test_a_port_in_use(taken: str, tiny_model: Path) -> None:

@@ -16,8 +16,9 @@ from quire.engine.api.errors import Unavailable
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.text.fingerprint import tokenizer_fingerprint
-from quire.services.common.server import LIVE
+from quire.services.common.health import LIVE
 from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.process import Child
 from quire.services.up.stack import has_executors
 from support.stacks import SETTLE_SECONDS, RunningStack, another_frontend
 
@@ -27,7 +28,9 @@ async def frontend_of_another_model(stack: RunningStack, model: Path) -> AsyncIt
     """Its addresses for gRPC and HTTP; it knows of the executors."""
     place, http = (f"{LOOPBACK}:{free_port()}" for _ in range(2))
     places = {"listen": place, "http_listen": http, "scheduler": stack.stack.schedulers[0], "drain_seconds": 0}
-    child = stack.call(stack.stack._service("other-model", "frontend", {**places, "model": str(model)}))
+    child = stack.call(
+        Child.start(stack.stack.programs.service("other-model", "frontend", {**places, "model": str(model)}))
+    )
     try:
         async with grpc.aio.insecure_channel(place) as channel:
             await asyncio.wait_for(channel.channel_ready(), SETTLE_SECONDS)

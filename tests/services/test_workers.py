@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import replace
@@ -31,8 +32,9 @@ LONG = replace(GREEDY, max_tokens=2000)
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[RunningStack]:
-    """A stack whose frontend has two workers."""
+    """A stack whose frontend has two workers, both of which listen."""
     with launch(DEMO_MODEL, frontend_workers=2) as running:
+        until_listening(running)
         yield running
 
 
@@ -47,15 +49,30 @@ def workers(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children()
 
 
-def connections(worker: psutil.Process, place: str) -> int:
+def connections(worker: psutil.Process, place: str, status: str = psutil.CONN_ESTABLISHED) -> int:
     port = int(place.rpartition(":")[2])
-    return sum(
-        each.status == psutil.CONN_ESTABLISHED and each.laddr.port == port for each in worker.net_connections("tcp")
-    )
+    return sum(each.status == status and each.laddr.port == port for each in worker.net_connections("tcp"))
+
+
+def until_listening(running: RunningStack) -> None:
+    """One is enough for a frontend to serve; the other one may still be starting."""
+    for place in (running.frontend, running.http):
+        listening = 0
+        while listening < 2:
+            both = workers(running.child("frontend").pid)
+            listening = sum(connections(each, place, psutil.CONN_LISTEN) > 0 for each in both)
+            time.sleep(0.02)
+
+
+def is_over(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 async def until_ended(processes: list[psutil.Process]) -> None:
-    while any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes):
+    while not all(map(is_over, processes)):
         await asyncio.sleep(0.02)
 
 

@@ -47,6 +47,11 @@ class Project:
         files = [word for file in self.files for word in ("-f", file)]
         return run(*COMPOSE, "-p", self.name, *files, *arguments, env={**os.environ, **self.variables}, cwd=self.folder)
 
+    def script(self, text: str) -> str:
+        """Runs shell commands that know this project as the one in their folder."""
+        about = {"COMPOSE_PROJECT_NAME": self.name, "COMPOSE_FILE": ":".join(self.files)}
+        return run("bash", "-euc", text, env={**os.environ, **self.variables, **about}, cwd=self.folder)
+
     def containers(self, service: str | None = None, *, stopped: bool = False) -> list[dict[str, Any]]:
         """As `docker inspect` describes them: those that run, or also those that have stopped."""
         filters = [f"label={LABEL}={self.name}"]

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from hashlib import blake2b
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Event
 
@@ -11,6 +12,7 @@ from quire.engine.resources.ledger.base import KVLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.resources.prefix import HASH_BYTES
 from quire.engine.resources.publication import Publication
 
 NUM_BLOCKS = 64
@@ -53,12 +55,12 @@ class Contender:
             transaction.release.append((holder, block, self._rank, draw.choice([0, 10**12 + self._rank])))
         unnamed = [block for block in state.refs if block not in state.hashes]
         for block in draw.sample(unnamed, len(unnamed) // 2):
-            name = b"%d/%d/%d" % (self.epoch, state.step, block)
-            transaction.publish.append(Publication(block, name.rjust(16, b"\0")))
+            name = blake2b(b"%d/%d/%d" % (self.epoch, state.step, block), digest_size=HASH_BYTES).digest()
+            transaction.publish.append(Publication(block, name))
         cached = list(state.cached)
         draw.shuffle(cached)
         transaction.evict += cached[: len(cached) // 3]
-        holder = f"{self.epoch}.{state.step}"
+        holder = f"{self.epoch}-{state.step}"
         transaction.share += [(holder, block) for block in cached[len(cached) // 3 : len(cached) // 2]]
         free = [block for block in range(NUM_BLOCKS) if block not in state.refs and block not in state.hashes]
         transaction.acquire += [(holder, block) for block in draw.sample(free, min(len(free), 4))]

@@ -16,7 +16,7 @@ class GrpcFollower:
     """What the pools hold, by the batches of one call.
 
     Attributes:
-        blocks: pool → hashes of its blocks.
+        blocks: pool → hashes of its blocks, those of further cache groups with the number of the group behind.
         tokens: pool → tokens of those blocks of which they were told.
         partial: pools of which the snapshot is not complete.
     """
@@ -40,10 +40,11 @@ class GrpcFollower:
                 case "stored":
                     self._store(batch.pool, event.stored)
                 case "removed":
-                    assert self.blocks[batch.pool].issuperset(event.removed.block_hashes)
-                    self.blocks[batch.pool].difference_update(event.removed.block_hashes)
-                    self.num_removed += len(event.removed.block_hashes)
-                    for name in event.removed.block_hashes:
+                    removed = [in_group(name, event.removed.group) for name in event.removed.block_hashes]
+                    assert self.blocks[batch.pool].issuperset(removed)
+                    self.blocks[batch.pool].difference_update(removed)
+                    self.num_removed += len(removed)
+                    for name in removed:
                         self.tokens[batch.pool].pop(name, None)
                 case "cleared":
                     self.blocks[batch.pool].clear()
@@ -51,18 +52,23 @@ class GrpcFollower:
                     self.num_cleared += 1
 
     def _store(self, pool: str, stored: pb.BlocksStored) -> None:
-        assert (stored.medium, stored.group, stored.adapter_id) == (pb.KV_MEDIUM_DEVICE, 0, "")
+        assert (stored.medium, stored.adapter_id) == (pb.KV_MEDIUM_DEVICE, "")
         size, names = stored.block_size, list(stored.block_hashes)
         assert len(stored.token_ids) in (0, size * len(names))
         parent = stored.parent_hash
         for index, name in enumerate(names):
             assert len(name) == 16
-            self.blocks[pool].add(name)
+            self.blocks[pool].add(in_group(name, stored.group))
             tokens = tuple(stored.token_ids[index * size : (index + 1) * size])
             if tokens:
-                self.tokens[pool][name] = tokens
+                self.tokens[pool][in_group(name, stored.group)] = tokens
                 assert not parent or name == chain(parent, tokens)
             parent = name
+
+
+def in_group(name: bytes, group: int) -> bytes:
+    """A hash as one of a cache group."""
+    return name + bytes((group,)) if group else name
 
 
 def chain(parent: bytes, tokens: Iterable[int]) -> bytes:

@@ -10,15 +10,47 @@ import torch
 from tokenizers import decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Glm4Config,
+    Glm4ForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    StableLmConfig,
+    StableLmForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
 )
 
 from quire.engine.demo_model import DEMO_MODEL
@@ -52,11 +84,47 @@ _FAMILIES: dict[str, Callable[[], PreTrainedModel]] = {
 }
 FAMILIES: Final = tuple(_FAMILIES)
 
+_SMALL = _SIZES | {"pad_token_id": None}
+_MORE: dict[str, Callable[[], PreTrainedModel]] = {
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**_SMALL, head_dim=32, sliding_window=SLIDING_WINDOW)),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**_SMALL, head_dim=32, sliding_window=SLIDING_WINDOW, sliding_window_pattern=2)
+    ),
+    "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**_SMALL)),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**_SMALL)),
+    "glm": lambda: GlmForCausalLM(GlmConfig(**_SMALL, head_dim=32)),
+    "glm4": lambda: Glm4ForCausalLM(Glm4Config(**_SMALL, head_dim=32)),
+    "granite": lambda: GraniteForCausalLM(GraniteConfig(**_SMALL, residual_multiplier=0.7, attention_multiplier=0.2)),
+    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**_SMALL, num_local_experts=4)),
+    "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**_SMALL, head_dim=32, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=48)
+    ),
+    "gpt_oss": lambda: GptOssForCausalLM(
+        GptOssConfig(**_SMALL, head_dim=32, num_local_experts=4, num_experts_per_tok=2, sliding_window=SLIDING_WINDOW)
+    ),
+    "deepseek_v3": lambda: DeepseekV3ForCausalLM(
+        DeepseekV3Config(**_SMALL | {"num_key_value_heads": 4}, q_lora_rank=32, kv_lora_rank=32, qk_rope_head_dim=16,
+                         qk_nope_head_dim=16, v_head_dim=16, moe_intermediate_size=48, n_routed_experts=8,
+                         num_experts_per_tok=2, n_group=2, topk_group=1, first_k_dense_replace=1)
+    ),
+    "gpt2, by transformers": lambda: GPT2LMHeadModel(
+        GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=MAX_MODEL_LEN, **{
+            name: _SIZES[name] for name in ("vocab_size", "initializer_range", "bos_token_id", "eos_token_id")
+        })
+    ),
+    "gpt_neox, by transformers": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**_SMALL)),
+    "starcoder2, by transformers": lambda: Starcoder2ForCausalLM(Starcoder2Config(**_SMALL)),
+    "stablelm, by transformers": lambda: StableLmForCausalLM(StableLmConfig(**_SMALL)),
+    "cohere, by transformers": lambda: CohereForCausalLM(CohereConfig(**_SMALL)),
+}  # fmt: skip
+MORE_FAMILIES: Final = tuple(_MORE)
+"""Further ones, which take minutes all together."""
+
 
 def write_model(folder: Path, family: str, seed: int = 0) -> Path:
     """Writes a random float32 model with a byte-level tokenizer; returns the folder."""
     torch.manual_seed(seed)
-    _FAMILIES[family]().save_pretrained(folder)
+    {**_FAMILIES, **_MORE}[family]().save_pretrained(folder)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate(alphabet)}
     vocab |= {f"<{index}>": index for index in range(len(alphabet), VOCAB_SIZE)}

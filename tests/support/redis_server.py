@@ -5,15 +5,20 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import psutil
 import redis
 
 from quire.services.up.ports import free_port
 from quire.services.up.redis_server import redis_binary, redis_command
 
+ACL = Path(__file__).parents[2] / "deploy/redis/users.acl"
 NUM_SLOTS = 16384
+# Until a call of a server that hangs is given up.
+CALL_SECONDS = 5.0
 # A cluster's nodes talk to each other on a port this much higher.
 BUS_OFFSET = 10_000
 
@@ -42,7 +47,9 @@ class RedisServer:
 
     def start(self) -> None:
         """Returns when it answers."""
-        self._process = subprocess.Popen([*redis_command(self.port), *self._options], stdout=subprocess.DEVNULL)
+        # As with us, writing more than a limit of the process allows is an error, not its end (SIGXFSZ).
+        command = [*redis_command(self.port), *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, restore_signals=False)
         with redis.Redis(port=self.port, retry=None) as client:
             wait_for(client)
 
@@ -56,16 +63,25 @@ class RedisServer:
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """While the context is open, it takes connections and bytes, and answers nothing."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
         try:
             yield
         finally:
-            self._process.send_signal(signal.SIGCONT)
+            self.send(signal.SIGCONT)
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """It, as the machine sees it, if it runs."""
+        return None if self._process is None else psutil.Process(self._process.pid)
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends it a signal; harmless if it does not run."""
+        if self._process is not None:
+            self._process.send_signal(number)
 
     def call(self, *command: Any) -> Any:
-        """What it answers to a command of somebody else."""
-        with redis.Redis(port=self.port) as client:
+        """What it answers to a command of somebody else; raises `redis.TimeoutError` if it does not for long."""
+        with redis.Redis(port=self.port, socket_timeout=CALL_SECONDS, retry=None) as client:
             return client.execute_command(*command)
 
 
@@ -85,6 +101,22 @@ def running_redis(*options: str) -> Iterator[str]:
     """The URL of a private Redis with further command-line `options`; gone afterwards."""
     with redis_server(*options) as server:
         yield server.url
+
+
+@contextmanager
+def guarded_redis(folder: Path, **passwords: str) -> Iterator[RedisServer]:
+    """With the users of deploy/redis/users.acl.
+
+    Args:
+        passwords: of `quire` and of `audit`.
+    """
+    rules = ACL.read_text()
+    for name, password in passwords.items():
+        rules = rules.replace(f"{name.upper()}_PASSWORD_SHA256", sha256(password.encode()).hexdigest())
+    file = folder / "users.acl"
+    file.write_text(rules)
+    with redis_server("--aclfile", str(file)) as server:
+        yield server
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.sequence import Sequence
 from quire.engine.step import ExecutorInfo, StepPlan
-from support.simulated_executor import EOS, SimulatedExecutor, executor_info, next_token
+from support.simulated_executor import EOS, SimulatedExecutor, next_token
 
 SHARED = CacheParams()
 
@@ -56,10 +56,13 @@ def new_request(
     priority: int = 0,
     cache: CacheParams = SHARED,
     ignore_eos: bool = False,
+    tenant: str = "",
 ) -> Request:
     """A validated request."""
     params = SamplingParams(seed=0, max_tokens=max_tokens, ignore_eos=ignore_eos)
-    return Request(str(handle), 0, handle, _int32(prompt), _int32([]), params, RequestOptions(priority, cache))
+    return Request(
+        str(handle), 0, handle, _int32(prompt), _int32([]), params, RequestOptions(priority, cache, tenant=tenant)
+    )
 
 
 def new_sequence(handle: int, length: int = 1, priority: int = 0) -> Sequence:
@@ -86,7 +89,9 @@ class Rig:
         # Off: the books are checked after steps and results, but not after arrivals and cancellations.
         self.is_thorough = True
         self._plans: deque[StepPlan] = deque()
+        # By block who writes it, and for whom it is read, in the steps in flight.
         self._writes: deque[dict[int, str]] = deque()
+        self._reads: deque[dict[int, str]] = deque()
         self.restart_executor()
 
     def close(self) -> None:
@@ -106,9 +111,10 @@ class Rig:
         priority: int = 0,
         cache: CacheParams = SHARED,
         ignore_eos: bool = False,
+        tenant: str = "",
     ) -> None:
         self._num_requests += 1
-        request = new_request(self._num_requests, prompt, max_tokens, priority, cache, ignore_eos)
+        request = new_request(self._num_requests, prompt, max_tokens, priority, cache, ignore_eos, tenant)
         sequence = Sequence(request, self._info.eos_token_ids)
         try:
             self.scheduler.add(sequence)
@@ -144,6 +150,7 @@ class Rig:
             return
         plan = self._plans.popleft()
         self._writes.popleft()
+        self._reads.popleft()
         output = self.scheduler.update(self._executor.execute(plan))
         for sequence, token in zip(output.sequences, output.token_ids, strict=True):
             self.clients[sequence.request.handle].tokens.append(token)
@@ -164,6 +171,7 @@ class Rig:
         while self._plans:  # the executor finishes them for nobody
             self._executor.execute(self._plans.popleft())
         self._writes.clear()
+        self._reads.clear()
         self._executor.slots.clear()
         self._open()
         for client in self.clients.values():
@@ -187,10 +195,11 @@ class Rig:
     def restart_executor(self) -> None:
         self._incarnation += 1
         info = self._info
-        self._info = executor_info(info.num_blocks, info.block_size, info.max_batch_size, str(self._incarnation))
+        self._info = replace(info, incarnation=str(self._incarnation))
         self._executor = SimulatedExecutor(self._info)
         self._plans.clear()
         self._writes.clear()
+        self._reads.clear()
         self._open()
 
     def settle(self) -> None:
@@ -211,24 +220,36 @@ class Rig:
 
     def _check(self) -> None:
         pool = self.scheduler.pool
-        assert audit(pool.state) == []
+        assert audit(pool.state, len(self._info.cache_groups)) == []
         assert pool.num_free + pool.num_cached + len(pool.state.refs) == pool.num_blocks
 
     def _check_writers(self, plan: StepPlan) -> None:
-        """No block is given away while a step in flight may still write it, and none has two writers."""
-        writes = {}
+        """No block is given away while a step in flight may still read or write it, and none has two writers."""
+        writes, reads = dict[int, str](), dict[int, str]()
         by_slot = {sequence.slot: sequence for sequence in self.scheduler.running}
         for slot, count in zip(plan.context_slots.tolist(), plan.context_tokens.tolist(), strict=True):
             sequence = by_slot[slot]
             end = sequence.num_scheduled
             for index in range((end - count) // self._info.block_size, -(-end // self._info.block_size)):
-                writes[sequence.blocks[index]] = sequence.holder
+                writes.update((table.blocks[index], table.holder) for table in sequence.tables)
+            reads.update(self._read_by(sequence, end - count))
         for slot in plan.generation_slots.tolist():
-            writes[by_slot[slot].blocks[-1]] = by_slot[slot].holder
-        for earlier in self._writes:
+            writes.update((table.blocks[-1], table.holder) for table in by_slot[slot].tables)
+            reads.update(self._read_by(by_slot[slot], int(self.scheduler._generation._scheduled[slot]) - 1))
+        for earlier, used in zip(self._writes, self._reads, strict=True):
             for block, holder in writes.items():
                 assert earlier.get(block, holder) == holder, f"block {block} has two writers in flight"
+                assert used.get(block, holder) == holder, f"block {block} is written while another's step reads it"
         self._writes.append(writes)
+        self._reads.append(reads)
+
+    def _read_by(self, sequence: Sequence, position: int) -> list[tuple[int, str]]:
+        """Blocks, with their holders, that queries of a sequence from a position on see."""
+        return [
+            (block, table.holder)
+            for group, table in zip(self._info.cache_groups, sequence.tables, strict=True)
+            for block in table.blocks[group.first_seen(position, self._info.block_size) :]
+        ]
 
     def _commit(self) -> None:
         transaction = self.scheduler.take_transaction()
@@ -258,7 +279,9 @@ class Rig:
 
     def _identity(self) -> PoolIdentity:
         info = self._info
-        return PoolIdentity("pool", info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
+        return PoolIdentity(
+            "pool", info.incarnation, info.fingerprint, info.num_blocks, info.block_size, info.cache_windows
+        )
 
     def _run(self, coroutine):  # type: ignore[no-untyped-def]
         return self._loop.run_until_complete(coroutine)

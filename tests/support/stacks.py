@@ -11,12 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from quire.clients.async_client import AsyncClient
 from quire.engine.resources.ledger.audit import audit
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.services.up.ports import LOOPBACK, free_port
 from quire.services.up.process import Child
 from quire.services.up.settings import UpSettings
-from quire.services.up.stack import SCHEDULERS, Stack, is_serving
+from quire.services.up.stack import Stack, is_serving
 
 T = TypeVar("T")
 # Far more than it takes: a busy machine must not fail a test.
@@ -78,15 +79,7 @@ class RunningStack:
 
     def start(self, name: str) -> None:
         """Starts a process again that was ended, where it was; returns before it serves."""
-        match name:
-            case "frontend":
-                child = self.call(self.stack.start_frontend())
-            case "scheduler" | "standby":
-                address = self.stack.schedulers[SCHEDULERS.index(name)]
-                child = self.call(self.stack.start_scheduler(name, address))
-            case _:
-                index = int(name.removeprefix("executor") or 0)
-                child = self.call(self.stack.start_executor(name, self.stack.executors[index]))
+        child = self.call(self.stack.launch(name))
         self.stack.children.insert(0, child)
 
     def until_serving(self) -> None:
@@ -103,8 +96,8 @@ class RunningStack:
                 while True:
                     found = await ledger.snapshot(name)
                     assert found is not None, f"pool {name} is not in the ledger"
-                    state = found[1]
-                    assert audit(state) == []
+                    identity, state = found
+                    assert audit(state, identity.num_groups) == []
                     if not state.holds:
                         break
                     assert time.monotonic() < deadline, f"pool {name}: still held: {state.holds}"
@@ -136,10 +129,27 @@ def launch(model: Path, *, executor: dict[str, Any] | None = None, **changes: An
         asyncio.run(running.assert_settled())
 
 
+@contextmanager
+def supervised(running: RunningStack) -> Iterator[None]:
+    """Processes that end or are stuck are started again while the context is open, as `quire up` does."""
+    supervising = asyncio.run_coroutine_threadsafe(running.stack.supervise(), running._loop)
+    try:
+        yield
+    finally:
+        supervising.cancel()
+
+
+async def until_nothing_is_open(client: AsyncClient) -> None:
+    """A frontend may still be at the end of calls whose requests have ended."""
+    async with asyncio.timeout(SETTLE_SECONDS):
+        while (await client.server()).num_requests:
+            await asyncio.sleep(0.02)
+
+
 async def start_frontend(stack: RunningStack, place: str, **settings: Any) -> Child:
     """One more frontend of the same scheduler; serves when this returns."""
     places = {"listen": place, "http_listen": "", "scheduler": stack.stack.schedulers[0], "drain_seconds": 0}
-    child: Child = stack.call(stack.stack._service("another", "frontend", places | settings))
+    child: Child = stack.call(Child.start(stack.stack.programs.service("another", "frontend", places | settings)))
     await is_serving(place)
     return child
 

@@ -24,3 +24,13 @@ def sequence_start(
     params = SamplingParams(**({"temperature": 0.0, "seed": 0} | sampling))
     num_prompt = len(tokens) if num_prompt is None else num_prompt
     return SequenceStart(slot, arrays[0], num_computed, arrays[1], num_prompt, params)
+
+
+def blocks_of(places: Sequence[int], num_groups: int) -> list[int]:
+    """A block of each cache group for every place, as a plan appends them."""
+    return [place * num_groups + group for place in places for group in range(num_groups)]
+
+
+def tables_of(places: Sequence[int], num_groups: int) -> list[int]:
+    """The same blocks as tables of all groups behind each other, as a sequence starts with them."""
+    return [place * num_groups + group for group in range(num_groups) for place in places]

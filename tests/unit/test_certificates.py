@@ -31,7 +31,7 @@ LIMITS = HttpLimits(max_connections=8, max_header_bytes=4096, header_seconds=60,
 async def grpc_port(security: ServerSecurity) -> AsyncIterator[str]:
     address = f"{LOOPBACK}:{free_port()}"
     async with serving(address, [], lambda server: None, grace=0, security=security) as health:
-        await health.set(True)
+        await health.set("")
         yield address
 
 

@@ -13,12 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from quire.engine.api.errors import StartupError
-from quire.engine.model.checkpoint import read_checkpoint
-from quire.engine.model.loader import load_weights
-from quire.engine.model.weights import Weights
+from quire.engine.weights.checkpoint import read_checkpoint
 from support.checkpoints import edit_weights, start, write_llama
+from support.composed import Composed, compose, weight
 
-CPU = torch.device("cpu")
 INDEX = "model.safetensors.index.json"
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -48,8 +46,8 @@ def add(path: Path, **tensors: Tensor) -> None:
     save_file(load_file(path) | tensors, path)
 
 
-def load(folder: Path) -> Weights:
-    return load_weights(read_checkpoint(folder), torch.float32, CPU)
+def load(folder: Path) -> Composed:
+    return compose(folder)
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_the_index_decides_which_tensor_counts(
     add(folder / shard, **{tensor: other})
     found = load(folder)
     assert torch.equal(found.norm, wanted.norm)
-    assert torch.equal(found.layers[1].down.weight, wanted.layers[1].down.weight)
+    assert torch.equal(*(weight(each.block(1).feed_forward.down) for each in (found, wanted)))
     warnings = {record.getMessage() for record in caplog.records if record.levelno == logging.WARNING}
     assert warnings == {f"{folder}: 1 tensors lie where {INDEX} does not name them, ignored: {tensor} in {shard}"}
     assert read_checkpoint(folder).fingerprint != fingerprint
@@ -195,11 +193,11 @@ def test_matrices_are_tied_as_transformers_ties_them(
         return
     found, wanted = load(tmp_path), AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     assert torch.equal(found.embedding, wanted.get_input_embeddings().weight)
-    assert torch.equal(found.lm_head, wanted.get_output_embeddings().weight)
-    is_shared = found.lm_head is found.embedding
+    assert torch.equal(found.head, wanted.get_output_embeddings().weight)
+    is_shared = found.head is found.embedding
     assert is_shared == (wanted.get_output_embeddings().weight is wanted.get_input_embeddings().weight)
     warnings = [record.getMessage() for record in caplog.records if record.name.startswith("quire")]
-    complaint = f"model {tmp_path}: tie_word_embeddings is true, but {HEAD} and {EMBEDDING} differ"
+    complaint = f"tie_word_embeddings is true, but {HEAD} and {EMBEDDING} differ"
     assert [each.startswith(complaint) for each in warnings if "loaded" not in each] == [True] * (
         tied and differ and len(kept) == 2
     )
@@ -209,5 +207,5 @@ def test_matrices_that_are_equal_once_converted_are_tied(tmp_path: Path) -> None
     write_llama(tmp_path, tie_word_embeddings=True)
     rounded = torch.randn(60, 32).bfloat16()
     edit_weights(tmp_path, lambda tensors: tensors.update({EMBEDDING: rounded, HEAD: rounded.float()}))
-    weights = load_weights(read_checkpoint(tmp_path), torch.bfloat16, CPU)
-    assert weights.lm_head is weights.embedding
+    found = compose(tmp_path, torch.bfloat16)
+    assert found.head is found.embedding

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from quire.engine.api.errors import StartupError
-from quire.engine.model.checkpoint import read_checkpoint
+from quire.engine.weights.checkpoint import read_checkpoint
 from support.checkpoints import edit_config, start, write_llama
 
 OWN = 64
@@ -43,7 +43,7 @@ def test_a_length_beyond_the_models_is_refused_with_the_numbers(
     folder: Path, changes: dict[str, Any], limit: int, reason: str
 ) -> None:
     edit_config(folder, **changes)
-    assert read_checkpoint(folder).config.max_model_len == OWN
+    assert read_checkpoint(folder).max_model_len == OWN
     for length in (2, OWN, limit):
         assert start(folder, num_blocks=1, max_model_len=length).info.max_model_len == length
     for length in (limit + 1, 10**9):
@@ -63,5 +63,5 @@ def test_blocks_of_other_lengths_are_not_shared_beyond_the_models_own(folder: Pa
 
 def test_a_window_that_holds_everything_is_none(folder: Path) -> None:
     edit_config(folder, model_type="mistral", architectures=["MistralForCausalLM"], sliding_window=40)
-    assert read_checkpoint(folder).config.windows == (40, 40)
-    assert read_checkpoint(folder, 40).config.windows == (None, None)
+    assert [shape.window for shape in read_checkpoint(folder).outline.attention] == [40, 40]
+    assert [shape.window for shape in read_checkpoint(folder, 40).outline.attention] == [None, None]

@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 from google.rpc import code_pb2
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.errors import InvalidRequest, RequestError, Unavailable
+from quire.engine.api.options import RequestOptions
 from quire.engine.api.sampling import SamplingParams
+from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.config import SchedulerConfig
 from quire.engine.loop import StepLoop
 from quire.engine.open_request import Finish
+from quire.engine.preparation import AdapterPreparation, StructurePreparation
 from quire.engine.request import Request
 from quire.engine.resources.ledger.lease import Term
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.scheduling.scheduler import Scheduler
 from quire.engine.sequence import Sequence
-from quire.services.scheduler.attached_executor import AttachedExecutor
+from quire.services.scheduler.attached_executor import TOKENS_PER_ADAPTER, AttachedExecutor
 from quire.services.scheduler.dispatcher import MAX_FAULTS, Dispatcher
 from quire.services.scheduler.event import Event, EventKind
 from quire.services.scheduler.executor_link import ExecutorLink
@@ -30,7 +34,7 @@ from support.simulated_executor import SimulatedExecutor, executor_info
 async def make_pool(
     dispatcher: Dispatcher, name: str, num_blocks: int = 64, max_waiting_requests: int = 64
 ) -> AttachedExecutor:
-    info = executor_info(num_blocks=num_blocks)
+    info = replace(executor_info(num_blocks=num_blocks), num_adapters=2)
     scheduler = Scheduler(SchedulerConfig(max_waiting_requests=max_waiting_requests), info, PoolState(info.num_blocks))
     identity = PoolIdentity(name, info.incarnation, info.fingerprint, info.num_blocks, info.block_size)
     link = ExecutorLink("127.0.0.1:1", Term(1, "one"))
@@ -78,8 +82,27 @@ async def test_a_request_that_kills_executors_ends_and_no_other() -> None:
             dispatcher.deliver(pool.scheduler.update(executor.execute(plan)))
             failed += [each for message in await stream.next() for each in message.output.failed]
     assert num_losses == MAX_FAULTS + 1
-    assert [(each.handle, each.code, each.retryable) for each in failed] == [(2, code_pb2.UNAVAILABLE, True)]
-    assert failed[0].retry_ms > 0
+    assert [(each.handle, each.code, each.retryable) for each in failed] == [(2, code_pb2.INTERNAL, False)]
+
+
+async def test_a_request_that_was_accepted_waits_for_executors_that_are_gone() -> None:
+    """They were there when its frontend submitted it again."""
+    dispatcher, stream, pool = await one_pool()
+    dispatcher.detach(pool, pool.scheduler.evacuate())
+    dispatcher.submit(stream, replace(request(1, stream.client, [1, 2, 3]), is_resumed=True))
+    dispatcher.submit(stream, request(2, stream.client, [1, 2, 3]))
+    failed = [each.handle for message in await stream.next() for each in message.output.failed]
+    assert failed == [2]
+    dispatcher.submit(stream, replace(request(3, stream.client, [1, 2, 3]), is_resumed=True))
+    dispatcher.cancel(stream, 3)
+    pool = await make_pool(dispatcher, "next")
+    dispatcher.attach(pool)
+    assert pool.scheduler.num_waiting == 1
+    executor = SimulatedExecutor(pool.info)
+    while stream.sequences:
+        plan = pool.scheduler.schedule()
+        assert plan is not None
+        dispatcher.deliver(pool.scheduler.update(executor.execute(plan)))
 
 
 async def test_losses_with_progress_between_them_do_not_count() -> None:
@@ -106,6 +129,33 @@ async def test_executors_that_drain_are_not_counted_as_lost() -> None:
     assert stream.sequences[1].num_faults == 0
 
 
+async def test_what_grammars_need_is_loaded_wherever_a_request_may_go_on() -> None:
+    dispatcher, stream, first = await one_pool()
+    other = await make_pool(dispatcher, "other")
+    dispatcher.attach(other)
+    structure = StructuredOutput(regex="a")
+    asked = request(1, stream.client, [1, 2, 3])
+    asked = replace(asked, params=replace(asked.params, structured_output=structure))
+    dispatcher.submit(stream, asked)
+    come = await make_pool(dispatcher, "come")
+    dispatcher.attach(come)
+    untried = StructurePreparation(structure, is_tried=False)
+    assert [pool.scheduler.take_preparations() for pool in (first, other, come)] == [[untried]] * 3
+    # One is enough: what compiles the others is loaded then.
+    other.scheduler.begin_structures(StructuredOutput(regex="b"))
+    other.scheduler.is_prepared(untried)
+    other.scheduler.begin_structures(StructuredOutput(regex="b"))
+    assert other.scheduler.take_preparations() == []
+    # The others have not loaded it yet.
+    for handle in range(2, 6):
+        dispatcher.submit(stream, replace(asked, handle=handle))
+    assert (other.scheduler.num_waiting, come.scheduler.num_waiting) == (4, 0)
+    # One that comes now need not try what another has compiled.
+    last = await make_pool(dispatcher, "last")
+    dispatcher.attach(last)
+    assert last.scheduler.take_preparations() == [StructurePreparation(structure, is_tried=True)]
+
+
 async def test_cost_is_prefill_left_and_load() -> None:
     dispatcher = Dispatcher(epoch=1)
     stream = dispatcher.connect()
@@ -128,6 +178,28 @@ async def test_cost_is_prefill_left_and_load() -> None:
     assert (first.scheduler.num_waiting, other.scheduler.num_waiting) == (0, 1), "what waits goes elsewhere"
     dispatcher.submit(stream, request(4, stream.client, [*prompt, 6]))
     assert other.scheduler.num_waiting == 2
+
+
+async def test_requests_go_where_their_adapter_lies() -> None:
+    """Unless so much waits there that loading it elsewhere is less."""
+    dispatcher = Dispatcher(epoch=1)
+    stream = dispatcher.connect()
+    pools = [await make_pool(dispatcher, name) for name in ("a", "b")]
+    for pool in pools:
+        dispatcher.attach(pool)
+    adapter = Adapter("tuned", "/tuned", "d")
+    length = TOKENS_PER_ADAPTER * 2 // 5
+    named = replace(request(1, stream.client, [1] * length), adapter=adapter)
+    dispatcher.submit(stream, named)
+    first, other = sorted(pools, key=lambda pool: pool.scheduler.num_waiting, reverse=True)
+    (preparation,) = first.scheduler.take_preparations()
+    first.scheduler.is_prepared(preparation)
+    for handle in (2, 3):
+        dispatcher.submit(stream, replace(named, handle=handle))
+        assert other.scheduler.num_waiting == 0
+    dispatcher.submit(stream, replace(named, handle=4))
+    assert (first.scheduler.num_waiting, other.scheduler.num_waiting) == (3, 1)
+    assert other.scheduler.take_preparations() == [AdapterPreparation(adapter, 0)]
 
 
 @pytest.mark.parametrize(
@@ -267,6 +339,26 @@ async def test_frontends_are_told_what_the_queues_take() -> None:
     dispatcher.cancel(stream, 0)
     for each in (stream, other):
         assert [message.queue.room for message in await each.next()] == [1]
+
+
+async def test_frontends_are_told_which_tenants_have_more_than_their_share() -> None:
+    dispatcher = Dispatcher(epoch=1)
+    stream, other = dispatcher.connect(), dispatcher.connect()
+    for name in ("first", "second"):
+        dispatcher.attach(await make_pool(dispatcher, name, max_waiting_requests=4))
+    await other.next()
+    for handle in range(7):
+        options = RequestOptions(tenant="flood" if handle < 6 else "polite")
+        dispatcher.submit(stream, replace(request(handle, stream.client, [1, 2, 3]), options=options))
+    # Three on each executor.
+    assert [list(each.queue.full_tenants) for each in await other.next()] == [["flood"]]
+    assert not [each for message in await stream.next() for each in message.output.failed]
+    dispatcher.submit(stream, replace(request(7, stream.client, [1, 2, 3]), options=RequestOptions(tenant="flood")))
+    (message,) = await stream.next()
+    assert [(each.handle, each.code) for each in message.output.failed] == [(7, code_pb2.RESOURCE_EXHAUSTED)]
+    for handle in (0, 2):
+        dispatcher.cancel(stream, handle)
+    assert [list(each.queue.full_tenants) for each in await other.next()] == [[]]
 
 
 async def test_requests_submitted_again_are_bounded_by_what_could_have_been_accepted() -> None:

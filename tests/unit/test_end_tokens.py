@@ -11,7 +11,7 @@ from quire.engine.api.completion import Completion, FinishReason
 from quire.engine.api.errors import StartupError
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.llm import LLM
-from quire.engine.model.checkpoint import read_checkpoint
+from quire.engine.weights.checkpoint import read_checkpoint
 from support.checkpoints import edit_config, write_llama
 from support.models import write_model
 

@@ -10,21 +10,45 @@ import pytest
 import torch
 from pydantic import ValidationError
 from transformers import (
+    DeepseekV2Config,
+    DeepseekV2ForCausalLM,
+    DeepseekV3Config,
+    DeepseekV3ForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    Glm4Config,
+    Glm4ForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
+    GptOssConfig,
+    GptOssForCausalLM,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
 )
 
 from quire.engine.api.errors import InvalidRequest
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
 from quire.engine.step import DeviceKind, SequenceStart, StepPlan, StepResult
-from support.starts import sequence_start
+from support.starts import blocks_of, sequence_start, tables_of
 
 BLOCK_SIZE = 4
 NUM_BLOCKS = 200
@@ -41,6 +65,16 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.3,
     "bos_token_id": None,
     "eos_token_id": None,
+    "pad_token_id": None,
+}
+LATENT: dict[str, Any] = SIZES | {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 32,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 12,
+    "v_head_dim": 10,
+    "moe_intermediate_size": 24,
+    "first_k_dense_replace": 1,
 }
 LLAMA3 = {
     "rope_type": "llama3",
@@ -72,7 +106,50 @@ MODELS: dict[str, Callable[[], Any]] = {
         Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=9, max_window_layers=1)
     ),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=20, tie_word_embeddings=True)),
-}
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(**SIZES, head_dim=20, query_pre_attn_scalar=13, sliding_window=9, final_logit_softcapping=3.0,
+                     attn_logit_softcapping=2.0)
+    ),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**SIZES, head_dim=20, query_pre_attn_scalar=13, sliding_window=9,
+                         layer_types=["sliding_attention", "full_attention", "sliding_attention"])
+    ),
+    "gemma3, scaled positions": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(**SIZES, head_dim=20, sliding_window=9, sliding_window_pattern=3, rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+        })
+    ),
+    "olmo2": lambda: Olmo2ForCausalLM(Olmo2Config(**SIZES)),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**SIZES, sliding_window=17)),
+    "phi4, a part rotated": lambda: Phi3ForCausalLM(
+        Phi3Config(**SIZES, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5})
+    ),
+    "glm": lambda: GlmForCausalLM(GlmConfig(**SIZES, head_dim=12)),
+    "glm4": lambda: Glm4ForCausalLM(Glm4Config(**SIZES, head_dim=16, attention_bias=True)),
+    "deepseek_v2": lambda: DeepseekV2ForCausalLM(
+        DeepseekV2Config(**LATENT, q_lora_rank=None, num_experts_per_tok=2, n_routed_experts=6,
+                         n_group=3, topk_group=2, topk_method="group_limited_greedy", routed_scaling_factor=1.7,
+                         rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 0.7,
+                                          "mscale_all_dim": 0.7, "original_max_position_embeddings": 64})
+    ),
+    "deepseek_v3": lambda: DeepseekV3ForCausalLM(
+        DeepseekV3Config(**LATENT, q_lora_rank=24, num_experts_per_tok=3, n_routed_experts=8, n_group=4, topk_group=2)
+    ),
+    "mixtral": lambda: MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=4)),
+    "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(**(SIZES | {"num_hidden_layers": 4}), head_dim=20, num_experts=6, num_experts_per_tok=3,
+                       moe_intermediate_size=24, mlp_only_layers=[1], norm_topk_prob=True)
+    ),
+    "gpt_oss": lambda: GptOssForCausalLM(
+        GptOssConfig(**(SIZES | {"hidden_size": 64, "intermediate_size": 32}), head_dim=20, num_local_experts=4,
+                     num_experts_per_tok=2, sliding_window=9)
+    ),
+    "granite": lambda: GraniteForCausalLM(
+        GraniteConfig(**SIZES, embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.7,
+                      attention_multiplier=0.11)
+    ),
+}  # fmt: skip
 
 
 def write_model(name: str, folder: Path) -> Any:
@@ -104,15 +181,22 @@ def ints(values: Sequence[int]) -> np.ndarray[Any, np.dtype[np.int32]]:
 
 @dataclass
 class Driver:
-    """The smallest scheduler: gives every slot the blocks it needs and writes down what was sampled."""
+    """The smallest scheduler: gives every slot the blocks it needs and writes down what was sampled.
+
+    A place is a block in each of the executor's cache groups.
+    """
 
     executor: Executor
-    free: list[int] = field(default_factory=lambda: np.random.default_rng(1).permutation(NUM_BLOCKS).tolist())
+    free: list[int] = field(default_factory=list)
     tables: dict[int, list[int]] = field(default_factory=dict)
     lengths: dict[int, int] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
     pending: list[SequenceStart] = field(default_factory=list)
     step: int = 0
+
+    def __post_init__(self) -> None:
+        self.num_groups = len(self.executor.info.cache_groups)
+        self.free = np.random.default_rng(1).permutation(NUM_BLOCKS // self.num_groups).tolist()
 
     def start(
         self,
@@ -127,10 +211,9 @@ class Driver:
         self.tables[slot] = [*shared, self.free.pop()]
         self.lengths[slot] = len(shared) * BLOCK_SIZE
         self.tokens[slot] = list(tokens)
+        tables = tables_of(self.tables[slot], self.num_groups)
         self.pending.append(
-            sequence_start(
-                slot, tokens, self.tables[slot], self.lengths[slot], temperature=temperature, top_p=0.95, seed=seed
-            )
+            sequence_start(slot, tokens, tables, self.lengths[slot], temperature=temperature, top_p=0.95, seed=seed)
         )
 
     def run(
@@ -149,10 +232,13 @@ class Driver:
         self.step += 1
         plan = StepPlan(
             step=self.step,
-            copies=np.array(copies, np.int32).reshape(-1, 2),
+            copies=np.array([blocks_of(pair, self.num_groups) for pair in copies], np.int32)
+            .reshape(-1, 2, self.num_groups)
+            .swapaxes(1, 2)
+            .reshape(-1, 2),
             starts=tuple(self.pending),
             append_slots=ints([slot for slot, _ in appended]),
-            append_blocks=ints([block for _, block in appended]),
+            append_blocks=ints(blocks_of([place for _, place in appended], self.num_groups)),
             context_slots=ints(list(context)),
             context_tokens=ints(list(context.values())),
             generation_slots=ints(generation),

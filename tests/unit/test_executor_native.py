@@ -8,10 +8,16 @@ import numpy as np
 import pytest
 import torch
 from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GlmConfig,
+    GlmForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -21,9 +27,10 @@ from transformers import (
 from quire.engine.api.errors import StartupError
 from quire.engine.config import ExecutorConfig
 from quire.engine.executor import Executor
+from quire.engine.resources.kv_cache_spec import MAX_GROUPS
 from quire.engine.step import SequenceStart, StepPlan
 from quire.kernels.native.levels import supported_levels
-from support.starts import sequence_start
+from support.starts import sequence_start, tables_of
 
 pytestmark = pytest.mark.skipif(not supported_levels(), reason="needs an x86-64 processor with AVX2")
 
@@ -41,12 +48,18 @@ SIZES: dict[str, Any] = {
     "initializer_range": 0.3,
     "bos_token_id": None,
     "eos_token_id": None,
+    "pad_token_id": None,
 }
 MODELS: dict[str, Callable[[], Any]] = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=37)),
     "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**(SIZES | {"num_attention_heads": 3, "num_key_value_heads": 1}))),
     "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES)),
+    "gemma2": lambda: Gemma2ForCausalLM(Gemma2Config(**SIZES, sliding_window=37, attn_logit_softcapping=2.0)),
+    "phi3": lambda: Phi3ForCausalLM(
+        Phi3Config(**SIZES, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75})
+    ),
+    "glm": lambda: GlmForCausalLM(GlmConfig(**SIZES)),
 }
 
 
@@ -66,7 +79,7 @@ def write_model(name: str, folder: Path) -> Any:
 
 
 def new_executor(folder: Path, dtype: str, **settings: Any) -> Executor:
-    places = {"device": "cpu", "kernels": "native", "num_blocks": 4 * BLOCKS_PER_SLOT, "max_batch_size": 4}
+    places = {"device": "cpu", "kernels": "native", "num_blocks": MAX_GROUPS * 4 * BLOCKS_PER_SLOT, "max_batch_size": 4}
     return Executor(ExecutorConfig(model=str(folder), dtype=dtype, **(places | settings)))
 
 
@@ -84,7 +97,7 @@ class Driver:
 
     def start(self, slot: int, tokens: Sequence[int], temperature: float = 0.0) -> None:
         self.tokens[slot] = list(tokens)
-        table = range(slot, 4 * BLOCKS_PER_SLOT, 4)
+        table = tables_of(range(slot, 4 * BLOCKS_PER_SLOT, 4), len(self.executor.info.cache_groups))
         self.starts.append(sequence_start(slot, tokens, table, temperature=temperature, top_p=0.98, seed=99))
 
     def run(self, context: dict[int, int], generation: Sequence[int] = ()) -> None:

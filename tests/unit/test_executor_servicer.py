@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from quire.engine.step import StepPlan
@@ -102,7 +103,8 @@ class BusyStep:
 
 async def test_the_process_waits_for_the_step_that_runs_and_for_no_other() -> None:
     executor: Any = BusyStep()
-    plan: Any = None
+    none = np.empty(0, np.int32)
+    plan = StepPlan(0, np.empty((0, 2), np.int32), (), none, none, none, none, none)
     thread = StepThread(executor)
     runs, waits = thread.launch(plan), thread.launch(plan)
     assert await asyncio.to_thread(executor.began.wait, 60)

@@ -31,15 +31,16 @@ def test_a_step_takes_the_least_size_that_has_room() -> None:
 
 
 def test_what_graphs_read_is_padded_with_a_spare_block() -> None:
-    inputs = GraphInputs(6, spare_block=5, block_size=4, device=torch.device("cpu"))
-    assert inputs.slots.tolist() == [20] * 6
+    inputs = GraphInputs(6, spare_block=5, block_size=4, device=torch.device("cpu"), num_groups=2)
+    assert [slots.tolist() for slots in inputs.slots] == [[20] * 6] * 2
     for tokens in ([7, 8, 9, 10], [1, 2]):
         ids = torch.tensor(tokens)
-        batch = SimpleNamespace(input_ids=ids, paged=SimpleNamespace(positions=ids + 100, slot_mapping=ids))
+        paged = SimpleNamespace(slot_mapping=ids), SimpleNamespace(slot_mapping=ids + 40)
+        batch = SimpleNamespace(input_ids=ids, positions=ids + 100, paged=paged, adapters=None)
         inputs.fill(batch, 4)
     assert inputs.input_ids[:2].tolist() == [1, 2]
     assert inputs.positions.tolist() == [101, 102, 0, 0, 0, 0]
-    assert inputs.slots.tolist() == [1, 2, 20, 20, 20, 20]
+    assert [slots.tolist() for slots in inputs.slots] == [[1, 2, 20, 20, 20, 20], [41, 42, 20, 20, 20, 20]]
 
 
 def test_the_largest_step_is_made_of_rows_that_a_model_can_have() -> None:

@@ -117,6 +117,17 @@ def test_what_takes_too_long_or_too_much_is_refused_and_the_next_one_is_not() ->
     assert small.mistake(StructuredOutput(regex="a")) is None
 
 
+def test_what_was_compiled_elsewhere_needs_no_process() -> None:
+    store = GrammarStore(demo_vocabulary)
+    assert store.get(StructuredOutput(regex="a"), is_tried=True).memory_size_bytes > 0
+    # Not even of whoever says so wrongly.
+    for grammar in ("ä", "root ::= nothing"):
+        with pytest.raises(InvalidRequest, match="must compile"):
+            store.get(StructuredOutput(grammar=grammar), is_tried=True)
+    assert store._examiner is not None
+    assert store._examiner._trial is None
+
+
 def test_the_process_ends_with_its_examiner() -> None:
     examiner = GrammarExaminer(demo_vocabulary())
     assert examiner.mistake(StructuredOutput(regex="a")) is None

@@ -7,7 +7,8 @@ import pytest
 
 from quire.clients.health import Settings, run
 from quire.services.cli import main
-from quire.services.common.server import LIVE, serving
+from quire.services.common.health import LIVE
+from quire.services.common.server import serving
 from quire.services.up.ports import LOOPBACK, free_port
 
 NAME = "quire.test.Service"
@@ -22,9 +23,12 @@ async def test_it_says_what_the_server_says(capsys: pytest.CaptureFixture[str]) 
     async with serving(place, [NAME], lambda server: None, grace=0) as health:
         assert await asked(place) == await asked(place, NAME) == 1
         assert await asked(place, LIVE) == 0
-        await health.set(True)
+        await health.set("")
         assert await asked(place) == await asked(place, NAME) == 0
-        assert capsys.readouterr().out.split() == ["NOT_SERVING"] * 2 + ["SERVING"] * 3
+        assert capsys.readouterr().out.split("\n") == ["NOT_SERVING: it starts"] * 2 + ["SERVING"] * 3 + [""]
+        await health.set("no executor is \u2026 there")
+        assert await asked(place) == 1
+        assert capsys.readouterr().out == "NOT_SERVING: no executor is \\u2026 there\n"
         assert await asked(place, "quire.test.Other") == 1
         assert re.match(f"quire health: error: {place}: NOT_FOUND", capsys.readouterr().err)
 

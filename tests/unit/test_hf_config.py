@@ -8,9 +8,11 @@ import pytest
 from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from quire.engine.model.families import model_config
-from quire.engine.model.hf_config import HfConfig, read_hf_config
-from quire.engine.model.rotary import inverse_frequencies
+from quire.engine.models.config import DecoderConfig
+from quire.engine.models.families import find_model, read_config
+from quire.engine.models.llama import LLAMA
+from quire.engine.models.outline import outline
+from quire.engine.models.rope_frequencies import inverse_frequencies
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -22,11 +24,11 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 COMMON = {"head_dim", "layer_types", "attention_bias", "mlp_bias", "sliding_window", "quantization_config"}
 
 
-def both(folder: Path, kind: str, values: dict[str, Any]) -> tuple[HfConfig, Any]:
+def both(folder: Path, kind: str, values: dict[str, Any]) -> tuple[DecoderConfig, Any]:
     """Our reading and the library's."""
     description = {"model_type": kind, "architectures": [ARCHITECTURES[kind]], **values}
     (folder / "config.json").write_text(json.dumps(description))
-    return read_hf_config(description), AutoConfig.from_pretrained(folder)
+    return read_config(description), AutoConfig.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("kind", ARCHITECTURES)
@@ -49,7 +51,7 @@ def both(folder: Path, kind: str, values: dict[str, Any]) -> tuple[HfConfig, Any
 )
 def test_defaults_are_the_librarys(tmp_path: Path, kind: str, values: dict[str, Any]) -> None:
     ours, theirs = both(tmp_path, kind, values)
-    for name in HfConfig.model_fields:
+    for name in DecoderConfig.model_fields:
         if name not in COMMON:
             assert getattr(ours, name) == getattr(theirs, name), name
     assert ours.head_dim == (getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads)
@@ -70,11 +72,18 @@ def test_defaults_are_the_librarys(tmp_path: Path, kind: str, values: dict[str, 
         {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "truncate": False},
         {"rope_type": "yarn", "factor": 40.0, "mscale": 1.0, "mscale_all_dim": 0.707, "beta_fast": 16, "beta_slow": 2},
         {"rope_type": "yarn", "factor": 1.0, "attention_factor": 1.25},
+        {"rope_type": "longrope", "factor": 16.0},
+        {"rope_type": "longrope"},
+        {"rope_type": "longrope", "factor": 2.0, "attention_factor": 1.5},
     ],
 )
 @pytest.mark.parametrize("head_dim", [8, 64, 128])
 @pytest.mark.parametrize("num_positions", [2048, 8000])
 def test_frequencies_are_the_librarys(tmp_path: Path, rope: dict[str, Any], head_dim: int, num_positions: int) -> None:
+    if rope["rope_type"] == "longrope":
+        pairs = head_dim // 2
+        rope |= {"short_factor": [1 + i / 8 for i in range(pairs)], "long_factor": [2 + i for i in range(pairs)]}
+        rope["original_max_position_embeddings"] = 4096
     ours, theirs = both(tmp_path, "llama", {"rope_parameters": {"rope_theta": 5e5, **rope}, "head_dim": head_dim})
     frequencies, scale = ROPE_INIT_FUNCTIONS[rope["rope_type"]](theirs, seq_len=num_positions)
     assert inverse_frequencies(ours, head_dim, num_positions) == (tuple(frequencies.tolist()), scale)
@@ -82,5 +91,6 @@ def test_frequencies_are_the_librarys(tmp_path: Path, rope: dict[str, Any], head
 
 def test_architecture_and_model_type_may_be_of_two_families() -> None:
     description = {"model_type": "mistral", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 1}
-    config, _ = model_config(description, None)
-    assert (config.num_kv_heads, config.windows, config.qkv_bias) == (8, (None,), False)
+    model = find_model(description)
+    assert model.family is LLAMA
+    assert [(shape.num_kv_heads, shape.window) for shape in outline(model, 64).attention] == [(8, None)]

@@ -186,17 +186,16 @@ async def test_who_waits_longest_makes_room(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_no_file_left_is_said_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop, failures = asyncio.get_running_loop(), 5
-    accept = loop.sock_accept
+    failures, accept = 5, socket.socket.accept
 
-    async def fail(listener: socket.socket) -> tuple[socket.socket, object]:
+    def fail(listener: socket.socket) -> tuple[socket.socket, object]:
         nonlocal failures
         failures -= 1
         if failures >= 0:
             raise OSError(errno.EMFILE, "Too many open files")
-        return await accept(listener)
+        return accept(listener)
 
-    monkeypatch.setattr(loop, "sock_accept", fail)
+    monkeypatch.setattr(socket.socket, "accept", fail)
     async with serving(caplog) as server:
         assert (await server.answer(HEADER + b"Content-Length: 2\r\nConnection: close\r\n\r\n{}"))[0] == 200
     found = [record.getMessage() for record in caplog.records]

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quire.protos.channel import CHANNEL_OPTIONS, Keepalive
 from quire.services.common.channel import open_channel
 from quire.services.common.server import serving
-from quire.services.up.stack import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_port
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
 from support import hanging_peer

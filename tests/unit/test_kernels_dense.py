@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from quire.kernels.gated_linear import silu_mul
-from quire.kernels.int8_linear import Int8Linear, quantized
+from quire.kernels.activation import GELU_TANH, SILU, activate, clamped_swiglu
+from quire.kernels.coded_linear import CodedLinear
+from quire.kernels.coded_weight import int8
 from quire.kernels.rms_norm import add_rms_norm, rms_norm
 from quire.kernels.rope import rope
 
@@ -25,10 +26,15 @@ def test_fused_residual_is_the_sum() -> None:
     assert torch.equal(normed, rms_norm(x + residual, weight, 1e-6))
 
 
-def test_silu_mul() -> None:
-    gate, up = torch.randn(2, 5, 24, dtype=torch.float64)
-    wanted = gate / (1 + torch.exp(-gate)) * up
-    torch.testing.assert_close(silu_mul(torch.cat((gate, up), dim=-1)), wanted)
+def test_activations() -> None:
+    gate, up = torch.randn(2, 5, 24, dtype=torch.float64) * 3
+    both, sigmoid = torch.cat((gate, up), dim=-1), lambda z: 1 / (1 + torch.exp(-z))
+    torch.testing.assert_close(activate(both, SILU), gate * sigmoid(gate) * up)
+    cubic = 0.7978845608 * (gate + 0.044715 * gate**3)
+    torch.testing.assert_close(activate(both, GELU_TANH), 0.5 * gate * (1 + torch.tanh(cubic)) * up)
+    clamped, kept = gate.minimum(torch.tensor(2.0)), up.maximum(torch.tensor(-2.0)).minimum(torch.tensor(2.0))
+    wanted = (kept + 1) * clamped * sigmoid(1.5 * clamped)
+    torch.testing.assert_close(activate(both, clamped_swiglu(1.5, 2.0)), wanted)
 
 
 def test_rope_turns_pairs_as_complex_numbers() -> None:
@@ -46,11 +52,12 @@ def test_rope_turns_pairs_as_complex_numbers() -> None:
 def test_int8_weights_are_the_nearest() -> None:
     weight = torch.randn(9, 40) * torch.logspace(-3, 3, 9)[:, None]
     weight[4] = 0
-    integers, scale = quantized(weight)
+    coded = int8(weight)
+    integers, scale = coded.codes, coded.scales[:, 0]
     assert integers.dtype == torch.int8
     assert (weight - integers * scale[:, None]).abs().le(scale[:, None] * 0.5001).all()
     x, bias = torch.randn(3, 40), torch.randn(9)
-    found = Int8Linear.pack(weight, bias, torch.float32)(x)
+    found = CodedLinear(coded, bias, torch.float32)(x)
     dense = integers.double() * scale.double()[:, None]
     wanted, size = x.double() @ dense.T + bias, x.double().abs() @ dense.abs().T + bias.abs()
     # Of the terms, not of a sum in which they may cancel.

@@ -14,7 +14,7 @@ from quire.engine.model.cuda_graphs import GraphAttention
 from quire.kernels import backend
 from quire.kernels.attention import AttentionSpec
 from quire.kernels.attention_reference import TorchAttention
-from quire.kernels.backend import Capability, Requirements, SuiteOptions
+from quire.kernels.backend import Capability, Requirements
 from quire.kernels.native.attention import NativeAttention
 from quire.kernels.reference import TORCH_SUITE
 from quire.kernels.registry import BACKENDS, CHOICES, attention_backend, kernel_suite
@@ -52,12 +52,19 @@ def test_what_graphs_capture_is_declared(name: str, kind: type) -> None:
         ({"head_dim": 96}, None),
         ({"sliding_window": 100, "logits_soft_cap": 2.0, "kv_dtype": torch.float8_e4m3fn}, None),
         ({"kv_dtype": torch.bfloat16, "head_dim": 96}, None),
-        (
-            {"head_dim": 96, "sliding_window": 100},
-            "FlashInfer needs heads of 64, 128, 256, got 96; Triton lacks sliding",
-        ),
-        ({"head_dim": 96, "logits_soft_cap": 2.0}, "Triton lacks soft caps of scores, got 2.0"),
+        ({"head_dim": 96, "sliding_window": 100}, None),
+        ({"head_dim": 96, "logits_soft_cap": 2.0}, None),
         ({"head_dim": 96, "kv_dtype": torch.float8_e4m3fn}, "Triton lacks an fp8 KV cache"),
+        ({"num_qo_heads": 16, "num_kv_heads": 1, "head_dim": 576, "value_dim": 512}, None),
+        ({"head_dim": 576}, "FlashInfer MLA computes latent attention only"),
+        (
+            {"num_kv_heads": 1, "head_dim": 64, "value_dim": 32},
+            "Triton lacks latent attention, got 32; FlashInfer MLA needs heads of 576, got 64",
+        ),
+        (
+            {"num_kv_heads": 1, "head_dim": 576, "value_dim": 256},
+            "FlashInfer MLA needs latent values of 512, got 256",
+        ),
         ({"head_dim": 288}, "Triton needs heads of 1 to 256, got 288"),
         ({"dtype": torch.float32}, "needs torch.float16 or torch.bfloat16, got torch.float32"),
         ({"kv_dtype": torch.float16}, "needs a cache of the compute type, torch.bfloat16, got torch.float16"),
@@ -95,13 +102,6 @@ def test_old_gpus_are_refused(found: tuple[int, int], is_met: bool, monkeypatch:
     assert reason == (None if is_met else "needs compute capability 7.5, got 7.0")
 
 
-def test_weights_that_a_backend_does_not_know_are_refused() -> None:
-    without = replace(BACKENDS["torch"], capabilities=frozenset())
-    options = SuiteOptions(CPU, torch.float32, 1, int8=True)
-    assert without.unsupported_reason(options) == "lacks int8 weights"
-    assert without.unsupported_reason(replace(options, int8=False)) is None
-
-
 @pytest.mark.parametrize(
     ("name", "reason"), [("cuda", "needs a device of type cuda, got cpu"), ("fast", "must be one")]
 )
@@ -117,11 +117,11 @@ def test_attention_is_the_suites_own_where_that_can(caplog: pytest.LogCaptureFix
     assert attention_backend("auto", spec, suite) is chosen
     assert attention_backend("native", spec, suite) is chosen
     assert attention_backend("torch", spec, suite) is not chosen
-    beyond = replace(spec, logits_soft_cap=2.0)
+    beyond = replace(spec, kv_dtype=torch.float8_e4m3fn)
     with caplog.at_level(logging.INFO):
         assert attention_backend("auto", beyond, suite) is not chosen
-    assert caplog.messages == ["attention in PyTorch: C++ lacks soft caps of scores, got 2.0"]
-    with pytest.raises(ValueError, match=r"'native': C\+\+ lacks soft caps of scores, got 2\.0"):
+    assert caplog.messages == ["attention in PyTorch: C++ lacks an fp8 KV cache, got torch.float8_e4m3fn"]
+    with pytest.raises(ValueError, match=r"'native': C\+\+ lacks an fp8 KV cache, got torch\.float8_e4m3fn"):
         attention_backend("native", beyond, suite)
     with pytest.raises(ValueError, match="must be one of auto, native, torch with kernels native, got 'cuda'"):
         attention_backend("cuda", spec, suite)

@@ -109,11 +109,12 @@ def test_attention_is_that_of_each_row_alone(num_qo: int, num_kv: int, head_dim:
     prefixes = shared_prefixes(indptr, indices, BLOCK_SIZE, 1)
     assert [prefix.rows.tolist() for prefix in prefixes] == [[0, 2, 4]]
     blocks, room = paged.block_ids.clone(), torch.zeros(2, 9, dtype=torch.int32, device=DEVICE)
-    decode = TritonDecode(room[0], blocks, room[1])
+    spec = AttentionSpec(num_qo, num_kv, head_dim, BLOCK_SIZE, dtype, DEVICE)
+    decode = TritonDecode(spec, room[0], blocks, room[1])
     last = torch.from_numpy((lengths - 1) % BLOCK_SIZE + 1)
     decode.plan(torch.from_numpy(indptr), paged.block_ids, last, num_qo, num_kv, head_dim, BLOCK_SIZE)
     tasks = plan_tasks(prefixes, indptr, BLOCK_SIZE, num_qo // num_kv, num_kv)
     assert tasks.counts.max() > 1
     out = torch.full(wanted.shape, torch.nan, dtype=dtype, device=DEVICE)
-    SharedDecode(decode, tasks, blocks, num_qo, head_dim).run(q, layer_kv, out)
+    SharedDecode(spec, decode, tasks, blocks).run(q, layer_kv, out)
     torch.testing.assert_close(out.float(), wanted, rtol=2e-2, atol=2e-2)

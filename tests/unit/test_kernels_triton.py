@@ -1,22 +1,19 @@
 """The Triton kernels against the references: on a GPU, or in Triton's interpreter."""
 
-import numpy as np
 import pytest
 import torch
 
-from quire.kernels.attention import AttentionSpec, PagedBatch
-from quire.kernels.attention_reference import TorchAttention
+from quire.kernels.activation import GELU_TANH, SILU, Activation, clamped_swiglu
+from quire.kernels.activation import activate as activate_reference
 
 triton = pytest.importorskip("triton")
 
-from quire.kernels.cuda.attention_context import TritonContext, context_tasks  # noqa: E402
-from quire.kernels.cuda.attention_decode import TritonDecode  # noqa: E402
-from quire.kernels.cuda.gated_linear import gated, silu_mul  # noqa: E402
+from quire.kernels.cuda.activation import activate  # noqa: E402
 from quire.kernels.cuda.linear import CudaLinear  # noqa: E402
 from quire.kernels.cuda.rms_norm import add_rms_norm, rms_norm  # noqa: E402
 from quire.kernels.cuda.rope_append import rope_append  # noqa: E402
 from quire.kernels.cuda.row_product import row_product  # noqa: E402
-from quire.kernels.gated_linear import silu_mul as silu_mul_reference  # noqa: E402
+from quire.kernels.gated_linear import gated  # noqa: E402
 from quire.kernels.kv_append import kv_append  # noqa: E402
 from quire.kernels.linear import TorchLinear  # noqa: E402
 from quire.kernels.rms_norm import add_rms_norm as add_rms_norm_reference  # noqa: E402
@@ -25,6 +22,9 @@ from quire.kernels.rope import rope  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+activations = pytest.mark.parametrize(
+    "activation", [SILU, GELU_TANH, clamped_swiglu(1.7, 2.0)], ids=lambda a: a.gate.name
+)
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
@@ -56,16 +56,17 @@ def test_rms_norm_of_heads_inside_a_merged_projection(dtype: torch.dtype) -> Non
 
 @dtypes
 @pytest.mark.parametrize("size", [1, 23, 1024, 1500])
-def test_silu_mul(dtype: torch.dtype, size: int) -> None:
+@activations
+def test_activations(dtype: torch.dtype, size: int, activation: Activation) -> None:
     gate_up = random(3, 2 * size, dtype=dtype) * 4
-    close(silu_mul(gate_up), silu_mul_reference(gate_up.float()), dtype)
-    assert silu_mul(gate_up[:0]).shape == (0, size)
+    close(activate(gate_up, activation), activate_reference(gate_up.float(), activation), dtype)
+    assert activate(gate_up[:0], activation).shape == (0, size)
 
 
 def test_a_gated_layer_is_a_product_and_a_gate() -> None:
     weight, x = random(20, 6, dtype=torch.float32), random(4, 6, dtype=torch.float32)
-    found = gated(TorchLinear)(weight, None, torch.float32)(x)
-    close(found, silu_mul_reference(x @ weight.T), torch.float32)
+    found = gated(TorchLinear, activate)(weight, None, torch.float32, GELU_TANH)(x)
+    close(found, activate_reference(x @ weight.T, GELU_TANH), torch.float32)
 
 
 @dtypes
@@ -109,64 +110,3 @@ def test_a_layer_computes_one_row_and_many_alike(dtype: torch.dtype) -> None:
     x, weight, bias = (random(*shape, dtype=dtype) for shape in ((3, 20), (7, 20), (7,)))
     layer = CudaLinear(weight, bias, dtype)
     close(torch.cat([layer(row) for row in x.split(1)]), layer(x), dtype)
-
-
-@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(6, 2, 64), (4, 4, 128), (20, 1, 64), (4, 2, 96)])
-def test_decoding_of_many_rows(num_qo: int, num_kv: int, head_dim: int) -> None:
-    """Queries inside a merged projection; blocks lie anywhere, and what is behind a row's end is not a number."""
-    # The interpreter multiplies the bits of bfloat16.
-    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float16
-    lengths = np.array([1, 16, 17, 63, 64, 65, 150], np.int32)
-    indptr = np.concatenate(([0], np.cumsum(-(-lengths // 16)))).astype(np.int32)
-    blocks = np.random.default_rng(0).permutation(indptr[-1]).astype(np.int32)
-    layer_kv = random(len(blocks), 2, 16, num_kv, head_dim, dtype=dtype)
-    q = random(len(lengths), num_qo + 3, head_dim, dtype=dtype)[:, :num_qo]
-    rows = torch.arange(len(lengths), device=DEVICE)
-    paged = PagedBatch(
-        qo_indptr=np.arange(len(lengths) + 1, dtype=np.int32), kv_indptr=indptr, kv_indices=blocks,
-        block_ids=torch.from_numpy(blocks).to(DEVICE), kv_lens=lengths, positions=rows, slot_mapping=rows,
-    )  # fmt: skip
-    reference = TorchAttention(AttentionSpec(num_qo, num_kv, head_dim, 16, torch.float32, DEVICE))
-    reference.plan(paged)
-    wanted = reference.run(layer_kv.float(), q.float())
-    last = (lengths - 1) % 16 + 1
-    for row, filled in enumerate(last.tolist()):
-        layer_kv[blocks[indptr[row + 1] - 1], :, filled:] = torch.nan
-    room = [torch.full((size,), -1, dtype=torch.int32, device=DEVICE) for size in (9, 99, 9)]
-    decode, out = TritonDecode(*room), torch.full(wanted.shape, torch.nan, dtype=dtype, device=DEVICE)
-    decode.plan(torch.from_numpy(indptr), paged.block_ids, torch.from_numpy(last), num_qo, num_kv, head_dim, 16)
-    decode.run(q, layer_kv, out)
-    close(out, wanted, torch.bfloat16)
-
-
-@pytest.mark.parametrize(("num_qo", "num_kv", "head_dim"), [(6, 2, 96), (2, 2, 64), (5, 1, 80)])
-def test_context(num_qo: int, num_kv: int, head_dim: int) -> None:
-    """New tokens behind old ones; what is behind a row's end is not a number."""
-    dtype = torch.bfloat16 if DEVICE.type == "cuda" else torch.float16
-    counts, lengths = np.array([70, 1, 5, 2], np.int32), np.array([70, 20, 133, 2], np.int32)
-    indptr = np.concatenate(([0], np.cumsum(-(-lengths // 16)))).astype(np.int32)
-    qo_indptr = np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
-    blocks = np.random.default_rng(0).permutation(indptr[-1]).astype(np.int32)
-    layer_kv = random(len(blocks), 2, 16, num_kv, head_dim, dtype=dtype)
-    q = random(int(qo_indptr[-1]), num_qo + 3, head_dim, dtype=dtype)[:, :num_qo]
-    places = torch.zeros(len(q), dtype=torch.int64, device=DEVICE)
-    paged = PagedBatch(
-        qo_indptr=qo_indptr, kv_indptr=indptr, kv_indices=blocks, block_ids=torch.from_numpy(blocks).to(DEVICE),
-        kv_lens=lengths, positions=places, slot_mapping=places,
-    )  # fmt: skip
-    reference = TorchAttention(AttentionSpec(num_qo, num_kv, head_dim, 16, torch.float32, DEVICE))
-    reference.plan(paged)
-    wanted = reference.run(layer_kv.float(), q.float())
-    last = (lengths - 1) % 16 + 1
-    for row, filled in enumerate(last.tolist()):
-        layer_kv[blocks[indptr[row + 1] - 1], :, filled:] = torch.nan
-    context, out = TritonContext(), torch.full(wanted.shape, torch.nan, dtype=dtype, device=DEVICE)
-    arrays = (torch.from_numpy(qo_indptr), torch.from_numpy(indptr), paged.block_ids, torch.from_numpy(last))
-    context.plan(*arrays, num_qo, num_kv, head_dim, 16)
-    context.run(q, layer_kv, out)
-    close(out, wanted, torch.bfloat16)
-
-
-def test_context_is_cut_into_tiles_the_longest_first() -> None:
-    tasks = context_tasks(*(np.array(each, np.int32) for each in ([0, 100, 101], [0, 7, 20], [100, 200])), groups=3)
-    assert tasks.tolist() == [[100, 1, 0, 7, 200], [0, 100, 2, 0, 100], [0, 100, 1, 0, 100], [0, 100, 0, 0, 100]]

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from quire.engine.api.errors import Overloaded
+from quire.engine.api.kv_cache_group import blocks_for, groups_of
 from quire.engine.api.options import CacheParams
 from quire.engine.config import SchedulerConfig
 from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.transaction import LedgerTransaction
 from quire.engine.resources.pool_change import PoolChange
-from quire.engine.resources.prefix import chain_root
+from quire.engine.resources.prefix import chain_root, hash_of
 from quire.engine.resources.publication import Publication
 from quire.services.scheduler import kv_events
 from quire.services.scheduler.kv_events import KVEvents, Subscription
@@ -38,9 +39,10 @@ SALTED = CacheParams(salt="of one tenant")
 class FollowedRig(Rig):
     """Tells KV events as the scheduler service does."""
 
-    def __init__(self) -> None:
+    def __init__(self, windows: tuple[int, ...] = ()) -> None:
         self.events = KVEvents()
-        super().__init__(CONFIG, executor_info(NUM_BLOCKS, BLOCK_SIZE, NUM_SLOTS), MemoryLedger())
+        num_blocks = blocks_for(groups_of(windows), NUM_BLOCKS * BLOCK_SIZE, BLOCK_SIZE)
+        super().__init__(CONFIG, executor_info(num_blocks, BLOCK_SIZE, NUM_SLOTS, windows=windows), MemoryLedger())
 
     def on_commit(self, transaction: LedgerTransaction) -> None:
         self.events.commit("pool", transaction)
@@ -87,13 +89,16 @@ class Reader:
             if publication.name in known:
                 assert not publication.is_salted
                 assert tuple(publication.tokens or ()) == known[publication.name]
-                assert chain(publication.parent, known[publication.name]) == publication.name
+                hashed = chain(hash_of(publication.parent), known[publication.name])
+                assert hashed == hash_of(publication.name)
 
 
 class Following(RuleBasedStateMachine):
+    windows: tuple[int, ...] = ()
+
     def __init__(self) -> None:
         super().__init__()
-        self.rig = FollowedRig()
+        self.rig = FollowedRig(self.windows)
         self.stack = ExitStack()
         self.readers: list[Reader] = []
 
@@ -156,10 +161,15 @@ class Following(RuleBasedStateMachine):
         self.rig.close()
 
 
-def test_what_was_told_is_what_the_ledger_has_at_any_time() -> None:
-    """Up to 2,000 actions."""
+class FollowingGroups(Following):
+    windows = (0, 6)
+
+
+@pytest.mark.parametrize("machine", [Following, FollowingGroups])
+def test_what_was_told_is_what_the_ledger_has_at_any_time(machine: type[Following]) -> None:
+    """Up to 2,000 actions each."""
     run_state_machine_as_test(
-        Following,
+        machine,
         settings=settings(
             max_examples=40,
             stateful_step_count=50,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
-from quire.engine.api.errors import LedgerUnreachable, StaleEpoch
+from quire.engine.api.errors import StaleEpoch
 from quire.engine.api.limits import MAX_COUNTER
 from quire.engine.resources.ledger.connection import close, connect
 from quire.engine.resources.ledger.lease import Holder, LeaderLease, Term, monotonic
@@ -16,7 +16,7 @@ from support.redis_server import RedisServer, redis_cluster, redis_server
 
 LEASE, EPOCH = "quire:{leader}:lease", "quire:{leader}:epoch"
 # One that does not end while a test runs, and one that ends soon.
-LONG, SHORT = 600.0, 0.1
+LONG, SHORT = 600.0, 0.5
 SECONDS = 60
 
 
@@ -167,29 +167,45 @@ async def test_a_candidate_renews_until_another_leads(redis: Redis) -> None:
 
 
 async def test_redis_that_does_not_answer(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """The first question fails; a standby and a leader ask again."""
+    """Whoever asks asks again: a standby, a leader, and one that has just come."""
     caplog.set_level("INFO")
     with redis_server() as own:
         made = connect(own.url)
         one, other = (Candidate(LeaderLease(made, name, SHORT)) for name in ("one", "other"))
         term = await one.elected()
         keeping = asyncio.create_task(one.keep(term))
-        waiting = asyncio.create_task(other.elected())
+        told: asyncio.Queue[str] = asyncio.Queue()
+        waiting = asyncio.create_task(other.elected(0, told.put))
         async with asyncio.timeout(SECONDS):
-            while "one leads" not in caplog.text:
-                await asyncio.sleep(0.01)
+            assert await told.get() == "standby: one leads in epoch 1"
             own.stop()
             while term.is_held or "standby: Redis" not in caplog.text or "cannot be renewed" not in caplog.text:
                 await asyncio.sleep(0.01)
-            with pytest.raises(LedgerUnreachable):
-                await Candidate(LeaderLease(made, "third", SHORT)).elected()
+            told = asyncio.Queue()
+            third = asyncio.create_task(Candidate(LeaderLease(made, "third", SHORT)).elected(0, told.put))
+            assert await told.get() == f"standby: Redis: cannot connect to {own.address}: Connection refused"
             own.start()
             # Redis has forgotten everything: whoever comes first leads.
-            while not (waiting.done() or term.is_held):
+            while not (waiting.done() or third.done() or term.is_held):
                 await asyncio.sleep(0.01)
-        for task in (keeping, waiting):
+        for task in (keeping, waiting, third):
             task.cancel()
-        await asyncio.gather(keeping, waiting, return_exceptions=True)
+        await asyncio.gather(keeping, waiting, third, return_exceptions=True)
+        await close(made)
+
+
+async def test_a_leader_that_loses_the_lead_may_find_no_redis(caplog: pytest.LogCaptureFixture) -> None:
+    with redis_server() as own:
+        made = connect(own.url)
+        candidate = Candidate(LeaderLease(made, "one", SHORT))
+        term = await candidate.elected()
+        own.stop()
+        again = asyncio.create_task(candidate.elected(above=term.epoch))
+        async with asyncio.timeout(SECONDS):
+            while "standby: Redis" not in caplog.text:
+                await asyncio.sleep(0.01)
+            own.start()
+            assert (await again).epoch > term.epoch
         await close(made)
 
 

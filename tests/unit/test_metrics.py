@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import InvalidRequest, Overloaded, StartupError, UnknownModel
+from quire.engine.api.options import RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.open_request import Finish, OpenRequest
 from quire.engine.step import StepPlan, StepResult
@@ -166,12 +167,43 @@ def test_tokens_that_come_together_share_the_time_since_those_before() -> None:
     assert grown[f"{name}_bucket[('le', '1.0'), {model}]"] == 4
 
 
+def test_what_is_computed_is_counted_by_tenant() -> None:
+    own = Meter(frontend.METRICS, {})
+    counting, prompt = FrontendMeter(own), np.ones(10, np.int32)
+    for number, tenant in enumerate(("ann", "bob", "ann", "")):
+        request = OpenRequest(number, str(number), prompt, SamplingParams(), RequestOptions(tenant=tenant))
+        counting.begin(request, 0.0)
+        request.start(cached_tokens=4)
+        request.generated.extend([7] * 3)
+        counting.start(request, 0.0)
+        counting.end(request)
+    name = "quire_frontend_tenant_tokens_total"
+    assert {key: value for key, value in samples(own.text()).items() if key.startswith(name)} == {
+        f"{name}[('kind', 'context'), ('tenant', 'ann')]": 12,
+        f"{name}[('kind', 'generated'), ('tenant', 'ann')]": 6,
+        f"{name}[('kind', 'context'), ('tenant', 'bob')]": 6,
+        f"{name}[('kind', 'generated'), ('tenant', 'bob')]": 3,
+    }
+
+
 def test_endings_and_refusals_are_few_words() -> None:
     assert outcome_of(Finish(FinishReason.LENGTH)) == "length"
     assert outcome_of(None) == "cancelled"
     assert outcome_of(Overloaded("full", 1)) == "overloaded"
     assert refusal_of(InvalidRequest("n", 3, "must be 1")) == ("INVALID_ARGUMENT", "invalid_request")
     assert refusal_of(UnknownModel("a", "b")) == ("NOT_FOUND", "unknown_model")
+
+
+def test_endings_have_vllms_names() -> None:
+    counting = Meter([frontend.REQUESTS], {}, aliases=[each for each in vllm_metrics.ALIASES if each.values])
+    for outcome in ("stop", "length", "aborted", "cancelled", "unavailable", "overloaded"):
+        counting.value(frontend.REQUESTS, outcome).value += 1
+    name = "vllm:request_success_total"
+    found = {key: value for key, value in samples(counting.text()).items() if key.startswith(name)}
+    assert found == {
+        f"{name}[('finished_reason', '{reason}')]": count
+        for reason, count in (("stop", 1), ("length", 1), ("abort", 2), ("error", 2))
+    }
 
 
 def test_names_are_as_prometheus_wants_them() -> None:

@@ -88,7 +88,7 @@ class Expected:
 
 
 def check(batch: Batch, expected: Expected, models: dict[int, Model]) -> None:
-    paged = batch.paged
+    (paged,) = batch.paged
     assert batch.input_ids.tolist() == expected.ids
     assert paged.positions.tolist() == expected.positions
     assert paged.slot_mapping.tolist() == expected.mapping
@@ -175,7 +175,7 @@ def test_the_blocks_of_two_slots_may_arrive_interleaved() -> None:
             context_tokens=ints([9, 8]),
         )
     )
-    assert batch.paged.kv_indices.tolist() == [1, 2, 3, 7, 8, 9]
+    assert batch.paged[0].kv_indices.tolist() == [1, 2, 3, 7, 8, 9]
 
 
 @pytest.mark.parametrize(

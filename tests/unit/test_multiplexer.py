@@ -59,8 +59,8 @@ async def test_a_stream_that_begins_as_a_call_ends_has_a_call_of_its_own() -> No
     waiting = asyncio.create_task(answer(multiplexer, "never"))
     assert await answer(multiplexer, "first") == "first"
     stub.calls[0].end()
-    assert multiplexer._call is not None
-    while not multiplexer._call.done():
+    assert multiplexer._newest is not None
+    while not multiplexer._newest.task.done():
         await asyncio.sleep(0)
     assert await answer(multiplexer, "second") == "second"
     with pytest.raises(Unavailable, match="the frontend has ended the call"):

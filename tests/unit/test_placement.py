@@ -14,8 +14,8 @@ from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.executor import Executor
 from quire.engine.llm import LLM
 from quire.engine.model import placement
-from quire.engine.model.checkpoint import read_checkpoint
 from quire.engine.model.placement import place
+from quire.engine.weights.checkpoint import read_checkpoint
 from quire.kernels.native import backend as native_backend
 from quire.kernels.native.levels import BF16_LEVELS, LEVELS, supported_levels
 from quire.kernels.suite import KernelSuite

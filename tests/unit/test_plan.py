@@ -80,7 +80,7 @@ def test_parameters_are_those_of_the_model(name: str, tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     with torch.device("meta"):
         model = kind(config)
-    assert read_model_size(tmp_path).num_parameters == sum(each.numel() for each in model.parameters())
+    assert read_model_size(tmp_path).outline.num_parameters == sum(each.numel() for each in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,9 @@ def test_narrower_numbers_take_less(tmp_path: Path) -> None:
     fp8 = plan_memory(ExecutorConfig(kv_cache_dtype="fp8"), model, place)
     int8 = plan_memory(ExecutorConfig(quantization="int8"), model, place)
     assert fp8.block_bytes * 2 == memory.block_bytes
-    assert int8.weight_bytes == pytest.approx(model.num_linear + 2 * 2 * model.head, rel=0.01)
+    int4 = plan_memory(ExecutorConfig(quantization="int4"), model, place)
+    assert int8.weight_bytes - int4.weight_bytes == pytest.approx((1 - 21 / 32) * model.outline.num_linear, rel=0.01)
+    assert int8.weight_bytes == pytest.approx(model.outline.num_linear + 2 * 2 * model.outline.num_head, rel=0.01)
     two_windows = plan_memory(ExecutorConfig(max_batch_size=1024), replace(model, num_windows=2), place)
     assert two_windows.step_bytes - memory.step_bytes == 1 << 29
 
@@ -228,4 +230,4 @@ def test_what_cannot_be_is_refused(
 def test_a_model_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
     assert main(["plan", "--model", str(tmp_path)]) == 1
-    assert "model_type must be one of llama, mistral, qwen2, qwen3, got 'mamba'" in capsys.readouterr().err
+    assert "model_type mamba: max_position_embeddings must be there" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """Plug-ins by name and by argument, and what becomes of those that break an invariant."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Sequence as List
 from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from quire.engine.api.errors import InvalidRequest, PluginError, RequestError, StartupError
+from quire.engine.api.options import RequestOptions
 from quire.engine.config import ExecutorConfig, SchedulerConfig
 from quire.engine.request import Request
 from quire.engine.resources.base import ResourceManager
@@ -22,12 +23,13 @@ from quire.engine.scheduling.capacity.guaranteed_no_evict import GuaranteedNoEvi
 from quire.engine.scheduling.micro_batch.first_come_first_served import FirstComeFirstServed
 from quire.engine.scheduling.plugins import KV_CACHE_MANAGERS, Plugins, components, group_of
 from quire.engine.scheduling.scheduler import Scheduler
+from quire.engine.scheduling.tenants.base import TenantPolicy
 from quire.engine.sequence import Sequence
 from quire.engine.step import StepResult
 from support.rig import new_request
 from support.simulated_executor import EOS, executor_info
 
-NAMES = ("capacity_policy", "micro_batch_policy", "kv_cache_manager")
+NAMES = ("capacity_policy", "micro_batch_policy", "tenant_policy", "kv_cache_manager")
 
 
 class Mine(GuaranteedNoEvict):
@@ -94,6 +96,36 @@ def test_one_that_breaks_nothing_serves() -> None:
     assert (scheduler.num_waiting, scheduler.num_running) == (0, 0)
 
 
+class Alphabetical(TenantPolicy):
+    """Tenants in the order of their names."""
+
+    def level(self, line: str) -> float:
+        return float(ord(line))
+
+    def price(self, sequence: Sequence) -> float:
+        return 0.0
+
+
+def test_tenants_can_be_ordered_in_another_way() -> None:
+    scheduler = Scheduler(
+        SchedulerConfig(), executor_info(12), PoolState(12), plugins=Plugins(tenant_policy=Alphabetical)
+    )
+    for handle, name in enumerate("cabac"):
+        options = RequestOptions(tenant=name)
+        scheduler.add(Sequence(replace(new_request(handle, [1, 2]), options=options), (EOS,)))
+    assert [sequence.request.options.tenant for sequence in scheduler.waiting] == list("aabcc")
+
+
+class RaisesInTurn(Alphabetical):
+    def enter(self, line: str, others: Collection[str]) -> None:
+        raise KeyError("my own mistake")
+
+
+def test_a_tenant_policy_that_raises_fails_the_request() -> None:
+    with pytest.raises(RequestError, match=r"plug-in .*RaisesInTurn raised KeyError: 'my own mistake'"):
+        drive(Plugins(tenant_policy=RaisesInTurn), [1, 2])
+
+
 # ── breaking invariants ──
 
 
@@ -103,8 +135,8 @@ class Raises(GuaranteedNoEvict):
 
 
 class RaisesDeeper(KVCacheManager):
-    def match(self, sequence: Sequence) -> list[int]:
-        return [int("x")]
+    def match(self, sequence: Sequence) -> list[list[int]]:
+        return [[int("x")]]
 
 
 class ReservesLittle(GuaranteedNoEvict):
@@ -145,9 +177,9 @@ class FillsTooMuch(FirstComeFirstServed):
 class FindsAnything(KVCacheManager):
     """Takes any published block for the prefix."""
 
-    def match(self, sequence: Sequence) -> list[int]:
+    def match(self, sequence: Sequence) -> list[list[int]]:
         super().match(sequence)
-        return list(self.pool.state.hashes)[:1] if len(sequence.tokens) > self.block_size else []
+        return [list(self.pool.state.hashes)[:1] if len(sequence.tokens) > self.block_size else []]
 
 
 class ForgetsBlocks(KVCacheManager):
@@ -161,7 +193,7 @@ class WritesIntoOthers(KVCacheManager):
     def prepare_resources(self, step: ScheduledStep) -> None:
         super().prepare_resources(step)
         for chunk in step.chunks[1:]:
-            chunk.sequence.blocks = step.chunks[0].sequence.blocks
+            chunk.sequence.tables[0].blocks = step.chunks[0].sequence.tables[0].blocks
 
 
 class EvictsHeld(KVCacheManager):

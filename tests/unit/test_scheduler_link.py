@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from quire.engine.api.errors import Overloaded
+from quire.engine.api.options import RequestOptions
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.open_request import OpenRequest
@@ -18,7 +19,9 @@ from quire.internal.v1 import scheduler_pb2 as pb
 from quire.internal.v1 import scheduler_pb2_grpc
 from quire.services.common import wire
 from quire.services.common.targets import Targets
+from quire.services.common.wire import submission_from_proto
 from quire.services.frontend.inference import Inference
+from quire.services.frontend.open_calls import OpenCalls
 from quire.services.frontend.scheduler_link import SchedulerLink
 from quire.services.frontend.servicer import InferenceServicer
 from quire.v1 import inference_pb2 as inference_pb
@@ -33,7 +36,8 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
     """Sends what it is given to the one frontend, and keeps what comes."""
 
     def __init__(self) -> None:
-        self.sent: asyncio.Queue[pb.ConnectResponse] = asyncio.Queue()
+        # None ends the stream.
+        self.sent: asyncio.Queue[pb.ConnectResponse | None] = asyncio.Queue()
         self.received: asyncio.Queue[pb.ConnectRequest] = asyncio.Queue()
 
     async def Connect(
@@ -41,8 +45,8 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> AsyncIterator[pb.ConnectResponse]:
         reading = asyncio.create_task(self._read(requests))
         try:
-            while True:
-                yield await self.sent.get()
+            while (message := await self.sent.get()) is not None:
+                yield message
         finally:
             reading.cancel()
 
@@ -110,6 +114,79 @@ async def test_what_the_queue_cannot_take_is_refused_here(scheduler: Scheduler, 
         while len(names) < 3:
             names += [each.request_id for each in (await scheduler.received.get()).submissions]
     assert "c" not in names
+
+
+def tenant(name: str, weight: int = 1, deadline_ms: int | None = None) -> RequestOptions:
+    return RequestOptions(tenant=name, tenant_weight=weight, deadline_ms=deadline_ms)
+
+
+def submit_for(link: SchedulerLink, options: RequestOptions) -> OpenRequest:
+    return link.submit(
+        f"{options.tenant} {link.num_requests}", np.array([5], np.int32), SamplingParams(seed=0, max_tokens=9), options
+    )
+
+
+async def test_tenants_that_have_more_than_their_share_are_refused_here(
+    scheduler: Scheduler, link: SchedulerLink
+) -> None:
+    queue = pb.QueueState(room=2, full_tenants=["flood"], retry_ms=36_000)
+    await scheduler.sent.put(pb.ConnectResponse(state=STATE, load=pb.Load(num_waiting=7), queue=queue))
+    async with asyncio.timeout(SECONDS):
+        while link.load.num_waiting != 7:
+            await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded, match="have more than the share of flood") as refused:
+        submit_for(link, tenant("flood"))
+    assert refused.value.retry_after == 36
+    submit_for(link, tenant("polite", 3, 60_000))
+    # What one submits takes no room from the others before the scheduler says so.
+    submit_for(link, tenant("polite"))
+    with pytest.raises(Overloaded, match="queues are full"):
+        submit_for(link, tenant("polite"))
+    submit_for(link, tenant("third"))
+    found: list[pb.Submission] = []
+    async with asyncio.timeout(SECONDS):
+        while len(found) < 3:
+            found += (await scheduler.received.get()).submissions
+    assert [(each.tenant, each.tenant_weight) for each in found] == [("polite", 3), ("polite", 1), ("third", 1)]
+    assert 0 < found[0].deadline_ms <= 60_000
+    assert [each.HasField("deadline_ms") for each in found] == [True, False, False]
+    assert submission_from_proto(1, found[0]).options == tenant("polite", 3, found[0].deadline_ms)
+
+
+async def test_open_calls_are_shared_among_tenants() -> None:
+    """Clients of one that leave their answers unread keep nobody else out."""
+    calls = OpenCalls(16, lambda request: None)
+    requests = [OpenRequest(n, "", np.array([5], np.int32), SamplingParams(), tenant("flood")) for n in range(12)]
+    for request in requests:
+        calls.check("flood", 1)
+        calls.begin(request)
+    with pytest.raises(Overloaded, match="12 requests are open on this frontend, 12 of them of flood, whose"):
+        calls.check("flood", 1)
+    calls.check("polite", 1)
+    assert calls.end(requests[0])
+    calls.check("flood", 1)
+
+
+async def test_a_scheduler_that_has_just_begun_to_lead_has_no_full_queues(
+    scheduler: Scheduler, link: SchedulerLink
+) -> None:
+    """Its executors are not attached yet; requests wait for them."""
+    await scheduler.sent.put(None)
+    queue = pb.QueueState(room=0)
+    await scheduler.sent.put(pb.ConnectResponse(state=pb.ServingState(epoch=2), queue=queue))
+    await scheduler.sent.put(pb.ConnectResponse(load=pb.Load(num_waiting=7), queue=queue))
+    async with asyncio.timeout(SECONDS):
+        while link.load.num_waiting != 7:
+            await asyncio.sleep(0.01)
+    submit(link, "a")
+    await tell(scheduler, link, pb.ServingState(**{**_fields(STATE), "epoch": 2}), room=1)
+    async with asyncio.timeout(SECONDS):
+        while not (submissions := (await scheduler.received.get()).submissions):
+            pass  # the frontend's name
+    assert [each.request_id for each in submissions] == ["a"]
+    submit(link, "b")
+    with pytest.raises(Overloaded, match="queues are full"):
+        submit(link, "c")
 
 
 async def test_a_call_counts_until_it_is_closed(scheduler: Scheduler, link: SchedulerLink) -> None:

@@ -4,16 +4,21 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from quire.engine.api.completion import FinishReason
 from quire.engine.api.errors import Overloaded
-from quire.engine.api.options import CacheParams, Retention
+from quire.engine.api.options import CacheParams, RequestOptions, Retention
 from quire.engine.config import SchedulerConfig
 from quire.engine.resources.ledger.memory import MemoryLedger
+from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.scheduling.chunk_budget import ChunkBudget
 from quire.engine.scheduling.queue import WaitingQueue
+from quire.engine.scheduling.scheduler import Scheduler
+from quire.engine.scheduling.tenants.token_shares import TokenShares
 from quire.engine.sequence import SequenceState
-from quire.engine.step import DeviceKind
+from quire.engine.step import DeviceKind, StepResult
 from support.rig import Rig, new_sequence
 from support.simulated_executor import executor_info
 
@@ -155,7 +160,7 @@ def test_strict_order_when_nobody_may_pass(make_rig) -> None:
 
 def test_priority_goes_first_and_waiting_outweighs_it() -> None:
     now = 0.0
-    queue = WaitingQueue(10, 10**6, ageing=10.0, clock=lambda: now)
+    queue = WaitingQueue(10, 10**6, ageing=10.0, clock=lambda: now, tenants=TokenShares())
     low, high, later = new_sequence(1), new_sequence(2, priority=2), new_sequence(3, priority=1)
     queue.append(low)
     now = 15.0
@@ -166,8 +171,29 @@ def test_priority_goes_first_and_waiting_outweighs_it() -> None:
     assert list(queue) == [restored, high, low, later]
 
 
+@pytest.mark.parametrize(("now", "is_started"), [(0.84, True), (0.86, False), (2.0, False)])
+def test_what_would_come_too_late_is_not_started(now: float, is_started: bool) -> None:
+    """The only place is taken; a step takes 0.15 s, so the second request must start 0.15 s before its deadline."""
+    clock = [0.0]
+    info = executor_info(num_slots=1)
+    scheduler = Scheduler(SchedulerConfig(), info, PoolState(info.num_blocks), clock=lambda: clock[0])
+    first, second = new_sequence(1), new_sequence(2)
+    second.request = replace(second.request, options=RequestOptions(deadline_ms=1000))
+    for sequence in (first, second):
+        scheduler.add(sequence)
+    assert scheduler.schedule() is not None
+    scheduler.take_transaction()
+    clock[0] = now
+    scheduler.update(StepResult(1, np.array([0], np.int32), np.array([1], np.int32), 150_000))
+    plan = scheduler.schedule()
+    assert (plan is not None, scheduler.take_late()) == (is_started, [] if is_started else [second])
+    assert second.is_finished is not is_started
+    assert second.finish_reason is (None if is_started else FinishReason.ABORTED)
+    assert scheduler.num_waiting == 0
+
+
 def test_the_queue_is_bounded_in_requests_and_tokens() -> None:
-    queue = WaitingQueue(3, 100, ageing=1.0, clock=lambda: 0.0)
+    queue = WaitingQueue(3, 100, ageing=1.0, clock=lambda: 0.0, tenants=TokenShares())
     queue.append(new_sequence(1, length=60))
     with pytest.raises(Overloaded, match="120 tokens would wait, at most 100 may"):
         queue.append(new_sequence(2, length=60))
@@ -287,6 +313,22 @@ def test_a_block_that_agrees_in_part_is_copied(make_rig) -> None:
     assert sequence.num_cached == 6
     assert rig.scheduler.statistics.num_reused_tokens == 4
     assert rig.scheduler.statistics.num_copied_tokens == 2
+
+
+def test_what_is_computed_again_is_counted(make_rig) -> None:
+    rig = make_rig(num_blocks=32)
+    rig.arrive([1, 2, 3, 1, 2], 6, ignore_eos=True)
+    for _ in range(3):
+        rig.step()
+        rig.complete()
+    assert rig.scheduler.statistics.num_recomputed_tokens == 0
+    sequence = next(iter(rig.clients.values())).sequence
+    num_known = len(sequence.tokens)
+    rig.lose_executor()
+    rig.step()
+    # The pool is a new one, so nothing is found there.
+    assert rig.scheduler.statistics.num_recomputed_tokens == num_known
+    rig.settle()
 
 
 def test_generated_blocks_are_found_too(make_rig) -> None:

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
+from quire.engine.api.kv_cache_group import blocks_for, groups_of
 from quire.engine.api.options import CacheParams, Retention
 from quire.engine.config import SchedulerConfig
 from quire.engine.resources.ledger.base import KVLedger
@@ -48,8 +49,11 @@ def redis_url() -> Iterator[str]:
         yield url
 
 
-def machine(redis_url: str | None, config: SchedulerConfig) -> type[RuleBasedStateMachine]:
+def machine(
+    redis_url: str | None, config: SchedulerConfig, windows: tuple[int, ...] = ()
+) -> type[RuleBasedStateMachine]:
     """A state machine over one configuration, with Redis beside the memory ledger where a URL is given."""
+    num_blocks = blocks_for(groups_of(windows), NUM_BLOCKS * BLOCK_SIZE, BLOCK_SIZE)
 
     class Interleavings(RuleBasedStateMachine):
         def __init__(self) -> None:
@@ -59,15 +63,23 @@ def machine(redis_url: str | None, config: SchedulerConfig) -> type[RuleBasedSta
                 with redis.Redis.from_url(redis_url) as client:
                     client.flushall()
                 ledgers.append(RedisLedger.connect(redis_url))
-            self.rig = Rig(config, executor_info(NUM_BLOCKS, BLOCK_SIZE, NUM_SLOTS), *ledgers)
+            self.rig = Rig(config, executor_info(num_blocks, BLOCK_SIZE, NUM_SLOTS, windows=windows), *ledgers)
 
         @rule(prompt=PROMPTS, max_tokens=st.integers(1, 16))
         def arrive(self, prompt: list[int], max_tokens: int) -> None:
             self.rig.arrive(prompt, max_tokens)
 
-        @rule(prompt=PROMPTS, max_tokens=st.integers(1, 16), priority=st.integers(-2, 2), cache=CACHES)
-        def arrive_with_options(self, prompt: list[int], max_tokens: int, priority: int, cache: CacheParams) -> None:
-            self.rig.arrive(prompt, max_tokens, priority, cache)
+        @rule(
+            prompt=PROMPTS,
+            max_tokens=st.integers(1, 16),
+            priority=st.integers(-2, 2),
+            cache=CACHES,
+            tenant=st.sampled_from(["", "a", "b"]),
+        )
+        def arrive_with_options(
+            self, prompt: list[int], max_tokens: int, priority: int, cache: CacheParams, tenant: str
+        ) -> None:
+            self.rig.arrive(prompt, max_tokens, priority, cache, tenant=tenant)
 
         @rule()
         def step(self) -> None:
@@ -119,9 +131,18 @@ CONFIGS = {
 }
 
 
-def explore(redis_url: str | None, config: SchedulerConfig, num_examples: int) -> None:
+# Sliding windows of cache groups, 0: none; shorter and longer than a block.
+GROUPS = {
+    "full and sliding": (0, 6),
+    "sliding alone": (5,),
+    "narrow and wide windows": (0, 1, 4, 13),
+    "two that see everything": (0, 0, 9),
+}
+
+
+def explore(redis_url: str | None, config: SchedulerConfig, num_examples: int, windows: tuple[int, ...] = ()) -> None:
     run_state_machine_as_test(
-        machine(redis_url, config),
+        machine(redis_url, config, windows),
         settings=settings(
             max_examples=num_examples,
             stateful_step_count=50,
@@ -142,6 +163,23 @@ def test_with_the_memory_ledger(config: SchedulerConfig) -> None:
 def test_with_both_ledgers(redis_url: str, config: SchedulerConfig) -> None:
     """Up to 2,000 actions each."""
     explore(redis_url, config, 40)
+
+
+@pytest.mark.parametrize("windows", GROUPS.values(), ids=GROUPS)
+def test_cache_groups(redis_url: str, windows: tuple[int, ...]) -> None:
+    """Up to 1,000 actions each."""
+    explore(None, CONFIGS["guaranteed, small steps, strict order"], 10, windows)
+    explore(redis_url, CONFIGS["utilization"], 10, windows)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("windows", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
+def test_cache_groups_long(redis_url: str, config: SchedulerConfig, windows: tuple[int, ...]) -> None:
+    """Up to 100,000 actions each."""
+    explore(None, config, 1_900, windows)
+    explore(redis_url, config, 100, windows)
 
 
 @pytest.mark.long

@@ -7,28 +7,33 @@ import numpy as np
 import pytest
 import torch
 
+from quire.engine.layers.build import Build
 from quire.engine.model import step_graphs
 from quire.engine.model.step_graphs import StepGraphs
+from quire.kernels.reference import TORCH_SUITE
 
 MAX_ROWS = 20
 
 
-class Transformer:
+class Head:
     """Counts rows in place of computing them."""
 
     def __init__(self) -> None:
-        self.layers = SimpleNamespace(embedding=torch.zeros(9, 4), blocks=[SimpleNamespace(qkv=lambda x: None)])
-        self.shape = SimpleNamespace(num_qo_heads=2, head_dim=2)
-        self.logit_rows: list[int] = []
+        self.shape = (9, 4)
+        self.rows: list[int] = []
 
-    def logits(self, hidden: torch.Tensor) -> None:
-        self.logit_rows.append(len(hidden))
+    def __call__(self, hidden: torch.Tensor) -> None:
+        self.rows.append(len(hidden))
 
-    def finish(self, block: Any, attended: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return attended, residual
 
-    def hidden(self, input_ids: torch.Tensor, rows: torch.Tensor) -> tuple[str, list[int]]:
-        return "eager", rows.tolist()
+class Model:
+    def __init__(self) -> None:
+        self.head = Head()
+
+    def hidden(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> tuple[str, list[int] | None]:
+        return "eager", None if rows is None else rows.tolist()
 
 
 class Attention:
@@ -55,7 +60,7 @@ made_streams: list[Stream] = []
 
 
 class Whole:
-    def __init__(self, attention: Any, forward: Any, inputs: Any, stream: Stream, **settings: Any) -> None:
+    def __init__(self, attention: Any, forward: Any, stream: Stream, **settings: Any) -> None:
         self.stream = stream
 
     def can_run(self, batch: Any) -> bool:
@@ -66,7 +71,7 @@ class Whole:
 
 
 class Pieces:
-    def __init__(self, transformer: Any, attention: Any, inputs: Any, stream: Stream) -> None:
+    def __init__(self, model: Any, layers: Any, attention: Any, inputs: Any, stream: Stream) -> None:
         # PyTorch keeps a workspace for every stream.
         assert made_streams == [stream]
 
@@ -78,21 +83,28 @@ class Pieces:
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> tuple[StepGraphs, Attention, Transformer]:
+def graphs(monkeypatch: pytest.MonkeyPatch) -> tuple[StepGraphs, Attention, Model]:
     made_streams.clear()
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(step_graphs, "CudaGraphs", Whole)
     monkeypatch.setattr(step_graphs, "PiecewiseGraphs", Pieces)
-    attention, transformer = Attention(), Transformer()
+    attention, model = Attention(), Model()
+    build = Build(TORCH_SUITE, torch.float32, torch.device("cpu"), 64)
     made = StepGraphs(
-        transformer, [attention, attention], max_rows=MAX_ROWS, max_blocks=3, block_size=4, spare_block=7
+        model, build, [], [(attention, 0)], max_rows=MAX_ROWS, max_blocks=3, block_size=4, spare_block=7
     )  # type: ignore[arg-type]  # fmt: skip
-    return made, attention, transformer
+    return made, attention, model
 
 
 def batch(num_tokens: int, last_tokens: list[int]) -> Any:
-    paged = SimpleNamespace(qo_indptr=np.array([0, num_tokens], np.int32))
-    return SimpleNamespace(input_ids=torch.zeros(num_tokens), last_tokens=torch.tensor(last_tokens), paged=paged)
+    paged = SimpleNamespace(positions=torch.arange(num_tokens), qo_indptr=np.array([0, num_tokens], np.int32))
+    return SimpleNamespace(
+        input_ids=torch.zeros(num_tokens),
+        last_tokens=torch.tensor(last_tokens),
+        paged=(paged,),
+        positions=paged.positions,
+        adapters=None,
+    )
 
 
 def hidden(graphs: Any, num_tokens: int, last_tokens: list[int]) -> Any:
@@ -110,7 +122,6 @@ def test_generation_that_shares_a_prefix_is_done_in_pieces(graphs: Any) -> None:
     made, attention, _ = graphs
     attention.shares_much = True
     assert hidden(made, 3, [0, 1, 2]) == ("pieces", [0, 1, 2, 2])
-    # Several blocks share one backend, which is planned once.
     assert attention.planned == 1
 
 
@@ -126,7 +137,7 @@ def test_a_step_in_which_nothing_samples(graphs: Any) -> None:
 
 
 def test_every_size_of_the_output_layer_is_tried_at_start(graphs: Any) -> None:
-    assert graphs[2].logit_rows == [1, 2, 4, 8, 16, 24]
+    assert graphs[2].head.rows == [1, 2, 4, 8, 16, 24]
 
 
 def test_the_rows_of_scored_prompts_stay_as_they_are(graphs: Any) -> None:

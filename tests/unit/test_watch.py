@@ -8,12 +8,13 @@ from contextlib import aclosing, asynccontextmanager
 import numpy as np
 import pytest
 
+from quire.engine.api.adapter import Adapter
 from quire.engine.api.errors import Overloaded
 from quire.engine.api.sampling import SamplingParams
-from quire.engine.api.structured_output import StructuredOutput
 from quire.engine.arrays import Int32Array
 from quire.engine.config import SchedulerConfig
 from quire.engine.loop import StepLoop, StepRunner
+from quire.engine.preparation import Preparation
 from quire.engine.request import Request
 from quire.engine.resources.block_pool import BlockPool
 from quire.engine.resources.ledger.memory import MemoryLedger
@@ -47,8 +48,11 @@ class SimulatedRunner(StepRunner):
     async def send(self, plan: StepPlan) -> None:
         self._plans.append(plan)
 
-    async def prepare(self, structure: StructuredOutput) -> "asyncio.Future[None]":
+    async def prepare(self, preparation: Preparation) -> "asyncio.Future[None]":
         raise AssertionError("no request of these tests has a structure")
+
+    async def examine(self, name: str, path: str) -> Adapter:
+        raise AssertionError("these tests load no adapter")
 
     async def receive(self) -> StepResult:
         await asyncio.sleep(0)

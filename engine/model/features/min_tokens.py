@@ -22,7 +22,8 @@ class SlotMinTokens(LogitsProcessor[TokenRows]):
 
     def __init__(self, num_slots: int, eos_token_ids: Sequence[int]) -> None:
         self._eos = tuple(eos_token_ids)
-        self._until = np.zeros(num_slots, np.int32)
+        # A sum of two numbers of 32 bits.
+        self._until = np.zeros(num_slots, np.int64)
         self._ends: dict[int, NDArray[np.int64]] = {}
 
     def wants(self, params: SamplingParams) -> bool:

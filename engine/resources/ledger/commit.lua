@@ -48,6 +48,15 @@ local function is_among(holders, holder)
   return holders == holder or string.find(',' .. holders .. ',', ',' .. holder .. ',', 1, true)
 end
 
+-- The cache group that each says, as holder.py and prefix.py write it.
+local function group_of_holder(holder)
+  return tonumber(string.match(holder, '%.(%d+)$') or 0)
+end
+
+local function group_of_hash(name)
+  return string.byte(name, 17) or 0
+end
+
 local function without(holders, holder)
   local others = {}
   for other in string.gmatch(holders, '[^,]+') do
@@ -85,6 +94,7 @@ for i = share, acquire - 1, 2 do
   local holder, block = ARGV[i], ARGV[i + 1]
   local holders, name = split(records[block] or '|')
   if name == '' then return conflict('share', block, 'not published') end
+  if group_of_hash(name) ~= group_of_holder(holder) then return conflict('share', block, 'of another cache group') end
   if is_among(holders, holder) then return conflict('share', block, 'held by ' .. holder .. ' already') end
   records[block] = (holders == '' and holder or holders .. ',' .. holder) .. '|' .. name
   ranks[block], expires[block] = false, false

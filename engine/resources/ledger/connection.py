@@ -9,14 +9,17 @@
 
 `rediss+sentinel` and `rediss+cluster` use TLS too. Every form takes redis-py's options after a `?`, as in
 `rediss://host?ssl_ca_certs=/etc/ca.pem`. Options that begin with `sentinel_` are for the connections to sentinels.
+The password may be in a file instead, where nobody sees it in an environment.
 """
 
+import asyncio
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import AfterValidator
 from redis.asyncio import Redis, RedisCluster
@@ -25,11 +28,19 @@ from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisClusterException, RedisError
+from redis.credentials import CredentialProvider
+from redis.exceptions import (
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+)
 
-from quire.engine.api.errors import LedgerUnreachable
+from quire.engine.api.errors import LedgerDenied, LedgerUnreachable
 
 _URL = re.compile(r"(rediss?(\+sentinel|\+cluster)?|unix)://.")
+_DENIALS = (AuthenticationError, AuthenticationWrongNumberOfArgsError, NoPermissionError)
 HEALTH_CHECK_SECONDS = 15
 # One for each call under way; executors bound those.
 MAX_CONNECTIONS = 10_000
@@ -47,17 +58,40 @@ def _checked(url: str) -> str:
 RedisUrl = Annotated[str, AfterValidator(_checked)]
 
 
-def connect(url: str, timeout: float = 5.0) -> Redis | RedisCluster:
+class _PasswordFile(CredentialProvider):
+    """A user's password as the file has it when a connection is opened, so that it can be replaced.
+
+    Args:
+        user: as a URL has it; "": the default user.
+    """
+
+    def __init__(self, user: str, path: Path) -> None:
+        self._user = unquote(user) or "default"
+        self._path = path
+
+    def get_credentials(self) -> tuple[str, str]:
+        return self._user, self._path.read_text().strip()
+
+    async def get_credentials_async(self) -> tuple[str, str]:
+        return self.get_credentials()
+
+
+def connect(url: str, timeout: float = 5.0, password_file: Path | None = None) -> Redis | RedisCluster:
     """A client that connects when it is first used, and again after it was cut off.
 
     It never sends a command twice by itself: whether the first one was applied is for the caller to find out.
 
     Args:
         timeout: seconds that connecting and each call may take.
+        password_file: has the password of the URL's user; None: the URL has it, if there is one.
 
     Raises:
         ValueError: the URL is malformed; the message does not repeat it.
     """
+    credentials: dict[str, Any] = {}
+    if password_file is not None:
+        user, url = _without_user(url)
+        credentials = {"credential_provider": _PasswordFile(user, password_file)}
     options: dict[str, Any] = {
         "socket_timeout": timeout,
         "socket_connect_timeout": timeout,
@@ -68,10 +102,10 @@ def connect(url: str, timeout: float = 5.0) -> Redis | RedisCluster:
     try:
         parts = urlsplit(url)
         if parts.scheme.endswith("+sentinel"):
-            return _sentinel(parts, options)
+            return _sentinel(parts, options, credentials)
         if parts.scheme.endswith("+cluster"):
-            return _cluster(parts, options)
-        client: Redis = Redis.from_url(url, **options)
+            return _cluster(parts, options | credentials)
+        client: Redis = Redis.from_url(url, **options, **credentials)
         # Finds options that do not exist; nothing is sent.
         client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     except (TypeError, RedisError, RedisClusterException) as error:
@@ -89,11 +123,22 @@ async def close(client: Redis | RedisCluster) -> None:
 
 @contextmanager
 def reaching() -> Iterator[None]:
-    """Redis's own faults, as the ledger's."""
+    """Redis's own faults, as the ledger's.
+
+    A cancellation that redis-py has lost is found again. It sends with `asyncio.wait_for`, which before Python 3.12
+    loses one that comes just when all is sent: a service that is told to stop at that moment would go on.
+    """
+    task = asyncio.current_task()
+    num_cancelled = task.cancelling() if task else 0
     try:
         yield
+    except _DENIALS as error:
+        raise LedgerDenied(f"Redis: {_reason(error)}") from error
     except (RedisError, RedisClusterException, OSError) as error:
         raise LedgerUnreachable(f"Redis: {_reason(error)}") from error
+    finally:
+        if task and task.cancelling() > num_cancelled:
+            raise asyncio.CancelledError
 
 
 def redacted(url: str) -> str:
@@ -102,7 +147,17 @@ def redacted(url: str) -> str:
     return re.sub(r"([?&]\w*password=)[^&]*", r"\1***", url)
 
 
-def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:
+def _without_user(url: str) -> tuple[str, str]:
+    """The user that a URL names, and the URL without it."""
+    found = re.match(r"([^:]+://)(?:([^/?@]*)@)?(.*)", url)
+    assert found is not None
+    start, user, rest = found.groups(default="")
+    if ":" in user:
+        raise ValueError("the password must be in the URL or in the file, not in both")
+    return user, start + rest
+
+
+def _sentinel(parts: SplitResult, options: dict[str, Any], credentials: dict[str, Any]) -> Redis:
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
         raise ValueError("the name of the sentinels' service is missing: …host:port/service")
@@ -111,7 +166,7 @@ def _sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:
     for name in [name for name in given if name.startswith(SENTINEL_PREFIX)]:
         own[name.removeprefix(SENTINEL_PREFIX)] = given.pop(name)
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        _hosts(parts, 26379), sentinel_kwargs=options | own, **(options | given)
+        _hosts(parts, 26379), sentinel_kwargs=options | own, **(options | given | credentials)
     )
     client: Redis = sentinel.master_for(service)
     client.connection_pool.make_connection()  # type: ignore[no-untyped-call]

@@ -62,6 +62,11 @@ class Term:
         self._until = until
         self._extended.set()
 
+    async def lapsed(self) -> None:
+        """Returns when the lease does not hold any more."""
+        while (left := self._until - monotonic()) > 0:
+            await asyncio.sleep(min(left, _LONGEST_WAIT_SECONDS))
+
     async def held(self) -> None:
         """Returns when the lease holds: mostly at once."""
         while not self.is_held:

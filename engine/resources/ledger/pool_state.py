@@ -6,7 +6,9 @@ from typing import TypeVar
 
 from quire.engine.api.errors import LedgerConflict
 from quire.engine.api.options import DEFAULT_RETENTION_PRIORITY
+from quire.engine.resources.holder import split_holder
 from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.resources.prefix import group_of
 from quire.engine.resources.rank import make_rank, tick_of
 
 _K = TypeVar("_K")
@@ -22,6 +24,7 @@ class PoolIdentity:
         incarnation: new at every start of the executor.
         fingerprint: of the model.
         num_blocks, block_size: blocks, and tokens per block.
+        windows: sliding window of each cache group, 0: it sees everything; (): one group that does.
     """
 
     name: str
@@ -29,11 +32,19 @@ class PoolIdentity:
     fingerprint: str
     num_blocks: int
     block_size: int
+    windows: tuple[int, ...] = ()
+
+    @property
+    def num_groups(self) -> int:
+        """Cache groups: a block is of that of its holders, and of its hash."""
+        return len(self.windows) or 1
 
 
 @dataclass(slots=True)
 class PoolState:
     """Every block is held (it has holders), cached (published, no holder) or free (neither).
+
+    A holder and a hash each say the cache group that they are of, see holder.py and prefix.py.
 
     Attributes:
         num_blocks: blocks are numbered from 0 to this, exclusive.
@@ -112,7 +123,9 @@ class _Overlay:
                 self.hashes[block], self.index[evicted] = None, None
                 self.ranks[block] = self.expires[block] = None
         for holder, block in tx.share:
-            self._require(self._hash(block) is not None, "share", block, "not published")
+            shared = self._hash(block)
+            self._require(shared is not None, "share", block, "not published")
+            self._require(group_of(shared or b"") == split_holder(holder)[1], "share", block, "of another cache group")
             self._hold(holder, block, "share")
             self.ranks[block] = self.expires[block] = None
         for holder, block in tx.acquire:

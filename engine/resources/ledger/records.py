@@ -58,7 +58,8 @@ def decode(name: str, parts: Sequence[Sequence[bytes]]) -> tuple[PoolIdentity, P
         )
         for block, record in blocks.items():
             _decode_record(state, int(block), record)
-        return PoolIdentity(**json.loads(meta[b"identity"])), state
+        identity = json.loads(meta[b"identity"])
+        return PoolIdentity(**identity | {"windows": tuple(identity.get("windows", ()))}), state
     except (KeyError, TypeError, ValueError) as error:
         raise LedgerError(f"pool {name}: cannot be read: {error!r}") from error
 

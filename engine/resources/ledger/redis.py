@@ -12,6 +12,7 @@ Keys of a pool share one hash tag, so that a cluster keeps them on one node:
 The scheduler that may write them is elected in lease.py.
 """
 
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis, RedisCluster
@@ -43,16 +44,17 @@ class RedisLedger(KVLedger):
         )
 
     @classmethod
-    def connect(cls, url: str, timeout: float = 5.0) -> "RedisLedger":
+    def connect(cls, url: str, timeout: float = 5.0, password_file: Path | None = None) -> "RedisLedger":
         """A ledger at a URL, see connection.py.
 
         Args:
             timeout: seconds that connecting and each call may take.
+            password_file: has the password of the URL's user; None: the URL has it, if there is one.
 
         Raises:
             ValueError: the URL is malformed; the message does not repeat it.
         """
-        return cls(connect(url, timeout))
+        return cls(connect(url, timeout, password_file))
 
     async def open(self, pool: PoolIdentity, epoch: int) -> PoolState:
         ranks = (MAX_TICK + 1, make_rank(DEFAULT_RETENTION_PRIORITY, 0))

@@ -9,7 +9,8 @@ from quire.engine.resources.publication import Entry
 class LedgerTransaction:
     """Changes to one pool, applied all or nothing in the order of the fields.
 
-    A holder is any name that is not empty and has neither comma nor bar.
+    A holder is any name that is not empty and has neither comma nor bar. A dot and the number of a cache group end it,
+    but in the first group.
 
     Attributes:
         publish: the held block's KV is complete and may be found by its hash. The ledger keeps block and hash alone.
@@ -17,7 +18,7 @@ class LedgerTransaction:
             if it is published, ranked by `rank` (lowest is evicted first), else free. From `expires` on, in
             milliseconds since 1970, its retention priority is void; 0: never.
         evict: cached blocks that lose their hash and become free.
-        share: (holder, block): one more holder of a published block.
+        share: (holder, block): one more holder of a published block, of the cache group that its hash says.
         acquire: (holder, block): a free block gets its only holder.
         step: number of the plan that leaves once this is applied; 0: none does. It is kept with the pool, so that
             books from before what the executor has run (Redis may lose its last second) are not believed.

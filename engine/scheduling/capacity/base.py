@@ -55,10 +55,7 @@ class CapacityScheduler(ABC):
         return waiting
 
     def fits(self, sequence: Sequence) -> bool:
-        """Whether a waiting sequence may start now. Cached prefix blocks count as held, not as needed."""
-        shared = self.kv.match(sequence)
-        needed = self.reservation(sequence) - len(shared)
-        # Sharing a block that no sequence holds makes it unavailable for eviction.
-        pinned = sum(map(self.kv.pool.is_cached, shared))
+        """Whether a waiting sequence may start now. Prefix blocks that others hold count as held, not as needed."""
+        needed = self.kv.num_needed(sequence, self.reservation(sequence))
         headroom = 0 if self.is_empty else self.headroom(sequence)
-        return needed + pinned + headroom <= self.kv.num_unpromised
+        return needed + headroom <= self.kv.num_unpromised

@@ -42,12 +42,13 @@ class MaxUtilization(CapacityScheduler):
         self._next_doubling = 0
 
     def reservation(self, sequence: Sequence) -> int:
-        return min(self.kv.num_blocks(sequence.num_context + 1), self.kv.num_to_completion(sequence))
+        return self.kv.num_to_generate(sequence)
 
     def headroom(self, sequence: Sequence) -> int:
         tokens = int(self._growth_tokens)
         own = self.kv.num_to_completion(sequence) - self.reservation(sequence)
-        return min(own, self.kv.num_blocks(tokens)) + self.generation.num_blocks_ahead(tokens)
+        num_tables, each = self.kv.num_whole_groups, -(-tokens // self.kv.block_size)
+        return min(own, each * num_tables) + self.generation.num_blocks_ahead(tokens) * num_tables
 
     def begin_step(self, num_running: int) -> None:
         super().begin_step(num_running)
@@ -57,7 +58,8 @@ class MaxUtilization(CapacityScheduler):
 
     def victims(self, running: Callable[[], list[Sequence]], num_retiring: int) -> list[Sequence]:
         """The cheapest to recompute among the half started last, until the coming steps' growth fits."""
-        missing = self.generation.num_growing(STEPS_AHEAD) - self.kv.num_unpromised - num_retiring
+        growth = self.generation.num_growing(STEPS_AHEAD) * self.kv.num_whole_groups
+        missing = growth - self.kv.num_unpromised - num_retiring
         if missing <= 0:
             return []
         active = running()
@@ -75,5 +77,6 @@ class MaxUtilization(CapacityScheduler):
         return chosen
 
     def _released_by(self, sequence: Sequence) -> int:
-        own = sum(self.kv.pool.num_holders(block) == 1 for block in sequence.blocks)
-        return own + max(0, sequence.num_reserved - len(sequence.blocks))
+        held = (block for table in sequence.tables for block in table.held)
+        own = sum(self.kv.pool.num_holders(block) == 1 for block in held)
+        return own + max(0, sequence.num_reserved - sequence.num_held)

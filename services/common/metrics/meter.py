@@ -83,7 +83,10 @@ class Meter:
             metric, renamed = alias.of, dict(alias.renamed)
             common = (*self._labels, *self._alias_labels, *(() if metric.is_shared else self._worker))
             names = [renamed.get(each, each) for each in metric.labels]
-            lines += family_lines(alias.name, metric, common, names, self._cells[metric])
+            cells = self._cells[metric]
+            if alias.values is not None:
+                cells = _translated(cells, alias.values)
+            lines += family_lines(alias.name, metric, common, names, cells)
         lines += self._process_lines(self._worker)
         return "\n".join([*lines, ""])
 
@@ -107,3 +110,12 @@ class Meter:
 
 def _new(metric: Metric) -> Value | Histogram:
     return Histogram(metric.bounds) if metric.kind is Kind.HISTOGRAM else Value()
+
+
+def _translated(cells: _Cells, translate: Callable[[str], str]) -> _Cells:
+    """Counters or gauges, added up where their labels become the same."""
+    found: dict[tuple[str, ...], Value] = {}
+    for labels, cell in cells.items():
+        assert isinstance(cell, Value)
+        found.setdefault(tuple(map(translate, labels)), Value()).value += cell.value
+    return {**found}

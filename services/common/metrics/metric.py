@@ -1,5 +1,6 @@
 """What a metric is: data, from which a service exports it and the reference is written."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -58,8 +59,11 @@ class Alias:
 
     Attributes:
         renamed: pairs of our labels and theirs.
+        values: makes their value of a label of ours, of a counter or gauge; those that become the same are added up.
+            None: they are the same.
     """
 
     name: str
     of: Metric
     renamed: tuple[tuple[str, str], ...] = ()
+    values: Callable[[str], str] | None = None

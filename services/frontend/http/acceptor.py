@@ -48,38 +48,66 @@ class Acceptor:
         self._limits = limits
         self._server = server
         self._certificates = certificates
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._retrying: asyncio.TimerHandle | None = None
+        self._beginning: set[asyncio.Task[None]] = set()
         self._waiting: dict[LimitedProtocol, None] = {}
         self._silent_until = 0.0
 
-    async def run(self) -> None:
-        """Runs until cancelled."""
-        loop = asyncio.get_running_loop()
+    def start(self) -> None:
+        """Takes connections until `leave`."""
         self._listener.setblocking(False)
         self._listener.listen(BACKLOG)
+        self._listen()
+
+    async def leave(self, seconds: float) -> None:
+        """Takes those that have come, and no more. One that has no request is closed after `seconds`."""
+        if self._listener.fileno() < 0:
+            return
+        if self._retrying is not None:
+            self._retrying.cancel()
+        self._loop.remove_reader(self._listener)
+        # Nothing else runs until it is closed: what comes in between would be lost.
+        self._take_all()
+        self._listener.close()
+        if self._beginning:
+            await asyncio.wait(self._beginning, timeout=seconds)
+        for protocol in self._server.server_state.connections:
+            assert isinstance(protocol, LimitedProtocol)
+            protocol.leave(seconds)
+
+    def _listen(self) -> None:
+        self._loop.add_reader(self._listener, self._on_connections)
+
+    def _on_connections(self) -> None:
+        if (error := self._take_all()) is not None:
+            self._complain(f"a connection cannot be accepted: {error.strerror}")
+            self._drop_one()
+            self._loop.remove_reader(self._listener)
+            self._retrying = self._loop.call_later(_RETRY_SECONDS, self._listen)
+
+    def _take_all(self) -> OSError | None:
+        """Why not all that have come could be taken."""
         while True:
             try:
-                connection, _ = await loop.sock_accept(self._listener)
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return None
             except OSError as error:
-                self._complain(f"a connection cannot be accepted: {error.strerror}")
-                self._drop_one()
-                await asyncio.sleep(_RETRY_SECONDS)
-                continue
-            num_open = len(self._server.server_state.connections) + len(self._handshakes)
+                return error
+            num_open = len(self._server.server_state.connections) + len(self._beginning)
             if num_open < self._limits.max_connections or self._drop_one():
-                await self._begin(connection)
+                self._begin(connection)
             else:
                 self._complain(f"{self._limits.max_connections} connections have requests, as many as may be open")
                 _refuse(connection)
 
-    async def _begin(self, connection: socket.socket) -> None:
+    def _begin(self, connection: socket.socket) -> None:
         """Nobody waits for another's handshake."""
-        if self._certificates is None:
-            await self._serve(connection, None)
-            return
-        task = asyncio.create_task(self._serve(connection, self._certificates.context()))
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        context = None if self._certificates is None else self._certificates.context()
+        task = self._loop.create_task(self._serve(connection, context))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
 
     async def _serve(self, connection: socket.socket, context: ssl.SSLContext | None) -> None:
         def make() -> LimitedProtocol:
@@ -87,9 +115,7 @@ class Acceptor:
 
         seconds = None if context is None else self._limits.header_seconds
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                make, connection, ssl=context, ssl_handshake_timeout=seconds
-            )
+            await self._loop.connect_accepted_socket(make, connection, ssl=context, ssl_handshake_timeout=seconds)
         except OSError as error:  # gone already, or it does not speak TLS as we do
             connection.close()
             if context is not None:

@@ -13,6 +13,7 @@ from quire.engine.chat.chat_format import ChatFormat
 from quire.services.common.intake import Intake
 from quire.services.frontend.call import UNTRACED, Calls
 from quire.services.frontend.http.access import EVERYBODY, HttpAccess
+from quire.services.frontend.http.adapters import HttpAdapters
 from quire.services.frontend.http.calls import HttpCalls
 from quire.services.frontend.http.chat_completions import ChatCompletions
 from quire.services.frontend.http.completions import Completions
@@ -70,13 +71,15 @@ def make_app(
 def _routes(inference: Inference, chat: ChatFormat) -> list[BaseRoute]:
     chats, responses = ChatCompletions(inference, chat), Responses(inference, chat)
     completions, models, tokens = Completions(inference), Models(inference), Tokens(inference, chat)
-    kserve, embeddings = KServe(inference), Embeddings(inference)
+    kserve, embeddings, adapters = KServe(inference), Embeddings(inference), HttpAdapters(inference)
     return [
         Route("/v1/completions", completions.create, methods=["POST"]),
         Route("/v1/chat/completions", chats.create, methods=["POST"]),
         Route("/v1/responses", responses.create, methods=["POST"]),
         Route("/v1/embeddings", embeddings.create, methods=["POST"]),
         Route("/score", embeddings.score, methods=["POST"]),
+        Route("/v1/load_lora_adapter", adapters.load, methods=["POST"]),
+        Route("/v1/unload_lora_adapter", adapters.unload, methods=["POST"]),
         Route("/v1/models", models.list),
         # Names of hub models have a slash.
         Route("/v1/models/{model:path}", models.get),

@@ -15,7 +15,6 @@ from quire.services.frontend.http.chat_chunks import ChatChunks
 from quire.services.frontend.http.chat_logprobs import ChatLogprobs
 from quire.services.frontend.http.chat_prompts import chat_prompt
 from quire.services.frontend.http.choices import open_choices, prepare_all
-from quire.services.frontend.http.models import check_model
 from quire.services.frontend.http.searches import search_all
 from quire.services.frontend.inference import Inference
 
@@ -37,8 +36,8 @@ class ChatCompletions:
         inference = self._inference
         inference.admit()
         body = await read_body(request, ChatBody)
-        check_model(body.model, inference)
-        options, num_choices = body.options(False, current_call().trace), body.num_choices()
+        adapter = inference.adapter(body.model)
+        options, num_choices = body.options(False, current_call().trace, adapter), body.num_choices()
         conversation = await body.conversation()
         tool_choice = ToolChoice.read(body.tool_choice, conversation.tool_names)
         prompt, params = await chat_prompt(inference, self._chat, request, body, conversation, tool_choice)
@@ -51,8 +50,8 @@ class ChatCompletions:
         logprobs = ChatLogprobs(inference.tokenizer) if body.logprobs else None
         if search is not None:
             (answers,) = await search_all(inference, request, prepared, search, num_choices)
-            chunks = ChatChunks(answers, inference.model, prompt, body.stream_usage, logprobs)
+            chunks = ChatChunks(answers, adapter or inference.model, prompt, body.stream_usage, logprobs)
             return JSONResponse(chunks.whole([each.completion for each in answers]))
         requests = open_choices(inference, request, prepared, num_choices, whole=not body.stream)
-        chunks = ChatChunks(requests, inference.model, prompt, body.stream_usage, logprobs)
+        chunks = ChatChunks(requests, adapter or inference.model, prompt, body.stream_usage, logprobs)
         return Answer(inference, requests, chunks, bool(body.stream), body.structure_names)

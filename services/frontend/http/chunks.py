@@ -28,6 +28,7 @@ class CompletionChunks:
         wishes: what the answer is to have.
         echoes: the text of each prompt, where it is to be echoed.
         num_answers: to each prompt; None: `wishes.best_of` to each.
+        adapter: that answers; "": the model alone.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class CompletionChunks:
         wishes: CompletionWishes,
         echoes: Sequence[str] = (),
         num_answers: Sequence[int] | None = None,
+        adapter: str = "",
     ) -> None:
         self._requests = requests
         self._wishes = wishes
@@ -53,7 +55,7 @@ class CompletionChunks:
             "id": f"cmpl-{requests[0].request_id}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": inference.model,
+            "model": adapter or inference.model,
         }
         # What is the same in every event is encoded once.
         self._head = f"data: {to_json(self._frame)[:-1]},"

@@ -19,7 +19,6 @@ from quire.engine.text.embedding import embedding_params
 from quire.services.frontend.http.body import Body, read_body
 from quire.services.frontend.http.choices import open_choices, prepare_all
 from quire.services.frontend.http.disconnect import while_connected
-from quire.services.frontend.http.models import check_model
 from quire.services.frontend.http.prompts import named_prompts
 from quire.services.frontend.inference import Inference
 
@@ -36,10 +35,10 @@ class EmbeddingFields(Body):
     user: str | None = None
     """For the caller's own records; not looked at."""
 
-    def options(self) -> RequestOptions:
+    def options(self, adapter: str) -> RequestOptions:
         """Wishes beyond sampling."""
         prompt = PromptParams(self.add_special_tokens is not False, self.truncate_prompt_tokens)
-        return RequestOptions(self.priority or 0, CacheParams(salt=self.cache_salt or ""), prompt)
+        return RequestOptions(self.priority or 0, CacheParams(salt=self.cache_salt or ""), prompt, adapter=adapter)
 
 
 class EmbeddingsBody(EmbeddingFields):
@@ -89,7 +88,8 @@ class Embeddings:
         data = [
             {"object": "embedding", "index": index, "embedding": write(each.values)} for index, each in enumerate(found)
         ]
-        return JSONResponse({"object": "list", "data": data, "model": self._inference.model, "usage": _usage(found)})
+        model = body.model or self._inference.model
+        return JSONResponse({"object": "list", "data": data, "model": model, "usage": _usage(found)})
 
     async def score(self, request: Request) -> JSONResponse:
         """POST /score: the cosine of the angle between the vectors of each pair, -1 to 1."""
@@ -103,16 +103,17 @@ class Embeddings:
         scores = [float(vectors[left] @ vectors[right]) for left, right in pairs]
         data = [{"index": index, "object": "score", "score": score} for index, score in enumerate(scores)]
         frame = {"id": f"score-{uuid.uuid4().hex}", "object": "list", "created": int(time.time())}
-        return JSONResponse({**frame, "model": self._inference.model, "data": data, "usage": _usage(found)})
+        return JSONResponse(
+            {**frame, "model": body.model or self._inference.model, "data": data, "usage": _usage(found)}
+        )
 
     async def _embed(
         self, request: Request, prompts: Sequence[tuple[str, str | list[int]]], body: EmbeddingFields, normalize: bool
     ) -> list[Embedding]:
         """Embeds every prompt; if the client goes, they end."""
         inference = self._inference
-        check_model(body.model, inference)
         params = embedding_params(Pooling[(body.pooling or "last").upper()])
-        prepared = await prepare_all(inference, request, prompts, params, body.options())
+        prepared = await prepare_all(inference, request, prompts, params, body.options(inference.adapter(body.model)))
         requests = open_choices(inference, request, prepared, whole=True)
         try:
             async with while_connected(request), asyncio.TaskGroup() as group:

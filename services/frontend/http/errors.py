@@ -13,12 +13,13 @@ other             500
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from starlette.types import Receive, Scope, Send
 
 from quire.engine.api.errors import (
     Forbidden,
@@ -30,11 +31,14 @@ from quire.engine.api.errors import (
     Unavailable,
     UnknownModel,
 )
+from quire.services.common.metrics.outcome import refusal_of
 from quire.services.frontend.call import current_call
 
 # Beginnings of the request path's names of fields, and how an API calls the same; the first that fits counts.
 FieldNames = Sequence[tuple[str, str]]
 INVALID = "invalid_request_error"
+# Key of a request's scope: the gRPC code and the kind of the error that it is answered with.
+REASON: Final = "quire.refusal"
 # The protocol groups what OpenAI's API has side by side.
 # Beginnings of the protocol's names of fields, and how bodies call the same.
 _RENAMED = (
@@ -54,7 +58,11 @@ class BodyTooLarge(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One error as the API states it."""
+    """One error as the API states it.
+
+    Attributes:
+        reason: as metrics count it; None: they do not.
+    """
 
     status: int
     message: str
@@ -62,6 +70,7 @@ class Refusal:
     param: str | None = None
     code: str | None = None
     retry_after: float | None = None
+    reason: tuple[str, str] | None = None
 
     @property
     def body(self) -> dict[str, Any]:
@@ -73,7 +82,19 @@ class Refusal:
         headers = {} if self.retry_after is None else {"Retry-After": str(max(1, math.ceil(self.retry_after)))}
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return JSONResponse(self.body, self.status, headers)
+        return _RefusalResponse(self, headers)
+
+
+class _RefusalResponse(JSONResponse):
+    """Leaves the reason in the request's scope."""
+
+    def __init__(self, refusal: Refusal, headers: dict[str, str]) -> None:
+        super().__init__(refusal.body, refusal.status, headers)
+        self._reason = refusal.reason
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[REASON] = self._reason
+        await super().__call__(scope, receive, send)
 
 
 def refusal(error: RequestError, names: FieldNames = ()) -> Refusal:
@@ -82,6 +103,10 @@ def refusal(error: RequestError, names: FieldNames = ()) -> Refusal:
     Args:
         names: of one API, which come before those of all.
     """
+    return replace(_refusal(error, names), reason=refusal_of(error))
+
+
+def _refusal(error: RequestError, names: FieldNames) -> Refusal:
     message = _field_of_body(str(error), names)
     match error:
         case InvalidRequest():

@@ -29,7 +29,7 @@ class KServe:
 
     async def ready(self, request: Request) -> JSONResponse:
         """GET /v2/health/ready: 200 exactly while tokens can be made, else 503."""
-        reason = self._inference.unavailable_reason
+        reason = self._inference.not_serving_reason
         return JSONResponse({"ready": True}) if reason is None else JSONResponse({"error": reason}, 503)
 
     async def model(self, request: Request) -> JSONResponse:

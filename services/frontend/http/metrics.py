@@ -1,7 +1,6 @@
 """GET /metrics, and what it says of HTTP itself."""
 
 from collections.abc import Callable, Iterable
-from types import MappingProxyType
 from typing import Final
 
 from starlette.requests import Request
@@ -11,24 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire.services.common.metrics.meter import Meter
 from quire.services.frontend import metrics
+from quire.services.frontend.http.errors import REASON
 from quire.services.frontend.workers_metrics import WorkersMetrics
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4"
 OTHER: Final = "other"
 _METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "POST"})
-# Status → gRPC code and kind of error, as `errors.refusal` maps them.
-_REFUSALS: Final = MappingProxyType(
-    {
-        400: ("INVALID_ARGUMENT", "invalid_request"),
-        401: ("UNAUTHENTICATED", "unauthenticated"),
-        403: ("PERMISSION_DENIED", "forbidden"),
-        404: ("NOT_FOUND", "unknown_model"),
-        413: ("INTERNAL", "body_too_large"),
-        429: ("RESOURCE_EXHAUSTED", "overloaded"),
-        500: ("INTERNAL", "request_error"),
-        503: ("UNAVAILABLE", "unavailable"),
-    }
-)
+# What should not happen, which has no answer of its own.
+_FAULT: Final = ("INTERNAL", "request_error")
 
 
 class Metrics:
@@ -66,25 +55,25 @@ class CountRequests:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
-                self._count(scope, message["status"])
+                self._count(scope, message["status"], scope.get(REASON))
             await send(message)
 
         try:
             await self._app(scope, receive, send_counted)
         except Exception:
             if not has_begun:
-                self._count(scope, 500)
+                self._count(scope, 500, _FAULT)
             raise
 
-    def _count(self, scope: Scope, status: int) -> None:
+    def _count(self, scope: Scope, status: int, reason: tuple[str, str] | None) -> None:
         method, path = scope["method"], scope["path"]
         if path not in self._paths:
             path = self._by_endpoint.get(scope.get("endpoint", _nothing), OTHER)
         if method not in _METHODS:
             method = OTHER
         self._meter.value(metrics.HTTP_REQUESTS, method, path, str(status)).value += 1
-        if method == "POST" and status in _REFUSALS:
-            self._meter.value(metrics.REFUSALS, *_REFUSALS[status]).value += 1
+        if method == "POST" and reason is not None:
+            self._meter.value(metrics.REFUSALS, *reason).value += 1
 
 
 def _nothing() -> None:

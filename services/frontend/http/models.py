@@ -6,13 +6,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from quire.engine.api.errors import Unavailable, UnknownModel
+from quire.engine.api.errors import Unavailable
 from quire.engine.api.version import __version__
 from quire.services.frontend.inference import Inference
 
 
 class Models:
-    """The one model of this frontend."""
+    """The one model of this frontend, and its adapters."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
@@ -20,16 +20,17 @@ class Models:
 
     async def list(self, request: Request) -> JSONResponse:
         """GET /v1/models."""
-        return JSONResponse({"object": "list", "data": [self._card()]})
+        adapters = sorted(self._inference.adapters)
+        return JSONResponse({"object": "list", "data": [self._card(), *map(self._adapter_card, adapters)]})
 
     async def get(self, request: Request) -> JSONResponse:
         """GET /v1/models/{model}."""
-        check_model(request.path_params["model"], self._inference)
-        return JSONResponse(self._card())
+        adapter = self._inference.adapter(request.path_params["model"])
+        return JSONResponse(self._adapter_card(adapter) if adapter else self._card())
 
     async def health(self, request: Request) -> JSONResponse:
         """GET /health: 200 exactly while tokens can be made."""
-        if reason := self._inference.unavailable_reason:
+        if reason := self._inference.not_serving_reason:
             raise Unavailable(reason)
         return JSONResponse({"status": "ok"})
 
@@ -49,8 +50,6 @@ class Models:
             "vocab_size": state.vocab_size or None,
         }
 
-
-def check_model(name: str | None, inference: Inference) -> None:
-    """Raises `UnknownModel` unless the name is that of the model served, or left out."""
-    if name is not None and name != inference.model:
-        raise UnknownModel(name, inference.model)
+    def _adapter_card(self, name: str) -> dict[str, Any]:
+        root = {"root": self._inference.adapters[name].path, "parent": self._inference.model}
+        return self._card() | {"id": name} | root

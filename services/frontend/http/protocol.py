@@ -46,6 +46,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self.connections.discard(self)
         self.transport.abort()
 
+    def leave(self, seconds: float) -> None:
+        """Closes it when it has had no request for `seconds`: from now on, or behind an answer."""
+        self.timeout_keep_alive = max(1, round(seconds))
+        if self in self._waiting:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
     # ── of the transport ──
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -15,7 +15,6 @@ from quire.services.frontend.http.body import read_body
 from quire.services.frontend.http.chat_prompts import chat_prompt
 from quire.services.frontend.http.choices import open_choices, prepare_all
 from quire.services.frontend.http.errors import FieldNames, refusal
-from quire.services.frontend.http.models import check_model
 from quire.services.frontend.http.responses_body import ResponsesBody
 from quire.services.frontend.http.responses_chunks import ResponsesChunks
 from quire.services.frontend.http.responses_input import read_tool_choice
@@ -50,7 +49,6 @@ class Responses:
         """POST /v1/responses."""
         self._inference.admit()
         body = await read_body(request, ResponsesBody)
-        check_model(body.model, self._inference)
         conversation = await body.read()
         given_choice = read_tool_choice(body.tool_choice, bool(conversation.tools))
         tool_choice = ToolChoice.read(given_choice, conversation.tool_names)
@@ -70,10 +68,11 @@ class Responses:
         names: FieldNames,
     ) -> Answer:
         inference, echo = self._inference, body.echo(body.sampling())
-        options = body.options(False, current_call().trace)
+        adapter = inference.adapter(body.model)
+        options = body.options(False, current_call().trace, adapter)
         prompt, params = await chat_prompt(inference, self._chat, request, body, conversation, tool_choice)
         texts = [("input", prompt.text)]
         prepared = await prepare_all(inference, request, texts, params, options, fills_context=True)
         (opened,) = requests = open_choices(inference, request, prepared, whole=not body.stream)
-        chunks = ResponsesChunks(opened, inference.model, prompt, echo, inference.tokenizer)
+        chunks = ResponsesChunks(opened, adapter or inference.model, prompt, echo, inference.tokenizer)
         return Answer(inference, requests, chunks, bool(body.stream), names)

@@ -60,16 +60,17 @@ class SamplingFields(StructureFields):
         given |= {"logit_bias": bias, "structured_output": self.structured_output()}
         return SamplingParams(max_tokens=max_tokens, logprobs=logprobs, prompt_logprobs=prompt_logprobs, **given)
 
-    def options(self, add_special_tokens: bool, trace: TraceContext | None) -> RequestOptions:
+    def options(self, add_special_tokens: bool, trace: TraceContext | None, adapter: str = "") -> RequestOptions:
         """Wishes beyond sampling.
 
         Args:
             add_special_tokens: to a text, as the model's folder says.
             trace: that the request's header fields name.
+            adapter: that the model's name stands for.
         """
         prompt = PromptParams(add_special_tokens, self.truncate_prompt_tokens)
         return RequestOptions(
-            self.priority or 0, CacheParams(salt=self.cache_salt or ""), prompt, trace, self.deadline_ms
+            self.priority or 0, CacheParams(salt=self.cache_salt or ""), prompt, trace, self.deadline_ms, adapter
         )
 
     def num_choices(self) -> int:

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Final
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -18,6 +20,40 @@ logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
 POLL_SECONDS = 0.01
+_CLOSE: Final = (b"connection", b"close")
+
+
+class HttpServer:
+    """One that runs.
+
+    Args:
+        server: uvicorn's.
+        acceptor: of its connections.
+    """
+
+    def __init__(self, server: uvicorn.Server, acceptor: Acceptor) -> None:
+        self._server = server
+        self._acceptor = acceptor
+
+    @property
+    def num_connections(self) -> int:
+        """Open now."""
+        return len(self._server.server_state.connections)
+
+    async def leave(self, seconds: float) -> None:
+        """Takes no more connections; those that there are close behind their next answer, which says so.
+
+        Returns after `seconds`, in which requests that are on their way arrive, or when no connection is left. One that
+        has brought no request for so long is closed.
+        """
+        config, state = self._server.config, self._server.server_state
+        # uvicorn makes the second of the first once a second.
+        config.encoded_headers.append(_CLOSE)
+        state.default_headers.append(_CLOSE)
+        await self._acceptor.leave(seconds)
+        end = time.monotonic() + seconds
+        while state.connections and time.monotonic() < end:
+            await asyncio.sleep(POLL_SECONDS)
 
 
 @asynccontextmanager
@@ -28,11 +64,11 @@ async def http_serving(
     grace: int,
     shares_port: bool = False,
     certificates: ServerCertificates | None = None,
-) -> AsyncIterator[Callable[[], int]]:
+) -> AsyncIterator[HttpServer]:
     """Serves `app` at `listen` ("host:port", port 0 chooses) within `limits` while the context is open.
 
-    What it gives says how many connections are open. With certificates it speaks HTTPS. Connections to a shared port
-    are spread over all who listen there. On leaving, requests have `grace` seconds to end before they are cancelled.
+    With certificates it speaks HTTPS. Connections to a shared port are spread over all who listen there. When the
+    context is left, requests have `grace` seconds to end before they are cancelled.
 
     Raises:
         StartupError: the address cannot be listened on.
@@ -56,17 +92,16 @@ async def http_serving(
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve([]))
-    accepting = asyncio.create_task(Acceptor(listener, limits, server, certificates).run())
+    acceptor = Acceptor(listener, limits, server, certificates)
+    acceptor.start()
     try:
         while not server.started and not serving.done():
             await asyncio.sleep(POLL_SECONDS)
         scheme = "http" if certificates is None else "https"
         logger.info("listening on %s://%s:%d", scheme, listen.rpartition(":")[0], listener.getsockname()[1])
-        yield lambda: len(server.server_state.connections)
+        yield HttpServer(server, acceptor)
     finally:
-        accepting.cancel()
-        await asyncio.wait((accepting,))
-        listener.close()
+        await acceptor.leave(0)
         server.should_exit = True
         await serving
 

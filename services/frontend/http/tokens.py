@@ -13,7 +13,6 @@ from quire.engine.chat.chat_format import ChatFormat
 from quire.services.frontend.http.body import Body, read_body
 from quire.services.frontend.http.chat_body import ConversationFields
 from quire.services.frontend.http.disconnect import while_connected
-from quire.services.frontend.http.models import check_model
 from quire.services.frontend.inference import Inference
 
 # Numbers that are written before others have their turn.
@@ -52,7 +51,7 @@ class Tokens:
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize: a text, or the prompt that messages make. It has at most 1 MiB."""
         body = await read_body(request, TokenizeBody)
-        check_model(body.model, self._inference)
+        self._inference.adapter(body.model)
         if (body.prompt is None) == (body.messages is None):
             raise InvalidRequest("prompt", body.prompt, "must be given unless there are messages")
         async with while_connected(request):
@@ -74,7 +73,7 @@ class Tokens:
     async def detokenize(self, request: Request) -> JSONResponse:
         """POST /detokenize: with special tokens, so that /tokenize gives the same ids again; at most 262,144."""
         body = await read_body(request, DetokenizeBody)
-        check_model(body.model, self._inference)
+        self._inference.adapter(body.model)
         async with while_connected(request):
             text = await self._inference.decode(body.tokens, "tokens", skip_special_tokens=False)
         return JSONResponse({"prompt": text})

@@ -63,12 +63,14 @@ class Job:
         is_stream: each piece of text is a response.
         includes_prompt: whole texts begin with their prompts.
         outputs: names of the outputs to return, in this order.
+        adapter: that answers; "": the model alone.
     """
 
     prompts: tuple[Prompt, ...]
     is_stream: bool
     includes_prompt: bool
     outputs: tuple[str, ...]
+    adapter: str = ""
 
 
 def read_job(request: pb.ModelInferRequest, eos_token_ids: Sequence[int]) -> Job:

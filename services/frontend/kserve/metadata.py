@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from quire.engine.api.errors import InvalidRequest, UnknownModel
+from quire.engine.api.errors import InvalidRequest
 from quire.engine.api.version import __version__
 from quire.kserve import open_inference_pb2 as pb
 from quire.services.frontend.inference import Inference
@@ -14,16 +14,17 @@ EXTENSIONS: Final = ("model_configuration", "model_repository", "statistics")
 _DATA_TYPES: Final = {"BYTES": pb.TYPE_STRING}
 
 
-def check_model(inference: Inference, name: str, version: str = "") -> None:
-    """
+def check_model(inference: Inference, name: str, version: str = "") -> str:
+    """The adapter that a model's name stands for; "" for the model itself.
+
     Raises:
-        UnknownModel: another model is served.
+        UnknownModel: it stands for nothing here.
         InvalidRequest: there is no such version.
     """
-    if name != inference.model:
-        raise UnknownModel(name, inference.model)
+    adapter = inference.adapter(name)
     if version not in ("", MODEL_VERSION):
         raise InvalidRequest("model_version", version, f"must be {MODEL_VERSION!r}, or left out")
+    return adapter
 
 
 def server_metadata() -> pb.ServerMetadataResponse:

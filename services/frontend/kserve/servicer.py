@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -46,11 +47,11 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: _Context) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._inference.unavailable_reason is None)
+        return pb.ServerReadyResponse(ready=self._inference.not_serving_reason is None)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: _Context) -> pb.ModelReadyResponse:
         is_served = request.name == self._inference.model and request.version in ("", MODEL_VERSION)
-        return pb.ModelReadyResponse(ready=is_served and self._inference.unavailable_reason is None)
+        return pb.ModelReadyResponse(ready=is_served and self._inference.not_serving_reason is None)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: _Context) -> pb.ServerMetadataResponse:
         return server_metadata()
@@ -77,7 +78,7 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             raise InvalidRequest(
                 "repository_name", request.repository_name, "must be left out; there is one repository"
             )
-        reason = self._inference.unavailable_reason
+        reason = self._inference.not_serving_reason
         if reason and request.ready:
             return pb.RepositoryIndexResponse()
         state = "UNAVAILABLE" if reason else "READY"
@@ -131,13 +132,13 @@ class KServeServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
                 self._close(opened)
 
     def _job(self, request: pb.ModelInferRequest) -> Job:
-        check_model(self._inference, request.model_name, request.model_version)
+        adapter = check_model(self._inference, request.model_name, request.model_version)
         self._inference.admit()
-        return read_job(request, self._inference.state.eos_token_ids)
+        return replace(read_job(request, self._inference.state.eos_token_ids), adapter=adapter)
 
     async def _open(self, job: Job, call: Call) -> list[OpenRequest]:
         """Opens a request for each prompt, or none."""
-        options, prepared = RequestOptions(trace=call.trace), []
+        options, prepared = RequestOptions(trace=call.trace, adapter=job.adapter), []
         for prompt in job.prompts:
             try:
                 each = await self._inference.prepare(prompt.text, prompt.params, field=prompt.field, options=options)

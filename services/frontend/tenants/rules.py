@@ -15,9 +15,9 @@ from pydantic import (
     ValidationError,
 )
 
-from quire.engine.api.limits import MAX_PRIORITY
+from quire.engine.api.limits import MAX_PRIORITY, MAX_TENANT_WEIGHT, TENANT_PATTERN
 
-TenantName = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
+TenantName = Annotated[str, StringConstraints(pattern=f"^{TENANT_PATTERN}$")]
 _Hash = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 _Limit = Annotated[int, Field(ge=1)]
 
@@ -45,10 +45,13 @@ class Rules(BaseModel):
     """Tokens of prompts, when their requests begin, and of answers, when these end."""
 
     models: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-    """Names of models that may be used; none: every one."""
+    """Names of models and adapters that may be used; none: every one."""
 
     max_priority: Annotated[int, Field(le=MAX_PRIORITY)] = 0
     """The highest priority that a request may have."""
+
+    weight: Annotated[int, Field(ge=1, le=MAX_TENANT_WEIGHT)] = 1
+    """The tenant's share of what is computed while requests wait, against that of others; and of full queues."""
 
     expires: AwareDatetime | None = None
     """From then on the keys are not known any more."""
@@ -57,7 +60,7 @@ class Rules(BaseModel):
     """Whether requests share cached prefixes with those of all tenants of whom the same is said."""
 
     operator: bool = False
-    """Whether /metrics and /ui may be seen, which tell of all tenants."""
+    """Whether /metrics and /ui may be seen, which tell of all tenants, and adapters be loaded and unloaded."""
 
 
 _TABLES = TypeAdapter(dict[TenantName, Rules])

@@ -78,6 +78,11 @@ class Tenant:
         """So many requests that have begun are over."""
         self._num_open -= count
 
+    def check_adapter(self, adapter: str) -> None:
+        """Raises `Forbidden` for the name of an adapter that may not be used; "" is none."""
+        if adapter and self.rules.models and adapter not in self.rules.models:
+            raise Forbidden(f"adapter: {adapter!r} may not be used with the key of {self.name}")
+
     def own(self, options: RequestOptions) -> RequestOptions:
         """Valid options, made this tenant's: with its name, and a cache of its own.
 
@@ -87,7 +92,8 @@ class Tenant:
         most = self.rules.max_priority
         if options.priority > most:
             raise Forbidden(f"priority: must be at most {most} with the key of {self.name}, got {options.priority}")
-        return replace(options, tenant=self.name, cache=replace(options.cache, salt=self._salt(options.cache)))
+        cache = replace(options.cache, salt=self._salt(options.cache))
+        return replace(options, tenant=self.name, tenant_weight=self.rules.weight, cache=cache)
 
     def check_operator(self) -> None:
         """Raises `Forbidden` unless it may see what tells of other tenants."""

@@ -44,6 +44,6 @@ def own_figures(inference: Inference, first_tokens: FirstTokens) -> dict[str, An
     return {
         "model": inference.model,
         "streams": inference.num_requests,
-        "reason": inference.unavailable_reason,
+        "reason": inference.not_serving_reason,
         "first_token_ms": first_tokens.median_ms,
     }

@@ -3,8 +3,10 @@
 import numpy as np
 
 from quire.engine.arrays import Int32Array
+from quire.engine.resources.holder import holder_in, split_holder
 from quire.engine.resources.ledger.pool_state import PoolState
 from quire.engine.resources.ledger.transaction import LedgerTransaction
+from quire.engine.resources.prefix import group_of
 from quire.engine.sequence import Sequence
 from quire.protos.block_map import BlockKind, block_state, new_map, pack_all, pack_runs, split_state
 
@@ -32,9 +34,9 @@ class PoolMap:
         self._touched.update(release[1] for release in transaction.release)
         self._touched.update(transaction.evict)
         for holder, block in transaction.share:
-            self._taken[block] = int(holder), BlockKind.REUSED
+            self._taken[block] = _owner(holder), BlockKind.REUSED
         for holder, block in transaction.acquire:
-            self._taken[block] = int(holder), BlockKind.HELD
+            self._taken[block] = _owner(holder), BlockKind.HELD
 
     def take(self) -> bytes:
         """Runs of all blocks that have changed since the last call."""
@@ -58,11 +60,15 @@ class PoolMap:
         owner, kind = self._taken.get(block) or split_state(before)
         if not num_holders:
             return block_state(owner, BlockKind.CACHED if block in state.hashes else BlockKind.FREE)
-        if block not in state.holds.get(str(owner), ()):
-            owner = next(int(holder) for holder, blocks in state.holds.items() if block in blocks)
+        if block not in state.holds.get(holder_in(str(owner), group_of(state.hashes.get(block, b""))), ()):
+            owner = next(_owner(holder) for holder, blocks in state.holds.items() if block in blocks)
         if num_holders > 1:
             return block_state(owner, BlockKind.SHARED)
         return block_state(owner, BlockKind.REUSED if kind in (BlockKind.REUSED, BlockKind.SHARED) else BlockKind.HELD)
+
+
+def _owner(holder: str) -> int:
+    return int(split_holder(holder)[0])
 
 
 def _initial(state: PoolState, running: list[Sequence]) -> Int32Array:
@@ -71,7 +77,7 @@ def _initial(state: PoolState, running: list[Sequence]) -> Int32Array:
     # Iterating over the books alone takes tens of nanoseconds a block.
     states[np.fromiter(state.cached, np.int32, len(state.cached))] = block_state(0, BlockKind.CACHED)
     for sequence in running:
-        blocks = np.array(sequence.blocks, np.int32)
+        blocks = np.array([block for table in sequence.tables for block in table.held], np.int32)
         states[blocks] = block_state(int(sequence.holder), BlockKind.HELD)
         num_holders[blocks] += 1
     is_shared = num_holders > 1

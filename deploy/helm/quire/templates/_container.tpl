@@ -31,6 +31,79 @@ device: cuda
 {{- with .root.Values.model.path }}{{ if ne $.service "scheduler" }}
 model: {{ . }}
 {{- end }}{{ end }}
+{{- with .root.Values.security }}
+{{- if .tlsSecret }}
+tls_cert: /run/quire/tls/tls.crt
+tls_key: /run/quire/tls/tls.key
+tls_ca: /run/quire/tls/ca.crt
+tls_name: {{ .tlsName }}
+{{- end }}
+{{- if .tokenSecret }}
+service_token_file: /run/quire/token/token
+{{- end }}
+{{- if eq $.service "frontend" }}
+{{- if .apiKeysSecret }}
+api_keys: /run/quire/api-keys/keys.toml
+{{- end }}
+{{- if .publicTlsSecret }}
+public_tls_cert: /run/quire/public-tls/tls.crt
+public_tls_key: /run/quire/public-tls/tls.key
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Secrets that a service has as files below /run/quire, by name: in no environment, and read again when they change. */}}
+{{- define "quire.secrets" -}}
+{{- with .root.Values.security }}
+{{- with .tlsSecret }}
+tls: {{ . }}
+{{- end }}
+{{- with .tokenSecret }}
+token: {{ . }}
+{{- end }}
+{{- if eq $.service "frontend" }}
+{{- with .apiKeysSecret }}
+api-keys: {{ . }}
+{{- end }}
+{{- with .publicTlsSecret }}
+public-tls: {{ . }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and (eq .service "scheduler") (not .root.Values.redis.external) }}
+{{- if or (include "quire.ownRedis" .root) .root.Values.redis.existingSecret }}
+redis: {{ include "quire.redisSecret" .root }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* How a service is asked for its health. Kubernetes' own way speaks no TLS. */}}
+{{- define "quire.asked" -}}
+{{- $security := .root.Values.security }}
+{{- $isPublic := eq .service "frontend" }}
+{{- if ternary $security.publicTlsSecret $security.tlsSecret $isPublic }}
+exec:
+  command:
+    - quire
+    - health
+    - 127.0.0.1:{{ .port }}
+    - --timeout=4
+    {{- with .name }}
+    - --service={{ . }}
+    {{- end }}
+    {{- if $isPublic }}
+    - --tls-ca=/run/quire/public-tls/ca.crt
+    - --tls-name={{ required "security.publicTlsSecret needs security.publicTlsName" $security.publicTlsName }}
+    {{- else }}
+    - --tls-ca=/run/quire/tls/ca.crt
+    - --tls-cert=/run/quire/tls/tls.crt
+    - --tls-key=/run/quire/tls/tls.key
+    - --tls-name={{ $security.tlsName }}
+    {{- end }}
+{{- else }}
+grpc: {port: {{ .port }}{{ with .name }}, service: {{ . }}{{ end }}}
+{{- end }}
 {{- end -}}
 
 {{- define "quire.container" -}}
@@ -53,11 +126,11 @@ model: {{ . }}
     - {name: QUIRE_{{ upper $.service }}_{{ upper $key }}, value: {{ $value | toString | quote }}}
     {{- end }}
     {{- if eq .service "scheduler" }}
+    {{- if hasKey (include "quire.secrets" . | fromYaml) "redis" }}
+    - {name: QUIRE_SCHEDULER_REDIS_PASSWORD_FILE, value: /run/quire/redis/password}
+    {{- end }}
     {{- if include "quire.ownRedis" $root }}
-    - name: REDIS_PASSWORD
-      valueFrom:
-        secretKeyRef: {name: {{ include "quire.redisSecret" $root }}, key: password}
-    - {name: QUIRE_SCHEDULER_REDIS, value: "redis://:$(REDIS_PASSWORD)@{{ include "quire.name" $root }}-redis:6379/0"}
+    - {name: QUIRE_SCHEDULER_REDIS, value: "redis://quire@{{ include "quire.name" $root }}-redis:6379/0"}
     {{- else if $root.Values.redis.url }}
     - {name: QUIRE_SCHEDULER_REDIS, value: {{ $root.Values.redis.url | quote }}}
     {{- else }}
@@ -70,20 +143,27 @@ model: {{ . }}
     {{- range $name, $port := $service.ports }}
     - {name: {{ $name }}, containerPort: {{ $port }}}
     {{- end }}
+  {{- $asked := dict "root" $root "service" .service "port" $service.health }}
+  {{- $isCommand := contains "exec:" (include "quire.asked" $asked) }}
+  {{- /* A command starts a process, which takes some tenths of a second of a core. */}}
+  {{- $period := ternary 5 $service.period $isCommand }}
   startupProbe:
-    grpc: {port: {{ $service.health }}{{ with $service.startup }}, service: {{ . }}{{ end }}}
-    periodSeconds: {{ $service.period }}
-    failureThreshold: {{ div $service.startupSeconds $service.period }}
+    {{- include "quire.asked" (merge (dict "name" $service.startup) $asked) | nindent 4 }}
+    periodSeconds: {{ $period }}
+    {{- if $isCommand }}
+    timeoutSeconds: 5
+    {{- end }}
+    failureThreshold: {{ div $service.startupSeconds $period }}
   readinessProbe:
-    grpc: {port: {{ $service.health }}{{ with $service.ready }}, service: {{ . }}{{ end }}}
-    periodSeconds: 2
-    timeoutSeconds: 1
+    {{- include "quire.asked" (merge (dict "name" $service.ready) $asked) | nindent 4 }}
+    periodSeconds: {{ ternary 5 2 $isCommand }}
+    timeoutSeconds: {{ ternary 5 1 $isCommand }}
     failureThreshold: 2
   livenessProbe:
-    grpc: {port: {{ $service.health }}, service: live}
-    periodSeconds: 5
+    {{- include "quire.asked" (merge (dict "name" "live") $asked) | nindent 4 }}
+    periodSeconds: {{ ternary 15 5 $isCommand }}
     timeoutSeconds: 5
-    failureThreshold: 6
+    failureThreshold: {{ ternary 2 6 $isCommand }}
   {{- if .preStopSeconds }}
   lifecycle:
     preStop:
@@ -102,6 +182,9 @@ model: {{ . }}
     {{- end }}
     {{- if eq .service "executor" }}
     - {name: cache, mountPath: /cache}
+    {{- end }}
+    {{- range $name, $_ := include "quire.secrets" . | fromYaml }}
+    - {name: {{ $name }}, mountPath: /run/quire/{{ $name }}, readOnly: true}
     {{- end }}
 {{- end -}}
 

@@ -1,0 +1,1 @@
+"""Low-rank adapters of a model: what their folders hold, and where they lie on a device."""

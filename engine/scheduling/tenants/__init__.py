@@ -1,0 +1,1 @@
+"""Whose turn it is among tenants: the tenant policies, one file each."""
