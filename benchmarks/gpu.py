@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The GPU executor against what the card can do: one run, one table.
 
-  python benchmarks/gpu.py [--model DIR] [--quick]
+  python benchmarks/gpu.py [--model DIR] [--quantization fp8] [--kv-cache-dtype fp8] [--quick]
 
 Without a model: random bfloat16 weights in the shape of Llama-3.1-8B. First the two ceilings: bytes that a copy moves,
 and operations of a bfloat16 matrix product. A generation step must read the weights (but the embedding) and its
@@ -41,13 +41,34 @@ STEPS = (
     ("decode 16", 16, 1024, 0, 0),
     ("decode 64", 64, 1024, 0, 0),
     ("decode 256", 256, 1024, 0, 0),
+    ("decode 1,024, context 190", 1024, 190, 0, 0),
     ("decode 64, context 8,192 of which 8,064 shared", 64, 8192, 8064, 0),
     ("decode 256, context 4,096 of which 3,968 shared", 256, 4096, 3968, 0),
     ("decode 64, context 1,024, and 128 tokens of a prompt", 64, 1024, 0, 128),
 )
 # Of a number, of layers and of the output layer; those of int4 have scale and zero for every 32.
 BITS = {"none": (16, 16), "int8": (8, 8), "fp8": (8, 16), "int4": (5.5, 8)}
-END_TO_END = ((128, 128, 1024), (1000, 1000, 256), (2048, 128, 256))
+# Of a number of a key or value.
+KV_BYTES = {"auto": 2, "fp8": 1}
+# Tokens in and out, and requests.
+END_TO_END = ((128, 128, 1024), (1000, 1000, 256), (1000, 1000, 1024), (2048, 128, 512))
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How weights, keys and values are stored."""
+
+    weights: str
+    cache: str
+
+    def weight_bytes(self, sizes: Outline) -> float:
+        """That a step of generation reads."""
+        of_layers, of_head = BITS[self.weights]
+        return of_layers / 8 * sizes.num_linear + of_head / 8 * sizes.num_head
+
+    def kv_bytes(self, sizes: Outline) -> float:
+        """Of a token."""
+        return KV_BYTES[self.cache] * sizes.kv_numbers
 
 
 @dataclass(frozen=True)
@@ -165,33 +186,30 @@ class Runner:
         return statistics.median(times[1:])
 
 
-def weight_bytes(sizes: Outline, coding: str) -> float:
-    """That a step of generation reads."""
-    of_layers, of_head = BITS[coding]
-    return of_layers / 8 * sizes.num_linear + of_head / 8 * sizes.num_head
-
-
-def rate(ceilings: Ceilings, coding: str) -> float:
+def rate(ceilings: Ceilings, coding: Coding) -> float:
     """Operations per second: fp8 tensor cores do twice as many."""
-    return ceilings.operations * (2 if coding == "fp8" else 1)
+    return ceilings.operations * (2 if coding.weights == "fp8" else 1)
 
 
-def whole_bound(sizes: Outline, ceilings: Ceilings, coding: str, num_in: int, num_out: int, count: int) -> float:
+def whole_bound(sizes: Outline, ceilings: Ceilings, coding: Coding, num_in: int, num_out: int, count: int) -> float:
     """Seconds of all requests at once: their contexts, then steps that all generate in, each bound by its operations
     or by the bytes of weights, keys and values."""
     context = sizes.operations(count * num_in, num_in / 2, count) / rate(ceilings, coding)
     length = num_in + num_out / 2
-    moved = weight_bytes(sizes, coding) + count * length * 2 * sizes.kv_numbers
+    moved = coding.weight_bytes(sizes) + count * length * coding.kv_bytes(sizes)
     step = max(moved / ceilings.bytes, sizes.operations(count, length, count) / rate(ceilings, coding))
     return context + (num_out - 1) * step
 
 
-def step_rows(model: Path, ceilings: Ceilings, quick: bool, coding: str) -> None:
+def step_rows(model: Path, ceilings: Ceilings, quick: bool, coding: Coding) -> None:
     sizes = read_checkpoint(model).outline
     began = time.perf_counter()
     executor = Executor(
-        ExecutorConfig(model=str(model), dtype="bfloat16", quantization=coding, num_blocks=18_500, max_batch_size=256)
-    )
+        ExecutorConfig(
+            model=str(model), dtype="bfloat16", quantization=coding.weights, kv_cache_dtype=coding.cache,
+            num_blocks=18_500, max_batch_size=1024,
+        )
+    )  # fmt: skip
     print(f"executor ready in {time.perf_counter() - began:.1f} s", flush=True)
     runner = Runner(executor)
     print("\n| step | ms | bound, ms | of it | GPU computes |\n|---|---|---|---|---|")
@@ -200,7 +218,7 @@ def step_rows(model: Path, ceilings: Ceilings, quick: bool, coding: str) -> None
         took, busy = runner.decode(batch, context, min(steps, 14_000 // (chunk or 1)), shared, chunk)
         executor.reset()
         read = shared + batch * (context - shared)
-        moved = weight_bytes(sizes, coding) + read * 2 * sizes.kv_numbers
+        moved = coding.weight_bytes(sizes) + read * coding.kv_bytes(sizes)
         operations = sizes.operations(batch, context, batch) + sizes.operations(chunk, chunk * steps / 2, 0)
         bound = max(moved / ceilings.bytes, operations / rate(ceilings, coding))
         cells = f"{took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | {busy:.1%}"
@@ -212,11 +230,12 @@ def step_rows(model: Path, ceilings: Ceilings, quick: bool, coding: str) -> None
         print(f"| prefill {tokens:,} | {took * 1e3:.2f} | {bound * 1e3:.2f} | {bound / took:.0%} | |", flush=True)
 
 
-def end_to_end(model: Path, ceilings: Ceilings, quick: bool, coding: str) -> None:
+def end_to_end(model: Path, ceilings: Ceilings, quick: bool, coding: Coding) -> None:
     sizes = read_checkpoint(model).outline
     scheduler = SchedulerConfig(max_waiting_requests=4096)
-    sizes_of_pool: dict[str, Any] = {"max_batch_size": 1024, "max_model_len": 4096, "kv_memory_fraction": 0.85}
-    with LLM(str(model), dtype="bfloat16", quantization=coding, scheduler=scheduler, **sizes_of_pool) as llm:
+    settings: dict[str, Any] = {"max_batch_size": 1024, "max_model_len": 4096, "kv_memory_fraction": 0.85}
+    settings |= {"dtype": "bfloat16", "quantization": coding.weights, "kv_cache_dtype": coding.cache}
+    with LLM(str(model), scheduler=scheduler, **settings) as llm:
         print("\n| in/out | requests | seconds | output tokens/s | bound, s | of it |\n|---|---|---|---|---|---|")
         for num_in, num_out, count in END_TO_END:
             count = count // 8 if quick else count
@@ -238,6 +257,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--quick", action="store_true", help="few steps and requests: does it run at all")
     parser.add_argument("--quantization", choices=BITS, default="none")
+    parser.add_argument("--kv-cache-dtype", choices=KV_BYTES, default="auto")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("benchmarks/gpu.py: there is no usable GPU")
@@ -251,9 +271,10 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as scratch:
         model = args.model or write_model(Path(scratch))
-        step_rows(model, ceilings, args.quick, args.quantization)
+        coding = Coding(args.quantization, args.kv_cache_dtype)
+        step_rows(model, ceilings, args.quick, coding)
         torch.cuda.empty_cache()
-        end_to_end(model, ceilings, args.quick, args.quantization)
+        end_to_end(model, ceilings, args.quick, coding)
 
 
 if __name__ == "__main__":
