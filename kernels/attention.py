@@ -55,6 +55,11 @@ class AttentionSpec:
             )
 
     @property
+    def stored(self) -> torch.dtype:
+        """Of the cache."""
+        return self.dtype if self.kv_dtype is None else self.kv_dtype
+
+    @property
     def out_dim(self) -> int:
         """Size of a head of the result."""
         return self.head_dim if self.value_dim is None else self.value_dim

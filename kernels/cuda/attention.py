@@ -19,6 +19,7 @@ from quire.kernels.attention_window import within_window
 from quire.kernels.cuda.attention_context import TritonContext
 from quire.kernels.cuda.attention_decode import TritonDecode
 from quire.kernels.cuda.attention_shared import SharedDecode, plan_tasks, warm_up
+from quire.kernels.cuda.attention_widened import WidenedContext, is_worth_widening
 from quire.kernels.cuda.decode_choice import DecodeChoice
 from quire.kernels.cuda.flashinfer import FlashInferWrappers
 from quire.kernels.cuda.rope_append import rope_append
@@ -37,6 +38,7 @@ class CudaAttention:
         self._choice = DecodeChoice(spec)
         self._wrappers = FlashInferWrappers(spec, self._choice.is_known, workspace)
         self._context: Any = self._wrappers.context() if self._choice.is_known else TritonContext(spec)
+        self._widened = WidenedContext(spec, self._wrappers.context()) if self._choice.can_widen else None
         self._generation = self._wrappers.generation()
         self._fixed: dict[int, Any] = {}
         self._block_ids = torch.empty(0, dtype=torch.int32, device=spec.device)
@@ -59,12 +61,18 @@ class CudaAttention:
         self._parts = []
         self.place(batch.positions, batch.slot_mapping)
         if num_context:
-            qo_indptr = torch.from_numpy(batch.qo_indptr[: num_context + 1])
-            self._plan(self._context, batch, slice(num_context), qo_indptr, causal=True)
-            self._parts.append((self._context, slice(first)))
+            self._parts.append((self._plan_context(batch, num_context), slice(first)))
         if first < num_tokens:
             self._parts.append((self._plan_generation(batch, num_context), slice(first, num_tokens)))
         self._planned.record()
+
+    def _plan_context(self, batch: PagedBatch, num_context: int) -> Any:
+        widened, context = self._widened, self._context
+        if widened is not None and is_worth_widening(batch, num_context, self._spec):
+            context = widened
+        qo_indptr = torch.from_numpy(batch.qo_indptr[: num_context + 1])
+        self._plan(context, batch, slice(num_context), qo_indptr, causal=True)
+        return context
 
     def _plan_generation(self, batch: PagedBatch, num_context: int) -> Any:
         count, prefixes = len(batch.kv_lens) - num_context, self._choice.prefixes(batch, num_context)

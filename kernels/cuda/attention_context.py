@@ -14,6 +14,7 @@ from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
 from quire.kernels.cuda.attention_decode import LOG2_E, absorb, absorb_sinks, constants
+from quire.kernels.cuda.kv_access import beside, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 
 # Queries and tokens of one step of a program, warps that compute it, and steps in flight.
@@ -26,7 +27,7 @@ _TASK: Final = 5
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _attention_context_kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, out_ptr, tasks_ptr, blocks_ptr, sinks_ptr, q_stride, scale, overlaps: tl.constexpr,
     has_sinks: tl.constexpr, window: tl.constexpr, queries: tl.constexpr, tile: tl.constexpr, cap: tl.constexpr,
     num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
@@ -43,7 +44,8 @@ def _kernel(  # type: ignore[no-untyped-def]
     follow(overlaps)
     row = (first + token).to(tl.int64)[:, None]
     place = qo_head[:, None] * head_dim + lane[None, :]
-    q = tl.load(q_ptr + row * q_stride + place, mask=here, other=0.0)
+    q, divisor = beside(tl.load(q_ptr + row * q_stride + place, mask=here, other=0.0), cache_ptr)
+    scales = divisor * scale
     # Below all scores, and a number: a query may see nothing of the first tiles.
     highest = tl.full([queries], -1e30, tl.float32)
     weights = tl.zeros([queries], tl.float32)
@@ -57,7 +59,7 @@ def _kernel(  # type: ignore[no-untyped-def]
             visible = visible & (at[None, :] > position[:, None] - window)
         highest, weights, total = absorb(
             q, cache_ptr, blocks, at, at < kv_len, visible, head, highest, weights, total,
-            scale, cap, num_kv_heads, head_dim, width, block_size,
+            scales, cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     if has_sinks:
         weights, total = absorb_sinks(sinks_ptr, qo_head, token < count, highest, weights, total)
@@ -103,8 +105,8 @@ class TritonContext:
     def run(self, q: Tensor, layer_kv: Tensor, out: Tensor, sinks: Tensor | None = None) -> None:
         """Into `out`, [num_tokens, num_qo_heads, head_dim], contiguous; q alike, but its tokens may lie apart."""
         spec, overlaps = self._spec, can_overlap(q)
-        _kernel[(len(self._tasks), spec.num_kv_heads)](
-            q, layer_kv, out, self._tasks, self._blocks, self._tasks if sinks is None else sinks, q.stride(0),
-            LOG2_E / spec.divisor, overlaps, sinks is not None, spec.sliding_window or 0, _QUERIES, _TILE,
+        _attention_context_kernel[(len(self._tasks), spec.num_kv_heads)](
+            q, readable(layer_kv), out, self._tasks, self._blocks, self._tasks if sinks is None else sinks,
+            q.stride(0), LOG2_E / spec.divisor, overlaps, sinks is not None, spec.sliding_window or 0, _QUERIES, _TILE,
             **constants(spec), num_warps=_WARPS, num_stages=_STAGES, launch_pdl=overlaps,
         )  # fmt: skip

@@ -13,15 +13,17 @@ from torch import Tensor
 from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
+from quire.kernels.cuda.kv_access import beside, load, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 
 # Of tensor cores; what is missing in a group of queries are zeros.
 _LEAST_ROWS: Final = 16
 LOG2_E: Final = 1.4426950408889634
-# Tokens of one step of a program, warps that compute it, and steps in flight.
-_TILE: Final = 64
-_WARPS: Final = 2
-_STAGES: Final = 3
+# Tokens of one step of a program, warps that compute it, and steps in flight; of an fp8 cache others. A layer of
+# Llama-3.1-8B with 256 rows of 1,500 tokens in fp8 took an H200 242 µs instead of 294, and one with 1,024 of 190 137 µs
+# instead of 174.
+_TILE: Final = (64, 2, 3)
+_NARROW_TILE: Final = (32, 1, 6)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,12 +53,13 @@ def absorb(  # type: ignore[no-untyped-def]
     """Add some tokens of a row to its queries' softmax.
 
     Args:
-        q: [queries, width], zeros from head_dim on.
+        q: [queries, width], as of `beside`; zeros from head_dim on.
         blocks_ptr: the row's blocks.
         at, there: positions, and whether the row has them.
         visible: [1 or queries, positions], whether queries see them.
         highest, weights, total: [queries], [queries] and [queries, width] of the tokens before.
-        scale, cap: of products that become scores, in powers of two, and of scores as they were; no cap if 0.
+        scale: [queries], of products that become scores, in powers of two.
+        cap: of scores as they were; no cap if 0.
     """
     lane = tl.arange(0, width)
     side: tl.constexpr = block_size * num_kv_heads * head_dim
@@ -66,15 +69,15 @@ def absorb(  # type: ignore[no-untyped-def]
     inside = there[:, None]
     if width > head_dim:
         inside = inside & (lane < head_dim)[None, :]
-    k = tl.load(key, mask=inside, other=0.0)
-    scores = tl.dot(q, tl.trans(k)) * scale
+    k = load(key, inside, q.dtype)
+    scores = tl.dot(q, tl.trans(k)) * scale[:, None]
     if cap > 0:
         # cap * tanh(x / cap), where x is a power of two's exponent, as the result is.
         scores = (1.4426950408889634 * cap) * (1 - 2 / (tl.exp2(scores * (2 / cap)) + 1))
     scores = tl.where(visible, scores, float("-inf"))
     higher = tl.maximum(highest, tl.max(scores, axis=1))
     shares, shrink = tl.exp2(scores - higher[:, None]), tl.exp2(highest - higher)
-    v = tl.load(key + side, mask=inside, other=0.0)
+    v = load(key + side, inside, q.dtype)
     return (
         higher,
         weights * shrink + tl.sum(shares, axis=1),
@@ -92,7 +95,7 @@ def absorb_sinks(sinks_ptr, head, there, highest, weights, total):  # type: igno
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _kernel(  # type: ignore[no-untyped-def]
+def _attention_decode_kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, out_ptr, indptr_ptr, blocks_ptr, last_ptr, skips_ptr, counts_ptr, highest_ptr, weights_ptr,
     totals_ptr, sinks_ptr, q_stride, scale, num_rows, overlaps: tl.constexpr, has_parts: tl.constexpr,
     has_sinks: tl.constexpr, window: tl.constexpr, padded: tl.constexpr, tile: tl.constexpr, cap: tl.constexpr,
@@ -109,7 +112,8 @@ def _kernel(  # type: ignore[no-untyped-def]
         start = tl.maximum(length - window, 0)
     query = (head * groups + group)[:, None] * head_dim + lane[None, :]
     follow(overlaps)
-    q = tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0)
+    q, divisor = beside(tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0), cache_ptr)
+    scales = divisor * scale
     highest = tl.full([padded], float("-inf"), tl.float32)
     weights = tl.zeros([padded], tl.float32)
     total = tl.zeros([padded, width], tl.float32)
@@ -117,7 +121,7 @@ def _kernel(  # type: ignore[no-untyped-def]
         at = position + token
         highest, weights, total = absorb(
             q, cache_ptr, blocks_ptr + first, at, at < length, (at < length)[None, :], head, highest, weights, total,
-            scale, cap, num_kv_heads, head_dim, width, block_size,
+            scales, cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     if has_parts:
         for part in range(tl.load(counts_ptr + row)):
@@ -174,10 +178,11 @@ class TritonDecode:
         """Into `out`, [num_rows, num_qo_heads, head_dim], contiguous; q alike, but rows need not follow each other."""
         spec, num_rows, overlaps, none = self._spec, len(q), can_overlap(q), self._indptr
         padded = max(_LEAST_ROWS, triton.next_power_of_2(spec.num_qo_heads // spec.num_kv_heads))
+        tile, warps, stages = _TILE if spec.stored == spec.dtype else _NARROW_TILE
         done = (none,) * 5 if parts is None else (parts.skips, parts.counts, parts.highest, parts.weights, parts.totals)
-        _kernel[(num_rows * spec.num_kv_heads,)](
-            q, layer_kv, out, self._indptr, self._blocks, self._last, *done,
+        _attention_decode_kernel[(num_rows * spec.num_kv_heads,)](
+            q, readable(layer_kv), out, self._indptr, self._blocks, self._last, *done,
             none if sinks is None else sinks, q.stride(0), LOG2_E / spec.divisor, num_rows, overlaps,
-            parts is not None, sinks is not None, spec.sliding_window or 0, padded, _TILE, **constants(spec),
-            num_warps=_WARPS, num_stages=_STAGES, launch_pdl=overlaps,
+            parts is not None, sinks is not None, spec.sliding_window or 0, padded, tile, **constants(spec),
+            num_warps=warps, num_stages=stages, launch_pdl=overlaps,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
 from quire.kernels.cuda.attention_decode import LOG2_E, Parts, TritonDecode, absorb, constants
+from quire.kernels.cuda.kv_access import beside, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 from quire.kernels.cuda.shared_prefixes import SharedPrefix
 
@@ -37,7 +38,7 @@ _TASK: Final = 7
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _kernel(  # type: ignore[no-untyped-def]
+def _attention_shared_kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, highest_ptr, weights_ptr, totals_ptr, tasks_ptr, members_ptr, blocks_ptr, q_stride, scale,
     num_rows, overlaps: tl.constexpr, queries: tl.constexpr, tile: tl.constexpr, cap: tl.constexpr,
     num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
@@ -53,7 +54,8 @@ def _kernel(  # type: ignore[no-untyped-def]
     qo_head = head * groups + query % groups
     follow(overlaps)
     place = q_ptr + row.to(tl.int64)[:, None] * q_stride + qo_head[:, None] * head_dim + lane[None, :]
-    q = tl.load(place, mask=real, other=0.0)
+    q, divisor = beside(tl.load(place, mask=real, other=0.0), cache_ptr)
+    scales = divisor * scale
     highest = tl.full([queries], float("-inf"), tl.float32)
     weights = tl.zeros([queries], tl.float32)
     total = tl.zeros([queries, width], tl.float32)
@@ -61,7 +63,7 @@ def _kernel(  # type: ignore[no-untyped-def]
     for position in range(start, stop, tile):
         at = position + token
         highest, weights, total = absorb(
-            q, cache_ptr, blocks, at, at < stop, (at < stop)[None, :], head, highest, weights, total, scale,
+            q, cache_ptr, blocks, at, at < stop, (at < stop)[None, :], head, highest, weights, total, scales,
             cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     place = (part * num_rows + row).to(tl.int64) * (num_kv_heads * groups) + qo_head
@@ -136,9 +138,9 @@ class SharedDecode:
     def run(self, q: Tensor, layer_kv: Tensor, out: Tensor, sinks: Tensor | None = None) -> None:
         """Runs as `TritonDecode` does."""
         spec, overlaps, parts = self._spec, can_overlap(q), self._parts
-        _kernel[(self._num_tasks, spec.num_kv_heads)](
-            q, layer_kv, parts.highest, parts.weights, parts.totals, self._tasks, self._members, self._blocks,
-            q.stride(0), LOG2_E / spec.divisor, len(q), overlaps, _QUERIES, _TILE, **constants(spec),
+        _attention_shared_kernel[(self._num_tasks, spec.num_kv_heads)](
+            q, readable(layer_kv), parts.highest, parts.weights, parts.totals, self._tasks, self._members,
+            self._blocks, q.stride(0), LOG2_E / spec.divisor, len(q), overlaps, _QUERIES, _TILE, **constants(spec),
             num_warps=_WARPS, num_stages=_STAGES, launch_pdl=overlaps,
         )  # fmt: skip
         self._decode.run(q, layer_kv, out, sinks, parts)
@@ -146,7 +148,7 @@ class SharedDecode:
 
 def warm_up(spec: AttentionSpec) -> None:
     """Decode two rows that share a block, so that the first ones in earnest do not wait for a compiler."""
-    pool = torch.zeros(3, 2, spec.block_size, spec.num_kv_heads, spec.head_dim, dtype=spec.dtype, device=spec.device)
+    pool = torch.zeros(3, 2, spec.block_size, spec.num_kv_heads, spec.head_dim, dtype=spec.stored, device=spec.device)
     q = torch.zeros(2, spec.num_qo_heads, spec.head_dim, dtype=spec.dtype, device=spec.device)
     indptr, table, last = (np.array(numbers, np.int32) for numbers in ((0, 2, 4), (0, 1, 0, 2), (1, 1)))
     indptr_there, blocks, last_there = (torch.from_numpy(each).to(spec.device) for each in (indptr, table, last))

@@ -35,6 +35,7 @@ TRITON: Final = AttentionKernels(
             Capability.LOGITS_SOFT_CAP,
             Capability.SINKS,
             Capability.SHARED_PREFIX,
+            Capability.FP8_KV_CACHE,
             Capability.CUDA_GRAPHS,
         }
     ),

@@ -20,6 +20,7 @@ class DecodeChoice:
     Attributes:
         is_known: whether FlashInfer has kernels for these heads.
         is_plain: whether our own kernels can do what the spec asks.
+        can_widen: whether blocks of an fp8 cache may be widened for context. Ours reads them as they are.
         can_share: whether prefixes may be computed once. With a window most of a prefix is seen by nobody.
     """
 
@@ -27,6 +28,7 @@ class DecodeChoice:
         self._spec = spec
         self.is_known = spec.head_dim in FLASHINFER_HEAD_DIMS
         self.is_plain = TRITON.unsupported_reason(spec) is None
+        self.can_widen = self.is_known and spec.stored != spec.dtype
         self.can_share = self.is_plain and spec.sliding_window is None
 
     def is_ours(self, num_rows: int) -> bool:
@@ -39,7 +41,7 @@ class DecodeChoice:
         spec = self._spec
         if not self.can_share:
             return []
-        block_bytes = 2 * spec.block_size * spec.num_kv_heads * spec.head_dim * spec.dtype.itemsize
+        block_bytes = 2 * spec.block_size * spec.num_kv_heads * spec.head_dim * spec.stored.itemsize
         indptr = batch.kv_indptr[num_context:]
         indices = batch.kv_indices[indptr[0] :]
         return shared_prefixes(indptr - indptr[0], indices, spec.block_size, _LEAST_SPARED_BYTES // block_bytes)

@@ -56,7 +56,7 @@ class FlashInferWrappers:
         self.types = {
             "window_left": -1 if spec.sliding_window is None else spec.sliding_window - 1,
             "q_data_type": spec.dtype,
-            "kv_data_type": spec.kv_dtype or spec.dtype,
+            "kv_data_type": spec.stored,
             "logits_soft_cap": spec.logits_soft_cap,
             "sm_scale": spec.scale,
         }

@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-from quire.kernels.cuda.kv_store import store, writable
+from quire.kernels.cuda.kv_access import store, writable
 from quire.kernels.cuda.overlap import can_overlap, follow
 
 # Of one program, which loads the token's cosines and sines once.
@@ -17,7 +17,7 @@ _HEADS: Final = 8
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _rope_append_kernel(  # type: ignore[no-untyped-def]
     q_ptr, k_ptr, v_ptr, cache_ptr, cos_sin_ptr, positions_ptr, slots_ptr, q_stride, k_stride, v_stride, num_qo_heads,
     num_kv_heads, block_size, half: tl.constexpr, block: tl.constexpr, heads: tl.constexpr, overlaps: tl.constexpr,
 ):  # fmt: skip
@@ -67,7 +67,7 @@ def rope_append(
     if num_tokens:
         half, overlaps = head_dim // 2, can_overlap(q)
         groups = triton.cdiv(num_qo_heads, _HEADS) + triton.cdiv(k.shape[1], _HEADS)
-        _kernel[(num_tokens, groups)](
+        _rope_append_kernel[(num_tokens, groups)](
             q, k, v, writable(layer_kv), cos_sin, positions, slot_mapping, q.stride(0), k.stride(0), v.stride(0),
             num_qo_heads, k.shape[1], layer_kv.shape[2], half, triton.next_power_of_2(half), _HEADS, overlaps,
             num_warps=1, launch_pdl=overlaps,

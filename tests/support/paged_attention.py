@@ -75,7 +75,7 @@ def paged_case(spec: AttentionSpec, lengths: Sequence[tuple[int, int]] = MIXED, 
     rows, tables, slots = [], [], []
     for num_queries, kv_len in lengths:
         q = torch.randn(num_queries, spec.num_qo_heads, spec.head_dim, generator=generator).to(spec.dtype)
-        k, v = torch.randn(2, kv_len, *shape, generator=generator).to(spec.dtype)
+        k, v = torch.randn(2, kv_len, *shape, generator=generator).to(spec.stored).to(spec.dtype)
         table = torch.tensor([free.pop() for _ in range(-(-kv_len // size))])
         layer_kv[table[-1], 1:] = 0
         where = torch.arange(kv_len)
@@ -96,7 +96,7 @@ def paged_case(spec: AttentionSpec, lengths: Sequence[tuple[int, int]] = MIXED, 
         positions=torch.cat([torch.arange(kv_len - count, kv_len) for count, kv_len in lengths]).to(spec.device),
         slot_mapping=torch.cat(slots).to(spec.device),
     )
-    return PagedCase(spec, tuple(rows), layer_kv, batch)
+    return PagedCase(spec, tuple(rows), layer_kv.to(spec.stored), batch)
 
 
 def dense(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, sinks: Tensor | None) -> Tensor:

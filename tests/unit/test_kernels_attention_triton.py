@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from quire.kernels.attention import AttentionSpec
+from quire.kernels.attention import AttentionSpec, PagedBatch
 from quire.kernels.attention_window import within_window
 from support.paged_attention import PagedCase, paged_case
 
@@ -15,6 +15,7 @@ triton = pytest.importorskip("triton")
 
 from quire.kernels.cuda.attention_context import TritonContext, context_tasks  # noqa: E402
 from quire.kernels.cuda.attention_decode import TritonDecode  # noqa: E402
+from quire.kernels.cuda.attention_widened import is_worth_widening, widened  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 # The interpreter multiplies the bits of bfloat16.
@@ -26,6 +27,7 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"has_sinks": True},
     {"sliding_window": 20},
     {"sliding_window": 70, "has_sinks": True},
+    {"kv_dtype": torch.float8_e4m3fn},
 )
 
 options = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: "-".join(option) or "none")
@@ -82,3 +84,29 @@ def test_context(spec: AttentionSpec, option: dict[str, Any]) -> None:
 def test_context_is_cut_into_tiles_the_longest_first() -> None:
     tasks = context_tasks(*(np.array(each, np.int32) for each in ([0, 100, 101], [0, 7, 20], [100, 200])), groups=3)
     assert tasks.tolist() == [[100, 1, 0, 7, 200], [0, 100, 2, 0, 100], [0, 100, 1, 0, 100], [0, 100, 0, 0, 100]]
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 16, 2, 8), (5, 2, 16, 8, 40)])
+def test_blocks_of_an_fp8_cache_are_widened(shape: tuple[int, ...]) -> None:
+    """Every number is exact."""
+    codes = torch.randint(0, 256, shape, dtype=torch.uint8)
+    layer_kv = codes.view(torch.float8_e4m3fn).to(DEVICE)
+    blocks = torch.tensor([2, 0, 2], dtype=torch.int32, device=DEVICE)
+    wanted = layer_kv.to(DTYPE)[blocks.long()]
+    number = ~wanted.isnan()
+    assert torch.equal(widened(layer_kv, blocks, DTYPE)[number], wanted[number])
+    assert widened(layer_kv, blocks[:0], DTYPE).shape == (0, *shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("lengths", "worth"),
+    [([(64, 64)], True), ([(63, 63)], False), ([(63, 63), (70, 70)], True), ([(1, 1)] * 9 + [(65, 4096)], True),
+     ([(2, 5000), (64, 4096)], False), ([(128, 1 << 17)], True), ([(128, (1 << 17) + 1)], False)],
+)  # fmt: skip
+def test_context_is_widened_for_many_queries(lengths: list[tuple[int, int]], worth: bool) -> None:
+    """And as long as there is room."""
+    counts, kv_lens = (np.array(each, np.int32) for each in zip(*lengths, strict=True))
+    none = torch.empty(0)
+    batch = PagedBatch(np.cumsum([0, *counts], dtype=np.int32), kv_lens, kv_lens, none, kv_lens, none, none)
+    spec = AttentionSpec(32, 8, 128, 16, torch.bfloat16, torch.device("cpu"), kv_dtype=torch.float8_e4m3fn)
+    assert is_worth_widening(batch, len(lengths), spec) is worth
