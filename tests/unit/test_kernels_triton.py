@@ -1,5 +1,8 @@
 """The Triton kernels against the references: on a GPU, or in Triton's interpreter."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 
@@ -8,9 +11,10 @@ from quire.kernels.activation import activate as activate_reference
 
 triton = pytest.importorskip("triton")
 
-from quire.kernels.cuda.activation import activate  # noqa: E402
+from quire.kernels.cuda import activation as cuda_activation  # noqa: E402
+from quire.kernels.cuda import rms_norm as cuda_rms_norm  # noqa: E402
+from quire.kernels.cuda.float8_rows import RowRounder, float8_rows  # noqa: E402
 from quire.kernels.cuda.linear import CudaLinear  # noqa: E402
-from quire.kernels.cuda.rms_norm import add_rms_norm, rms_norm  # noqa: E402
 from quire.kernels.cuda.rope_append import rope_append  # noqa: E402
 from quire.kernels.cuda.row_product import row_product  # noqa: E402
 from quire.kernels.gated_linear import gated  # noqa: E402
@@ -21,9 +25,16 @@ from quire.kernels.rms_norm import rms_norm as rms_norm_reference  # noqa: E402
 from quire.kernels.rope import rope  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+# The interpreter multiplies the bits of bfloat16.
+DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float16
 dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 activations = pytest.mark.parametrize(
     "activation", [SILU, GELU_TANH, clamped_swiglu(1.7, 2.0)], ids=lambda a: a.gate.name
+)
+# Without products in fp8.
+activate, rms_norm, add_rms_norm = (
+    partial(kernel, RowRounder())
+    for kernel in (cuda_activation.activate, cuda_rms_norm.rms_norm, cuda_rms_norm.add_rms_norm)
 )
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
@@ -61,6 +72,30 @@ def test_activations(dtype: torch.dtype, size: int, activation: Activation) -> N
     gate_up = random(3, 2 * size, dtype=dtype) * 4
     close(activate(gate_up, activation), activate_reference(gate_up.float(), activation), dtype)
     assert activate(gate_up[:0], activation).shape == (0, size)
+
+
+@pytest.mark.parametrize("size", [16, 100, 5000])
+def test_norms_and_gates_round_rows_that_a_product_wants(size: int) -> None:
+    """To the same codes as a kernel of its own does, once; what they return stays as it was."""
+    rounder, weight = RowRounder(), random(size, dtype=DTYPE)
+    x, residual, gate_up = (random(5, width, dtype=DTYPE) * 4 for width in (size, size, 2 * size))
+    computed: list[Callable[[RowRounder], torch.Tensor]] = [
+        lambda rounder: cuda_rms_norm.rms_norm(rounder, x, weight, 1e-5),
+        lambda rounder: cuda_rms_norm.add_rms_norm(rounder, x, residual, weight, 1e-5)[0],
+        lambda rounder: cuda_activation.activate(rounder, gate_up, SILU),
+    ]
+    for compute in computed:
+        assert rounder.room(compute(rounder)) is None
+    rounder.expect(size)
+    for compute in computed:
+        out = compute(rounder)
+        assert torch.equal(out, compute(RowRounder()))
+        found, wanted = rounder(out), float8_rows(out)
+        assert found[0] is rounder(out)[0]
+        for each, other in zip(found, wanted, strict=True):
+            assert torch.equal(each.float(), other.float())
+        assert rounder(out.clone())[0] is not found[0]
+    assert rounder.room(out[:1]) is None
 
 
 def test_a_gated_layer_is_a_product_and_a_gate() -> None:
