@@ -12,7 +12,7 @@ _PART: Final = 2048
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _penalties_kernel(  # type: ignore[no-untyped-def]
     logits_ptr, rows_ptr, slots_ptr, counts_ptr, presence_ptr, frequency_ptr, repetition_ptr, stride, size,
     per_generated: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
@@ -32,7 +32,7 @@ def _kernel(  # type: ignore[no-untyped-def]
 def penalize(logits: Tensor, rows: PenaltyRows) -> None:
     """As the reference; logits are contiguous in their last dimension."""
     size = logits.shape[1]
-    _kernel[(rows.rows.shape[0], triton.cdiv(size, _PART))](
+    _penalties_kernel[(rows.rows.shape[0], triton.cdiv(size, _PART))](
         logits, rows.rows, rows.slots, rows.counts, rows.presence, rows.frequency, rows.repetition, logits.stride(0),
         size, GENERATED, _PART,
     )  # fmt: skip

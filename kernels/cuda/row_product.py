@@ -21,7 +21,7 @@ _STAGES: Final = 3
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _row_product_kernel(  # type: ignore[no-untyped-def]
     x_ptr, weight_ptr, bias_ptr, scale_ptr, out_ptr, width, depth, has_bias: tl.constexpr,
     has_scale: tl.constexpr, is_even: tl.constexpr,
     overlaps: tl.constexpr, columns: tl.constexpr, chunk: tl.constexpr, stages: tl.constexpr,
@@ -62,7 +62,7 @@ def row_product(
     width, depth = weight.shape
     out = torch.empty((1, width), dtype=out_dtype, device=x.device)
     overlaps = can_overlap(x)
-    _kernel[(triton.cdiv(width, _COLUMNS),)](
+    _row_product_kernel[(triton.cdiv(width, _COLUMNS),)](
         x, weight, weight if bias is None else bias, x if scales is None else scales, out, width, depth,
         bias is not None, scales is not None, depth % _CHUNK == 0,
         overlaps, _COLUMNS, _CHUNK, _STAGES, num_warps=1, launch_pdl=overlaps,

@@ -144,7 +144,7 @@ def _select(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _kernel(  # type: ignore[no-untyped-def]
+def _sampling_filter_kernel(  # type: ignore[no-untyped-def]
     logits_ptr, greatest_ptr, drawn_ptr, temperature_ptr, seed_ptr, position_ptr, filtered_ptr, top_k_ptr, top_p_ptr,
     min_p_ptr, sums_ptr, counts_ptr, values_ptr, ids_ptr, tokens_ptr, stride, size, num_parts, parts: tl.constexpr,
     buckets: tl.constexpr, room: tl.constexpr, id_bits: tl.constexpr, few: tl.constexpr, many: tl.constexpr,
@@ -187,7 +187,7 @@ def select(logits: Tensor, rows: SamplingRows, greatest: Tensor, sums: Tensor, c
     size, num_parts, num_filtered = logits.shape[1], sums.shape[1], rows.filtered.shape[0]
     values = torch.empty(num_filtered, _ROOM, dtype=torch.float32, device=logits.device)
     ids = torch.empty(num_filtered, _ROOM, dtype=torch.int32, device=logits.device)
-    _kernel[(num_filtered,)](
+    _sampling_filter_kernel[(num_filtered,)](
         logits, greatest, rows.drawn, rows.temperature, rows.seed, rows.position, rows.filtered, rows.top_k, rows.top_p,
         rows.min_p, sums, counts, values, ids, tokens, logits.stride(0), size, num_parts,
         triton.next_power_of_2(num_parts), BUCKETS, _ROOM, max(_LEAST_ID_BITS, (size - 1).bit_length()), _FEW, _MANY,
