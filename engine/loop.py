@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 MAX_STEPS_IN_FLIGHT = 2
 # A resource manager may delay a start by the clock, of which no step and no request tells.
 DELAY_SECONDS = 0.02
+# Between two tries to reach a ledger that is away: streams stand still as long behind its return.
+_LONGEST_DELAY_SECONDS = 0.4
 
 
 class StepRunner(ABC):
@@ -240,4 +242,4 @@ class StepLoop:
             except LedgerUnreachable as error:
                 logger.warning("pool %s: %s; trying again in %.1f s", self._pool.name, error, delay)
                 await asyncio.sleep(delay)
-                delay = min(delay * 2, 2.0)
+                delay = min(delay * 2, _LONGEST_DELAY_SECONDS)

@@ -21,7 +21,7 @@ _STAGES: Final = 3
 @triton.jit
 def _integer_row_kernel(  # type: ignore[no-untyped-def]
     x_ptr, codes_ptr, scales_ptr, offsets_ptr, bias_ptr, y_ptr, row_bytes, out, group, has_bias: tl.constexpr,
-    is_shared: tl.constexpr, has_assembly: tl.constexpr, overlaps: tl.constexpr, outs: tl.constexpr,
+    with_assembly: tl.constexpr, overlaps: tl.constexpr, outs: tl.constexpr,
     runs: tl.constexpr, run: tl.constexpr, span: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     result = tl.program_id(0) * outs + tl.arange(0, outs)
@@ -37,14 +37,10 @@ def _integer_row_kernel(  # type: ignore[no-untyped-def]
         x_at = x_ptr + column[:, None] + lane[None, :]
         at = (column // group * out)[None, :] + there[:, None]
         scale, offset = tl.load(scales_ptr + at), tl.load(offsets_ptr + at)
-        upper_scale, upper_offset = scale, offset
-        if not is_shared:
-            at = ((column + span) // group * out)[None, :] + there[:, None]
-            upper_scale, upper_offset = tl.load(scales_ptr + at), tl.load(offsets_ptr + at)
-        lower, upper = nibbles(codes, offset[:, :, None], upper_offset[:, :, None], has_assembly)
+        lower, upper = nibbles(codes, offset[:, :, None], with_assembly)
         lower = lower.to(tl.float32) * tl.load(x_at).to(tl.float32)[None, :, :]
         upper = upper.to(tl.float32) * tl.load(x_at + span).to(tl.float32)[None, :, :]
-        sums += tl.sum(lower, axis=2) * scale + tl.sum(upper, axis=2) * upper_scale
+        sums += tl.sum(lower + upper, axis=2) * scale
     value = tl.sum(sums, axis=1)
     if has_bias:
         value += tl.load(bias_ptr + there).to(tl.float32)
@@ -64,7 +60,7 @@ def integer_row_product(
     y = torch.empty(1, out, dtype=out_dtype, device=x.device)
     _integer_row_kernel[(triton.cdiv(out, _OUTS),)](
         x, codes, scales, offsets, x if bias is None else bias, y, row_bytes, out, group, bias is not None,
-        group % (2 * span) == 0, has_assembly(x), overlaps, _OUTS, runs, _RUN, span, _STAGES,
+        has_assembly(x), overlaps, _OUTS, runs, _RUN, span, _STAGES,
         num_warps=1, launch_pdl=overlaps,
     )  # fmt: skip
     return y

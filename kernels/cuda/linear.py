@@ -5,13 +5,13 @@ from typing import Final
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from quire.kernels.coded_weight import CodedWeight, Weight
 from quire.kernels.cuda.float8_product import float8_product, most_rows
 from quire.kernels.cuda.float8_rows import RowRounder
 from quire.kernels.cuda.integers import integer_linear
 from quire.kernels.cuda.row_product import row_product
+from quire.kernels.cuda.wide_product import wide_product
 from quire.kernels.linear import Linear
 
 # Of the first GPUs with fp8 tensor cores.
@@ -22,7 +22,7 @@ _FLOAT8_STEP: Final = 16
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CudaLinear:
-    """Implements `Linear`. Results that are to be wider than the weight are never rounded to its type."""
+    """Implements `Linear`."""
 
     weight: Tensor
     bias: Tensor | None
@@ -31,10 +31,7 @@ class CudaLinear:
     def __call__(self, x: Tensor) -> Tensor:
         if len(x) == 1 and self.weight.dtype.itemsize == 2:
             return row_product(x, self.weight, self.bias, self.out_dtype)
-        if self.out_dtype == self.weight.dtype:
-            return functional.linear(x, self.weight, self.bias)
-        product = torch.mm(x, self.weight.T, out_dtype=self.out_dtype)
-        return product if self.bias is None else product + self.bias
+        return wide_product(x, self.weight, self.bias, self.out_dtype)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,8 +28,8 @@ def _unpacking(base: str, one: str, kind: str) -> str:
         lop3.b32 $3, high, 0x000F000F, {base}, 0xEA;
         fma.rn.{kind} $0, $0, one, $5;
         fma.rn.{kind} $1, $1, one, $6;
-        fma.rn.{kind} $2, $2, one, $7;
-        fma.rn.{kind} $3, $3, one, $8;
+        fma.rn.{kind} $2, $2, one, $5;
+        fma.rn.{kind} $3, $3, one, $6;
     }}"""
 
 
@@ -38,23 +38,21 @@ _FLOAT16: tl.constexpr = tl.constexpr(_unpacking("0x64006400", "0x3C003C00", "f1
 
 
 @triton.jit
-def nibbles(codes, first, second, has_assembly: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The lower and the upper codes of uint8 [outs, span], plus 128 in bfloat16 or 1024 in float16, plus an offset.
+def nibbles(codes, offset, with_assembly: tl.constexpr):  # type: ignore[no-untyped-def]
+    """The lower and the upper codes of uint8, plus 128 in bfloat16 or 1024 in float16, plus an offset.
 
     Args:
-        first, second: offsets of the lower and of the upper codes, [outs, 1].
+        offset: of the type of the result; as large as the codes, or 1 in some dimensions.
     """
-    if has_assembly:
-        assembly: tl.constexpr = _BFLOAT16 if first.dtype == tl.bfloat16 else _FLOAT16
-        first, second = tl.broadcast_to(first, codes.shape), tl.broadcast_to(second, codes.shape)
+    if with_assembly:
+        assembly: tl.constexpr = _BFLOAT16 if offset.dtype == tl.bfloat16 else _FLOAT16
         lower, upper = tl.inline_asm_elementwise(
-            assembly, "=&r,=&r,=&r,=&r,r,r,r,r,r", [codes, first, second], dtype=(first.dtype, first.dtype),
-            is_pure=True, pack=4,
+            assembly, "=&r,=&r,=&r,=&r,r,r,r", [codes, tl.broadcast_to(offset, codes.shape)],
+            dtype=(offset.dtype, offset.dtype), is_pure=True, pack=4,
         )  # fmt: skip
     else:
-        base: tl.constexpr = 128.0 if first.dtype == tl.bfloat16 else 1024.0
-        lower = ((codes & 15) + (first.to(tl.float32) + base)).to(first.dtype)
-        upper = ((codes >> 4) + (second.to(tl.float32) + base)).to(first.dtype)
+        wide = offset.to(tl.float32) + (128.0 if offset.dtype == tl.bfloat16 else 1024.0)
+        lower, upper = ((codes & 15) + wide).to(offset.dtype), ((codes >> 4) + wide).to(offset.dtype)
     return lower, upper
 
 
