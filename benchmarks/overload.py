@@ -4,10 +4,10 @@ of memory.
 
   python benchmarks/overload.py [--model DIR] [--seconds 120] [--factor 10]
 
-The capacity is that of `--capacity-concurrency` callers which wait for their answers, or of a later load if that is
-more. Then requests are sent at a fixed rate, whether the earlier ones are answered or not. Goodput is the scheduler's
-count of generated tokens in the last three quarters of a load; all of them reach their callers, as there are no
-deadlines.
+The capacity is that of `--capacity-concurrency` callers which wait for their answers, before and after each load: what
+a machine can do changes within minutes. A load are requests at a fixed rate, whether the earlier ones are answered or
+not. Goodput is the scheduler's count of generated tokens in the last three quarters of it; all of them reach their
+callers, as there are no deadlines.
 
 Client and services share the cores, so sending takes time from the executor. A client that falls behind sees its own
 delay in the times of refusals. So a probe, a process of its own, sends few requests at a time meanwhile: its times are
@@ -203,24 +203,26 @@ async def main() -> None:
         async with senders(stack.frontend, stack.http, args.output_tokens) as ways:
             for name, send in ways.items():
                 await send()
-                capacity, most = await closed_load(send, stack.metrics[0], args.capacity_concurrency, args.seconds)
+                waiting = (send, stack.metrics[0], args.capacity_concurrency, args.seconds)
+                capacity, before = await closed_load(*waiting)
                 for factor in (1.0, args.factor):
                     rate = capacity * factor
                     async with resident(stack.children) as memory:
                         outcome, refused = await probed_load(name, stack, args.output_tokens, send, rate, args.seconds)
-                    most = max(most, outcome.tokens_per_second)
-                    print_row(f"{name} | {factor:g}x | {rate:.1f}", most, outcome, refused)
+                    _, after = await closed_load(*waiting)
+                    print_row(f"{name} | {factor:g}x | {rate:.1f}", (before + after) / 2, outcome, refused)
+                    before = after
                 taken[name] = memory
         print_memory(taken, args.factor)
     finally:
         await stack.stop()
 
 
-def print_row(load: str, most: float, outcome: Outcome, probed: list[float]) -> None:
+def print_row(load: str, capacity: float, outcome: Outcome, probed: list[float]) -> None:
     hints = f"{min(outcome.hints):.0f} to {max(outcome.hints):.0f} s" if outcome.hints else "-"
     cells = [
-        load, f"{outcome.tokens_per_second:.0f}", f"{outcome.tokens_per_second / most:.0%}", f"{len(outcome.refused)}",
-        times(outcome.refused), times(probed), hints, f"{outcome.errors or 'none'}",
+        load, f"{outcome.tokens_per_second:.0f}", f"{outcome.tokens_per_second / capacity:.0%}",
+        f"{len(outcome.refused)}", times(outcome.refused), times(probed), hints, f"{outcome.errors or 'none'}",
     ]  # fmt: skip
     print(f"| {' | '.join(cells)} |", flush=True)
 
