@@ -76,7 +76,7 @@ def _add_product(x, numbers, scale, sums, is_plain: tl.constexpr, is_swapped: tl
 
 
 @triton.jit
-def _product(  # type: ignore[no-untyped-def]
+def _integers_kernel(  # type: ignore[no-untyped-def]
     x_ptr, codes_ptr, scales_ptr, offsets_ptr, bias_ptr, y_ptr, num_rows, x_stride, size, out, group,
     has_bias: tl.constexpr, is_plain: tl.constexpr, bits: tl.constexpr,
     with_assembly: tl.constexpr, is_swapped: tl.constexpr, overlaps: tl.constexpr, rows: tl.constexpr,
@@ -157,7 +157,7 @@ class IntegerLinear:
         if num_rows:
             overlaps, group = can_overlap(x), size // len(self.scales)
             tile = _TILE if self.bits == 8 else _NIBBLE_TILE if num_rows <= _FEW_ROWS else _TALL_NIBBLE_TILE
-            _product[(triton.cdiv(out, tile.outs),)](
+            _integers_kernel[(triton.cdiv(out, tile.outs),)](
                 x, self.codes, self.scales, self.offsets, x if self.bias is None else self.bias, y, num_rows,
                 x.stride(0), size, out, group, self.bias is not None, self.is_plain, self.bits,
                 has_assembly(x), tile.is_swapped, overlaps, max(_LEAST_ROWS, triton.next_power_of_2(num_rows)),

@@ -15,6 +15,7 @@ from support.stacks import RunningStack, launch
 
 # Less than the demo model's context, so that a request can be too long for the pool alone.
 NUM_BLOCKS = 96
+# Of them 30 without a key, once another test has brought one.
 MAX_WAITING = 40
 # Nobody else is to lead: a service that a busy machine keeps waiting for a second must not say that it cannot serve.
 LEASE_SECONDS = "10"
