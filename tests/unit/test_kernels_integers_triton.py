@@ -21,10 +21,9 @@ TOLERANCE = {torch.float16: 5e-3, torch.bfloat16: 3e-2}
 @pytest.mark.parametrize("num_rows", [0, 1, 17, 64, 65])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize(
-    ("out", "size", "group"), [(40, 64, 32), (70, 96, 32), (50, 128, 64), (96, 256, 128), (33, 192, 192)]
+    ("out", "size", "group"), [(20, 64, 32), (21, 96, 32), (18, 128, 64), (40, 256, 128), (33, 192, 192)]
 )
-@pytest.mark.parametrize("has_zeros", [False, True])
-@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("has_zeros", "biased"), [(False, True), (True, False)])
 def test_products(num_rows: int, bits: int, out: int, size: int, group: int, has_zeros: bool, biased: bool) -> None:
     half = 2 ** (bits - 1)
     codes = torch.randint(-half, half, (out, size), dtype=torch.int8, device=DEVICE)
