@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import logging
 import weakref
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from quire.engine.api.errors import InvalidRequest
 from quire.services.common.server import serving
 from quire.services.up.ports import LOOPBACK, free_port
+from support.complaints import complaints
 
 # The machine may be busy.
 SECONDS = 60.0
@@ -118,4 +118,4 @@ async def test_a_call_whose_service_ends_is_unavailable(method: str, caplog: pyt
             await calls.has_begun.wait()
         assert (await ending)[0] is grpc.StatusCode.UNAVAILABLE
     gc.collect()
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert complaints(caplog) == []

@@ -1,7 +1,6 @@
 """A gRPC client that does not read what its call brings."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from quire.services.common.server import serving
 from quire.services.up.ports import LOOPBACK, free_port
 from quire.v1 import inference_pb2 as pb
 from quire.v1 import inference_pb2_grpc
+from support.complaints import complaints
 
 # The machine may be busy.
 SECONDS = 60.0
@@ -53,4 +53,4 @@ async def test_its_call_is_ended(caplog: pytest.LogCaptureFixture) -> None:
         # It may read on, and finds out why no more comes.
         with pytest.raises(grpc.aio.AioRpcError, match="unread for"):
             await read_all(call)
-    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert complaints(caplog) == []
