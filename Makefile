@@ -86,9 +86,10 @@ format: $(STAMP) ## format Python and C++, and fix what ruff can fix
 bench: $(STAMP) ## measure the CPU executor and the services, write bench-report/; BENCH="--peer URL" compares
 	$(BIN)/python tools/bench.py bench-report $(BENCH)
 
-bench-gpu: $(GPU_STAMP) ## measure the executor, and mixtures of experts, on an NVIDIA GPU
+bench-gpu: $(GPU_STAMP) ## measure the executor, mixtures of experts and products on an NVIDIA GPU
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/gpu_experts.py
+	$(BIN)/python benchmarks/gpu_linear.py
 
 simulate: $(STAMP) ## judge scheduling policies in virtual time
 	$(BIN)/python benchmarks/simulate.py

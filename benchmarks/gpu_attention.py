@@ -10,6 +10,7 @@ Times are microseconds, medians of replayed graphs; steps with context run witho
 import statistics
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +26,7 @@ NUM_QO, NUM_KV, HEAD_DIM, BLOCK_SIZE = 32, 8, 128, 16
 LAYOUTS: Final = ("NHD", "HND")
 # Caches that take turns, so that none is found in L2.
 TURNS: Final = 4
-DECODE: Final = ((1, 1024), (16, 1024), (64, 1024), (256, 1024), (1024, 190))
+DECODE: Final = ((1, 1024), (16, 1024), (64, 1024), (256, 1024), (256, 1500), (1024, 190))
 # Rows, tokens that they share, and tokens of their own.
 SHARED: Final = ((16, 8192, 64), (64, 1024, 128), (64, 8192, 128), (256, 1024, 128), (256, 8192, 128), (1024, 2048, 64))
 # New tokens and all tokens of each row.
@@ -38,6 +39,7 @@ CONTEXT: Final = {
 }
 SHAPE: Final = (NUM_QO, NUM_KV, HEAD_DIM, BLOCK_SIZE)
 SPEC: Final = AttentionSpec(*SHAPE, torch.bfloat16, torch.device("cuda"))
+FLOAT8_SPEC: Final = replace(SPEC, kv_dtype=torch.float8_e4m3fn)
 TYPES: Final = {"q_data_type": torch.bfloat16, "kv_data_type": torch.bfloat16}
 
 
@@ -97,11 +99,12 @@ def decode(rows: int, length: int, workspace: torch.Tensor) -> str:
             )
             wrapper.plan(pages.indptr, pages.indices, pages.last, *SHAPE, **TYPES)
             cells.append(f"{microseconds(turns(wrapper, q, caches), True):.1f}")
-    ours = TritonDecode(
-        SPEC, *(torch.empty_like(part, device="cuda") for part in (pages.indptr, pages.indices, pages.last))
-    )
-    ours.plan(pages.indptr, pages.indices, pages.last, *SHAPE)
-    cells.append(f"{microseconds(turns(ours, q, pages.caches('NHD')), True):.1f}")
+    plan = (pages.indptr, pages.indices, pages.last)
+    for spec in (SPEC, FLOAT8_SPEC):
+        ours = TritonDecode(spec, *(torch.empty_like(part, device="cuda") for part in plan))
+        ours.plan(*plan, *SHAPE)
+        caches = [cache.to(spec.stored) for cache in pages.caches("NHD")]
+        cells.append(f"{microseconds(turns(ours, q, caches), True):.1f}")
     return f"| {rows:,} x {length:,} | {' | '.join(cells)} |"
 
 
@@ -147,7 +150,7 @@ def main() -> None:
     print(torch.cuda.get_device_name())
     workspace = torch.empty(512 << 20, dtype=torch.uint8, device="cuda")
     cores = " | ".join(f"{layout}, {how}" for layout in LAYOUTS for how in ("tensor cores", "CUDA cores"))
-    print(f"\n| decode, rows x tokens | {cores} | ours |\n|---|---|---|---|---|---|")
+    print(f"\n| decode, rows x tokens | {cores} | ours | ours, fp8 |\n|---|---|---|---|---|---|---|")
     for rows, length in DECODE:
         print(decode(rows, length, workspace), flush=True)
     print("\n| decode, rows x (shared + own tokens) | FlashInfer | ours | ours, shared once |\n|---|---|---|---|")

@@ -14,7 +14,7 @@ from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
 from quire.kernels.cuda.attention_decode import LOG2_E, absorb, absorb_sinks, constants
-from quire.kernels.cuda.kv_access import beside, readable
+from quire.kernels.cuda.kv_access import queries_for, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 
 # Queries and tokens of one step of a program, warps that compute it, and steps in flight.
@@ -44,7 +44,7 @@ def _attention_context_kernel(  # type: ignore[no-untyped-def]
     follow(overlaps)
     row = (first + token).to(tl.int64)[:, None]
     place = qo_head[:, None] * head_dim + lane[None, :]
-    q, divisor = beside(tl.load(q_ptr + row * q_stride + place, mask=here, other=0.0), cache_ptr)
+    q, divisor = queries_for(tl.load(q_ptr + row * q_stride + place, mask=here, other=0.0), cache_ptr)
     scales = divisor * scale
     # Below all scores, and a number: a query may see nothing of the first tiles.
     highest = tl.full([queries], -1e30, tl.float32)

@@ -13,7 +13,7 @@ from torch import Tensor
 from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
-from quire.kernels.cuda.kv_access import beside, load, readable
+from quire.kernels.cuda.kv_access import load, queries_for, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 
 # Of tensor cores; what is missing in a group of queries are zeros.
@@ -53,7 +53,7 @@ def absorb(  # type: ignore[no-untyped-def]
     """Add some tokens of a row to its queries' softmax.
 
     Args:
-        q: [queries, width], as of `beside`; zeros from head_dim on.
+        q: [queries, width], as of `queries_for`; zeros from head_dim on.
         blocks_ptr: the row's blocks.
         at, there: positions, and whether the row has them.
         visible: [1 or queries, positions], whether queries see them.
@@ -112,7 +112,7 @@ def _attention_decode_kernel(  # type: ignore[no-untyped-def]
         start = tl.maximum(length - window, 0)
     query = (head * groups + group)[:, None] * head_dim + lane[None, :]
     follow(overlaps)
-    q, divisor = beside(tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0), cache_ptr)
+    q, divisor = queries_for(tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0), cache_ptr)
     scales = divisor * scale
     highest = tl.full([padded], float("-inf"), tl.float32)
     weights = tl.zeros([padded], tl.float32)

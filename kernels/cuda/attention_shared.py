@@ -18,7 +18,7 @@ from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
 from quire.kernels.cuda.attention_decode import LOG2_E, Parts, TritonDecode, absorb, constants
-from quire.kernels.cuda.kv_access import beside, readable
+from quire.kernels.cuda.kv_access import queries_for, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 from quire.kernels.cuda.shared_prefixes import SharedPrefix
 
@@ -54,7 +54,7 @@ def _attention_shared_kernel(  # type: ignore[no-untyped-def]
     qo_head = head * groups + query % groups
     follow(overlaps)
     place = q_ptr + row.to(tl.int64)[:, None] * q_stride + qo_head[:, None] * head_dim + lane[None, :]
-    q, divisor = beside(tl.load(place, mask=real, other=0.0), cache_ptr)
+    q, divisor = queries_for(tl.load(place, mask=real, other=0.0), cache_ptr)
     scales = divisor * scale
     highest = tl.full([queries], float("-inf"), tl.float32)
     weights = tl.zeros([queries], tl.float32)

@@ -15,8 +15,7 @@ from quire.kernels.cuda.overlap import can_overlap, follow
 
 _MOST_ROWS: Final = 128
 _LEAST_ROWS: Final = 16
-# Of shared memory that a program has on Hopper and on data-centre Blackwell; Ada has less
-# than half of it.
+# Of shared memory for a program, as Hopper and the Blackwell of data centres have it; Ada has less than half.
 _SHARED_BYTES: Final = 227 << 10
 
 
@@ -37,10 +36,11 @@ class _Tile:
 
 
 _TILE: Final = _Tile(64, 256, warps=8, stages=4, is_swapped=True)
-# Of more than 32 rows where the other tile gives too few programs: on an H200 a layer of Llama-3.1-8B took 72 µs
-# instead of 84 for 64 rows.
+# Of more than `_FEW_ROWS` rows where the other tile gives too few programs: on an H200 a layer of Llama-3.1-8B took
+# 72 µs instead of 84 for 64 rows.
 _SMALL_TILE: Final = _Tile(32, 256, warps=4, stages=5, is_swapped=False)
 _FEW_PROGRAMS: Final = 80
+_FEW_ROWS: Final = 32
 
 
 @triton.jit
@@ -95,7 +95,7 @@ def float8_product(
     y, overlaps = torch.empty(num_rows, out, dtype=out_dtype, device=x.device), can_overlap(x)
     if num_rows:
         rows = max(_LEAST_ROWS, triton.next_power_of_2(num_rows))
-        tile = _SMALL_TILE if num_rows > 32 and triton.cdiv(out, _TILE.outs) < _FEW_PROGRAMS else _TILE
+        tile = _SMALL_TILE if num_rows > _FEW_ROWS and triton.cdiv(out, _TILE.outs) < _FEW_PROGRAMS else _TILE
         _float8_product_kernel[(triton.cdiv(out, tile.outs),)](
             x, weight, row_scales, scales, x if bias is None else bias, y, num_rows, size, out, bias is not None,
             size % tile.chunk == 0, tile.is_swapped, overlaps, rows, tile.outs, tile.chunk, tile.stages,

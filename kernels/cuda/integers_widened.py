@@ -44,10 +44,8 @@ def widened_integers(codes: Tensor, scales: Tensor, offsets: Tensor, bits: int, 
     """[out, in] of the type of the offsets; arguments as of `quire.kernels.cuda.integers`."""
     out, row_bytes = codes.shape
     size, overlaps = row_bytes * 8 // bits, can_overlap(codes)
-    wide, runs = (
-        torch.empty(out, size, dtype=offsets.dtype, device=codes.device),
-        math.gcd(_MOST_RUNS, row_bytes // _RUN),
-    )
+    wide = torch.empty(out, size, dtype=offsets.dtype, device=codes.device)
+    runs = math.gcd(_MOST_RUNS, row_bytes // _RUN)
     _integers_widened_kernel[(out, row_bytes // (runs * _RUN))](
         codes, scales, offsets, wide, row_bytes, size, out, size // len(scales), bits, has_assembly(codes), overlaps,
         runs, _RUN, span, launch_pdl=overlaps,

@@ -32,7 +32,7 @@ def load(place, mask, dtype: tl.constexpr):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def beside(q, cache_ptr):  # type: ignore[no-untyped-def]
+def queries_for(q, cache_ptr):  # type: ignore[no-untyped-def]
     """(queries of the type that products with the cache are computed in, what they were divided by); [queries, width]
     and float32 [queries].
 
