@@ -13,7 +13,7 @@ from torch import Tensor
 from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
-from quire.kernels.cuda.attention_decode import LOG2_E, absorb, absorb_sinks, constants
+from quire.kernels.cuda.attention_decode import LOG2_E, absorb, absorb_sinks, constants, nothing, whole
 from quire.kernels.cuda.kv_access import queries_for, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 
@@ -46,10 +46,7 @@ def _attention_context_kernel(  # type: ignore[no-untyped-def]
     place = qo_head[:, None] * head_dim + lane[None, :]
     q, divisor = queries_for(tl.load(q_ptr + row * q_stride + place, mask=here, other=0.0), cache_ptr)
     scales = divisor * scale
-    # Below all scores, and a number: a query may see nothing of the first tiles.
-    highest = tl.full([queries], -1e30, tl.float32)
-    weights = tl.zeros([queries], tl.float32)
-    total = tl.zeros([queries, width], tl.float32)
+    highest, weights, totals = nothing(cache_ptr, queries, width)
     blocks = blocks_ptr + tl.load(task + 3)
     begin = tl.maximum(tl.min(position, axis=0) - window + 1, 0) if window > 0 else 0
     for start in range(begin, tl.minimum(kv_len, tl.max(position, axis=0) + 1), tile):
@@ -57,10 +54,11 @@ def _attention_context_kernel(  # type: ignore[no-untyped-def]
         visible = at[None, :] <= position[:, None]
         if window > 0:
             visible = visible & (at[None, :] > position[:, None] - window)
-        highest, weights, total = absorb(
-            q, cache_ptr, blocks, at, at < kv_len, visible, head, highest, weights, total,
+        highest, weights, totals = absorb(
+            q, cache_ptr, blocks, at, at < kv_len, visible, head, highest, weights, totals,
             scales, cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
+    total = whole(totals)
     if has_sinks:
         weights, total = absorb_sinks(sinks_ptr, qo_head, token < count, highest, weights, total)
     result = (total / weights[:, None]).to(out_ptr.dtype.element_ty)

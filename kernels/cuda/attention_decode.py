@@ -13,7 +13,7 @@ from torch import Tensor
 from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
-from quire.kernels.cuda.kv_access import load, queries_for, readable
+from quire.kernels.cuda.kv_access import halves, numbers_of, queries_for, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 
 # Of tensor cores; what is missing in a group of queries are zeros.
@@ -46,43 +46,78 @@ class Parts:
 
 
 @triton.jit
+def nothing(cache_ptr, queries: tl.constexpr, width: tl.constexpr):  # type: ignore[no-untyped-def]
+    """(highest, weights, totals) as of `absorb`, before the first token. Highest is below all scores, and a number: a
+    query may see nothing of the first tokens."""
+    numbers: tl.constexpr = numbers_of(cache_ptr.dtype.element_ty)
+    total = tl.zeros([queries, width // numbers], tl.float32)
+    if numbers == 2:
+        totals = (total, total)
+    else:
+        totals = (total,)
+    return tl.full([queries], -1e30, tl.float32), tl.zeros([queries], tl.float32), totals
+
+
+@triton.jit
 def absorb(  # type: ignore[no-untyped-def]
-    q, cache_ptr, blocks_ptr, at, there, visible, head, highest, weights, total, scale, cap: tl.constexpr,
+    q, cache_ptr, blocks_ptr, at, there, visible, head, highest, weights, totals, scale, cap: tl.constexpr,
     num_kv_heads: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr, block_size: tl.constexpr,
 ):  # fmt: skip
     """Add some tokens of a row to its queries' softmax.
 
     Args:
-        q: [queries, width], as of `queries_for`; zeros from head_dim on.
+        q: operands, as of `queries_for`; zeros from head_dim on.
         blocks_ptr: the row's blocks.
         at, there: positions, and whether the row has them.
         visible: [1 or queries, positions], whether queries see them.
-        highest, weights, total: [queries], [queries] and [queries, width] of the tokens before.
+        highest, weights, totals: [queries], [queries] and a tuple as q is of the tokens before.
         scale: [queries], of products that become scores, in powers of two.
         cap: of scores as they were; no cap if 0.
     """
-    lane = tl.arange(0, width)
-    side: tl.constexpr = block_size * num_kv_heads * head_dim
+    numbers: tl.constexpr = numbers_of(cache_ptr.dtype.element_ty)
+    size: tl.constexpr = head_dim // numbers
+    lane = tl.arange(0, width // numbers)
+    side: tl.constexpr = block_size * num_kv_heads * size
     block = tl.load(blocks_ptr + at // block_size, mask=there, other=0)
-    place = block.to(tl.int64) * (2 * side) + (at % block_size) * (num_kv_heads * head_dim) + head * head_dim
+    place = block.to(tl.int64) * (2 * side) + (at % block_size) * (num_kv_heads * size) + head * size
     key = cache_ptr + place[:, None] + lane[None, :]
     inside = there[:, None]
     if width > head_dim:
-        inside = inside & (lane < head_dim)[None, :]
-    k = load(key, inside, q.dtype)
-    scores = tl.dot(q, tl.trans(k)) * scale[:, None]
+        inside = inside & (lane < size)[None, :]
+    k = tl.trans(tl.load(key, mask=inside, other=0))
+    if numbers == 2:
+        first, second = halves(k)
+        scores = tl.dot(q[1], second, tl.dot(q[0], first))
+    else:
+        scores = tl.dot(q[0], k)
+    scores *= scale[:, None]
     if cap > 0:
         # cap * tanh(x / cap), where x is a power of two's exponent, as the result is.
         scores = (1.4426950408889634 * cap) * (1 - 2 / (tl.exp2(scores * (2 / cap)) + 1))
     scores = tl.where(visible, scores, float("-inf"))
     higher = tl.maximum(highest, tl.max(scores, axis=1))
     shares, shrink = tl.exp2(scores - higher[:, None]), tl.exp2(highest - higher)
-    v = load(key + side, inside, q.dtype)
-    return (
-        higher,
-        weights * shrink + tl.sum(shares, axis=1),
-        tl.dot(shares.to(v.dtype), v, total * shrink[:, None]),
-    )
+    weights = weights * shrink + tl.sum(shares, axis=1)
+    v, shares = tl.load(key + side, mask=inside, other=0), shares.to(q[0].dtype)
+    if numbers == 2:
+        first, second = halves(v)
+        totals = (
+            tl.dot(shares, first, totals[0] * shrink[:, None]),
+            tl.dot(shares, second, totals[1] * shrink[:, None]),
+        )
+    else:
+        totals = (tl.dot(shares, v, totals[0] * shrink[:, None]),)
+    return higher, weights, totals
+
+
+@triton.jit
+def whole(totals):  # type: ignore[no-untyped-def]
+    """[queries, width] of the totals of `absorb`."""
+    if len(totals) == 2:
+        total = tl.interleave(totals[0], totals[1])
+    else:
+        total = totals[0]
+    return total
 
 
 @triton.jit
@@ -114,15 +149,14 @@ def _attention_decode_kernel(  # type: ignore[no-untyped-def]
     follow(overlaps)
     q, divisor = queries_for(tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0), cache_ptr)
     scales = divisor * scale
-    highest = tl.full([padded], float("-inf"), tl.float32)
-    weights = tl.zeros([padded], tl.float32)
-    total = tl.zeros([padded, width], tl.float32)
+    highest, weights, totals = nothing(cache_ptr, padded, width)
     for position in range(start, length, tile):
         at = position + token
-        highest, weights, total = absorb(
-            q, cache_ptr, blocks_ptr + first, at, at < length, (at < length)[None, :], head, highest, weights, total,
+        highest, weights, totals = absorb(
+            q, cache_ptr, blocks_ptr + first, at, at < length, (at < length)[None, :], head, highest, weights, totals,
             scales, cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
+    total = whole(totals)
     if has_parts:
         for part in range(tl.load(counts_ptr + row)):
             place = (part * num_rows + row).to(tl.int64) * (num_kv_heads * groups) + head * groups + group

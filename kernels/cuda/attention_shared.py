@@ -17,7 +17,7 @@ from torch import Tensor
 from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
-from quire.kernels.cuda.attention_decode import LOG2_E, Parts, TritonDecode, absorb, constants
+from quire.kernels.cuda.attention_decode import LOG2_E, Parts, TritonDecode, absorb, constants, nothing, whole
 from quire.kernels.cuda.kv_access import queries_for, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 from quire.kernels.cuda.shared_prefixes import SharedPrefix
@@ -56,20 +56,18 @@ def _attention_shared_kernel(  # type: ignore[no-untyped-def]
     place = q_ptr + row.to(tl.int64)[:, None] * q_stride + qo_head[:, None] * head_dim + lane[None, :]
     q, divisor = queries_for(tl.load(place, mask=real, other=0.0), cache_ptr)
     scales = divisor * scale
-    highest = tl.full([queries], float("-inf"), tl.float32)
-    weights = tl.zeros([queries], tl.float32)
-    total = tl.zeros([queries, width], tl.float32)
+    highest, weights, totals = nothing(cache_ptr, queries, width)
     blocks = blocks_ptr + tl.load(task + 3)
     for position in range(start, stop, tile):
         at = position + token
-        highest, weights, total = absorb(
-            q, cache_ptr, blocks, at, at < stop, (at < stop)[None, :], head, highest, weights, total, scales,
+        highest, weights, totals = absorb(
+            q, cache_ptr, blocks, at, at < stop, (at < stop)[None, :], head, highest, weights, totals, scales,
             cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     place = (part * num_rows + row).to(tl.int64) * (num_kv_heads * groups) + qo_head
     tl.store(highest_ptr + place, highest, mask=here)
     tl.store(weights_ptr + place, weights, mask=here)
-    tl.store(totals_ptr + place[:, None] * head_dim + lane[None, :], total, mask=real)
+    tl.store(totals_ptr + place[:, None] * head_dim + lane[None, :], whole(totals), mask=real)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

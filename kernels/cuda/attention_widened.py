@@ -11,10 +11,11 @@ from torch import Tensor
 from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec, PagedBatch
-from quire.kernels.cuda.kv_access import load, readable
+from quire.kernels.cuda.kv_access import halves, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 
-_CHUNK: Final = 4096
+# Pairs of numbers, of one program.
+_CHUNK: Final = 2048
 # Queries that see a token of the cache, on average, from which on it is worth widening.
 _LEAST_QUERIES: Final = 64
 # Of a layer's blocks when they are wide.
@@ -25,16 +26,19 @@ _MOST_BYTES: Final = 512 << 20
 def _attention_widened_kernel(  # type: ignore[no-untyped-def]
     cache_ptr, blocks_ptr, wide_ptr, size, overlaps: tl.constexpr, chunk: tl.constexpr
 ):  # fmt: skip
-    place, lane = tl.program_id(0).to(tl.int64), tl.program_id(1) * chunk + tl.arange(0, chunk)
+    """Of blocks of `size` pairs."""
+    place, start = tl.program_id(0).to(tl.int64), tl.program_id(1) * chunk
+    pair, number = start + tl.arange(0, chunk), 2 * start + tl.arange(0, 2 * chunk)
     follow(overlaps)
     block = tl.load(blocks_ptr + place).to(tl.int64)
-    x = load(cache_ptr + block * size + lane, lane < size, wide_ptr.dtype.element_ty)
-    tl.store(wide_ptr + place * size + lane, x, mask=lane < size)
+    first, second = halves(tl.load(cache_ptr + block * size + pair, mask=pair < size, other=0))
+    wide = tl.interleave(first, second).to(wide_ptr.dtype.element_ty)
+    tl.store(wide_ptr + place * 2 * size + number, wide, mask=number < 2 * size)
 
 
 def widened(layer_kv: Tensor, blocks: Tensor, dtype: torch.dtype) -> Tensor:
     """[len(blocks), ...] of layer_kv, [num_blocks, ...]."""
-    wide, size = torch.empty(len(blocks), *layer_kv.shape[1:], dtype=dtype, device=blocks.device), layer_kv[0].numel()
+    wide, size = torch.empty(len(blocks), *layer_kv.shape[1:], dtype=dtype, device=blocks.device), layer_kv[0].numel() // 2
     if len(blocks):
         overlaps = can_overlap(blocks)
         _attention_widened_kernel[(len(blocks), triton.cdiv(size, _CHUNK))](
