@@ -51,10 +51,7 @@ def nothing(cache_ptr, queries: tl.constexpr, width: tl.constexpr):  # type: ign
     query may see nothing of the first tokens."""
     numbers: tl.constexpr = numbers_of(cache_ptr.dtype.element_ty)
     total = tl.zeros([queries, width // numbers], tl.float32)
-    if numbers == 2:
-        totals = (total, total)
-    else:
-        totals = (total,)
+    totals = (total, total) if numbers == 2 else (total,)
     return tl.full([queries], -1e30, tl.float32), tl.zeros([queries], tl.float32), totals
 
 
@@ -113,11 +110,7 @@ def absorb(  # type: ignore[no-untyped-def]
 @triton.jit
 def whole(totals):  # type: ignore[no-untyped-def]
     """[queries, width] of the totals of `absorb`."""
-    if len(totals) == 2:
-        total = tl.interleave(totals[0], totals[1])
-    else:
-        total = totals[0]
-    return total
+    return tl.interleave(totals[0], totals[1]) if len(totals) == 2 else totals[0]
 
 
 @triton.jit

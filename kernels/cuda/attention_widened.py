@@ -38,7 +38,8 @@ def _attention_widened_kernel(  # type: ignore[no-untyped-def]
 
 def widened(layer_kv: Tensor, blocks: Tensor, dtype: torch.dtype) -> Tensor:
     """[len(blocks), ...] of layer_kv, [num_blocks, ...]."""
-    wide, size = torch.empty(len(blocks), *layer_kv.shape[1:], dtype=dtype, device=blocks.device), layer_kv[0].numel() // 2
+    wide = torch.empty(len(blocks), *layer_kv.shape[1:], dtype=dtype, device=blocks.device)
+    size = layer_kv[0].numel() // 2
     if len(blocks):
         overlaps = can_overlap(blocks)
         _attention_widened_kernel[(len(blocks), triton.cdiv(size, _CHUNK))](
