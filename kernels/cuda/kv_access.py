@@ -44,7 +44,7 @@ def writable(layer_kv: Tensor) -> Tensor:
     return layer_kv.view(torch.uint8) if layer_kv.dtype == torch.float8_e4m3fn else layer_kv
 
 
-@triton.constexpr_function  # type: ignore[untyped-decorator]
+@triton.constexpr_function
 def numbers_of(dtype: tl.dtype) -> int:
     """How many numbers an element of a `readable` view has."""
     return 2 if dtype in (tl.int16, tl.uint16) else 1
