@@ -2,6 +2,7 @@
 
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -63,6 +64,9 @@ class BlockPool:
         self._free = [block for block in reversed(range(state.num_blocks)) if block not in taken]
         self._tick = max(map(tick_of, state.cached.values()), default=0)
         self._num_evicted = 0
+        # Blocks that never had a second holder since they were last available, and how many of them each holder has.
+        self._sole: dict[int, str] = {}
+        self._num_sole: Counter[str] = Counter()
         self._transaction = LedgerTransaction()
 
     @property
@@ -121,6 +125,14 @@ class BlockPool:
     def num_holders(self, block: int) -> int:
         return self._state.refs.get(block, 0)
 
+    def sole_holder(self, block: int) -> str | None:
+        """Who alone has held the block since it was last available."""
+        return self._sole.get(block)
+
+    def num_sole(self, holder: str) -> int:
+        """Blocks that become available if the holder lets go of all: those that it never shared."""
+        return self._num_sole[holder]
+
     def acquire(self, holder: str) -> int:
         """A block for the holder alone; if none is free, the cached one that goes next."""
         if not self._free:
@@ -128,6 +140,7 @@ class BlockPool:
         block = self._free.pop()
         self._state.refs[block] = 1
         self._state.holds.setdefault(holder, {})[block] = None
+        self._own(holder, block)
         self._transaction.acquire.append((holder, block))
         return block
 
@@ -136,6 +149,10 @@ class BlockPool:
         self._order.remove(block)
         self._state.cached.pop(block, None)
         self._state.expires.pop(block, None)
+        if block in self._state.refs:
+            self._disown(block)
+        else:
+            self._own(holder, block)
         self._state.refs[block] = self._state.refs.get(block, 0) + 1
         self._state.holds.setdefault(holder, {})[block] = None
         self._transaction.share.append((holder, block))
@@ -169,6 +186,7 @@ class BlockPool:
             state.refs[block] -= 1
             if state.refs[block] == 0:
                 del state.refs[block]
+                self._disown(block)
                 if block in state.hashes:
                     self._cache(block, rank, keep.expires)
                 else:
@@ -187,6 +205,17 @@ class BlockPool:
         if transaction:
             transaction.step = self._state.step = step
         return transaction
+
+    def _own(self, holder: str, block: int) -> None:
+        self._sole[block] = holder
+        self._num_sole[holder] += 1
+
+    def _disown(self, block: int) -> None:
+        holder = self._sole.pop(block, None)
+        if holder is not None:
+            self._num_sole[holder] -= 1
+            if not self._num_sole[holder]:
+                del self._num_sole[holder]
 
     def _cache(self, block: int, rank: int, expires: int) -> None:
         self._state.cached[block] = rank

@@ -1,5 +1,6 @@
 """KV blocks as a resource: block tables, prefix reuse, publication."""
 
+from collections import Counter
 from collections.abc import Sequence as List
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +10,7 @@ from quire.engine.block_table import GONE, BlockTable
 from quire.engine.resources.base import ResourceManager
 from quire.engine.resources.block_pool import BlockPool, Keep, unix_ms
 from quire.engine.resources.eviction import EvictionOrder
-from quire.engine.resources.holder import holder_in
+from quire.engine.resources.holder import holder_in, split_holder
 from quire.engine.resources.prefix import chain_root, extend_chain, in_group
 from quire.engine.resources.prefix_hit import longest_hit
 from quire.engine.resources.promises import Promises
@@ -127,6 +128,19 @@ class KVCacheManager(ResourceManager):
             if group.window is None:
                 num_reserved -= len(blocks) - sum(map(is_cached, blocks))
         return num_reserved
+
+    def sole_holders(self, sequence: Sequence) -> Counter[str]:
+        """Who alone holds blocks of a waiting sequence's prefix, and how many: once it shares them, they do not become
+        available with that holder's end.
+        """
+        holders = (self._pool.sole_holder(block) for blocks in self.match(sequence) for block in blocks)
+        return Counter(split_holder(holder)[0] for holder in holders if holder is not None)
+
+    def num_sole(self, sequence: Sequence) -> int:
+        """Blocks that become available when the sequence ends, as no other has ever shared them."""
+        if len(self._groups) == 1:
+            return self._pool.num_sole(sequence.holder)
+        return sum(self._pool.num_sole(table.holder) for table in sequence.tables)
 
     def match(self, sequence: Sequence) -> list[list[int]]:
         """Blocks of the longest cached prefix: a table for each group; at least one token is left to compute."""

@@ -1,6 +1,6 @@
 """The generating sequences as arrays over slots, so that a steady step costs a few vector operations."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ class GenerationBatch:
         self._scheduled: NDArray[np.int64] = np.zeros(num_slots, np.int64)
         self._computed: NDArray[np.int64] = np.zeros(num_slots, np.int64)
         self._max_len: NDArray[np.int64] = np.zeros(num_slots, np.int64)
-        self._members: dict[int, None] = {}
+        self._members: dict[int, Sequence] = {}
         self._slots: Int32Array = np.empty(0, np.int32)
 
     def __len__(self) -> int:
@@ -34,13 +34,24 @@ class GenerationBatch:
             self._slots = np.fromiter(self._members, np.int32, len(self._members))
         return self._slots
 
+    @property
+    def members(self) -> Collection[Sequence]:
+        """Those that generate, as `slots`."""
+        return self._members.values()
+
+    @property
+    def lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(tokens whose KV is computed or in flight, tokens whose KV it has in the end) of the members."""
+        slots = self.slots
+        return self._scheduled[slots], self._max_len[slots] - 1
+
     def enter(self, sequence: Sequence) -> None:
         """Joins once the whole context is planned; not if the token that the context samples is the last."""
         slot = sequence.slot
         self._scheduled[slot] = self._computed[slot] = sequence.num_context
         self._max_len[slot] = sequence.max_len
         if sequence.num_context + 1 < sequence.max_len:
-            self._members[slot] = None
+            self._members[slot] = sequence
             self._slots = np.empty(0, np.int32)
 
     def leave(self, slot: int) -> None:
@@ -61,9 +72,9 @@ class GenerationBatch:
 
     def num_blocks_ahead(self, num_tokens: int) -> int:
         """Blocks that all members together take for their next tokens, none beyond its end."""
-        slots = self.slots
-        held = -(-self._scheduled[slots] // self._block_size)
-        ends = np.minimum(self._scheduled[slots] + num_tokens, self._max_len[slots] - 1)
+        lengths, ends = self.lengths
+        held = -(-lengths // self._block_size)
+        ends = np.minimum(lengths + num_tokens, ends)
         return int(np.maximum(0, -(-ends // self._block_size) - held).sum())
 
     def advance(self, stalled: Iterable[int] = ()) -> Int32Array:

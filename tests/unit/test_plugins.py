@@ -145,6 +145,9 @@ class ReservesLittle(GuaranteedNoEvict):
 
 
 class FitsAlways(GuaranteedNoEvict):
+    def reservation(self, sequence: Sequence) -> int:
+        return self.kv.num_to_completion(sequence)
+
     def fits(self, sequence: Sequence) -> bool:
         return True
 

@@ -56,6 +56,10 @@ class CapacityScheduler(ABC):
 
     def fits(self, sequence: Sequence) -> bool:
         """Whether a waiting sequence may start now. Prefix blocks that others hold count as held, not as needed."""
+        return self.room_beside(sequence) >= 0
+
+    def room_beside(self, sequence: Sequence) -> int:
+        """Blocks left, beyond reservations and headroom, if a waiting sequence starts; negative: so many are missing."""
         needed = self.kv.num_needed(sequence, self.reservation(sequence))
         headroom = 0 if self.is_empty else self.headroom(sequence)
-        return needed + headroom <= self.kv.num_unpromised
+        return self.kv.num_unpromised - needed - headroom
