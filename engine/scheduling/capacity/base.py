@@ -59,7 +59,7 @@ class CapacityScheduler(ABC):
         return self.room_beside(sequence) >= 0
 
     def room_beside(self, sequence: Sequence) -> int:
-        """Blocks left, beyond reservations and headroom, if a waiting sequence starts; negative: so many are missing."""
+        """Blocks left, beyond reservations and headroom, if a waiting sequence starts; negative: those missing."""
         needed = self.kv.num_needed(sequence, self.reservation(sequence))
         headroom = 0 if self.is_empty else self.headroom(sequence)
         return self.kv.num_unpromised - needed - headroom
