@@ -11,6 +11,7 @@ and what the pool and the CUDA graphs take.
 """
 
 import argparse
+import gc
 import logging
 import statistics
 import sys
@@ -207,7 +208,7 @@ def step_rows(model: Path, ceilings: Ceilings, quick: bool, coding: Coding) -> N
     executor = Executor(
         ExecutorConfig(
             model=str(model), dtype="bfloat16", quantization=coding.weights, kv_cache_dtype=coding.cache,
-            num_blocks=18_500, max_batch_size=1024,
+            num_blocks=20_000, max_batch_size=1024,
         )
     )  # fmt: skip
     print(f"executor ready in {time.perf_counter() - began:.1f} s", flush=True)
@@ -233,7 +234,7 @@ def step_rows(model: Path, ceilings: Ceilings, quick: bool, coding: Coding) -> N
 def end_to_end(model: Path, ceilings: Ceilings, quick: bool, coding: Coding) -> None:
     sizes = read_checkpoint(model).outline
     scheduler = SchedulerConfig(max_waiting_requests=4096)
-    settings: dict[str, Any] = {"max_batch_size": 1024, "max_model_len": 4096, "kv_memory_fraction": 0.85}
+    settings: dict[str, Any] = {"max_batch_size": 1024, "max_model_len": 4096}
     settings |= {"dtype": "bfloat16", "quantization": coding.weights, "kv_cache_dtype": coding.cache}
     with LLM(str(model), scheduler=scheduler, **settings) as llm:
         print("\n| in/out | requests | seconds | output tokens/s | bound, s | of it |\n|---|---|---|---|---|---|")
@@ -273,6 +274,7 @@ def main() -> None:
         model = args.model or write_model(Path(scratch))
         coding = Coding(args.quantization, args.kv_cache_dtype)
         step_rows(model, ceilings, args.quick, coding)
+        gc.collect()
         torch.cuda.empty_cache()
         end_to_end(model, ceilings, args.quick, coding)
 

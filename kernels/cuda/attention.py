@@ -1,13 +1,11 @@
 """Paged attention on a GPU: planned once per step, run once per layer.
 
-Context rows go through FlashInfer's prefill kernels and decode rows through decode kernels, also where one step has
-both. In a prefill kernel a row of one token would fill a whole tile of queries. Many rows of generation are decoded by
-a kernel of our own; with heads that FlashInfer does not know, all rows are computed by such. What a CUDA graph replays
-has wrappers of its own, whose buffers stay where they are.
+Context rows go through FlashInfer's prefill kernels, or with heads that it does not know through our own. Rows of
+generation are decoded by a kernel of our own, also where one step has both: in a prefill kernel a row of one token
+would fill a whole tile of queries. What a CUDA graph replays has a plan of its own, whose buffers stay where they are.
 """
 
-from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,10 +18,15 @@ from quire.kernels.cuda.attention_context import TritonContext
 from quire.kernels.cuda.attention_decode import TritonDecode
 from quire.kernels.cuda.attention_shared import SharedDecode, plan_tasks, warm_up
 from quire.kernels.cuda.attention_widened import WidenedContext, is_worth_widening
-from quire.kernels.cuda.decode_choice import DecodeChoice
-from quire.kernels.cuda.flashinfer import FlashInferWrappers
+from quire.kernels.cuda.backend import FLASHINFER_HEAD_DIMS
+from quire.kernels.cuda.flashinfer import ContextWrappers
 from quire.kernels.cuda.rope_append import rope_append
+from quire.kernels.cuda.shared_prefixes import SharedPrefix, shared_prefixes
 from quire.kernels.kv_append import kv_append
+
+# Keys and values of a layer that a prefix must spare. To read them takes an H200 0.13 ms, and as long takes the host to
+# launch what no graph has then.
+_LEAST_SPARED_BYTES: Final = 512 << 20
 
 
 class CudaAttention:
@@ -35,18 +38,20 @@ class CudaAttention:
             workspace: of a sibling.
         """
         self._spec = spec
-        self._choice = DecodeChoice(spec)
-        self._wrappers = FlashInferWrappers(spec, self._choice.is_known, workspace)
-        self._context: Any = self._wrappers.context() if self._choice.is_known else TritonContext(spec)
-        self._widened = WidenedContext(spec, self._wrappers.context()) if self._choice.can_widen else None
-        self._generation = self._wrappers.generation()
-        self._fixed: dict[int, Any] = {}
+        is_known = spec.head_dim in FLASHINFER_HEAD_DIMS
+        self._wrappers = ContextWrappers(spec, is_known, workspace)
+        self._context: Any = self._wrappers.wrapper() if is_known else TritonContext(spec)
+        is_narrow = spec.stored != spec.dtype
+        self._widened = WidenedContext(spec, self._wrappers.wrapper()) if is_known and is_narrow else None
+        # With a window most of a prefix is seen by nobody.
+        self._can_share = spec.sliding_window is None
+        self._fixed: dict[int, TritonDecode] = {}
         self._block_ids = torch.empty(0, dtype=torch.int32, device=spec.device)
         # Wrappers, each with the tokens it computes.
         self._parts: list[tuple[Any, slice]] = []
         self._places: tuple[Tensor, Tensor] | None = None
         self._planned = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        if self._choice.can_share:
+        if self._can_share:
             warm_up(spec)
 
     def sibling(self) -> "CudaAttention":
@@ -75,10 +80,7 @@ class CudaAttention:
         return context
 
     def _plan_generation(self, batch: PagedBatch, num_context: int) -> Any:
-        count, prefixes = len(batch.kv_lens) - num_context, self._choice.prefixes(batch, num_context)
-        if not prefixes and not self._choice.is_ours(count):
-            self._plan(self._generation, batch, slice(num_context, None))
-            return self._generation
+        count, prefixes = len(batch.kv_lens) - num_context, self._prefixes(batch, num_context)
         spec, indptr = self._spec, batch.kv_indptr[num_context:] - batch.kv_indptr[num_context]
         blocks = self._room(int(indptr[-1]))
         decode = TritonDecode(spec, self._room(count + 1), blocks, self._room(count))
@@ -113,13 +115,13 @@ class CudaAttention:
         """
         if len(self._block_ids) < num_indices:
             self._block_ids = self._room(num_indices)
-        ours = self._choice.is_ours(num_rows)
-        kind: Any = partial(TritonDecode, self._spec) if ours else self._wrappers.fixed_generation
-        self._fixed[num_rows] = kind(self._room(num_rows + 1), self._block_ids, self._room(num_rows))
+        self._fixed[num_rows] = TritonDecode(
+            self._spec, self._room(num_rows + 1), self._block_ids, self._room(num_rows)
+        )
 
     def shares(self, batch: PagedBatch) -> bool:
         """Whether rows of generation share a prefix so long that `plan` is better than `plan_fixed`."""
-        return bool(self._choice.prefixes(batch, 0))
+        return bool(self._prefixes(batch, 0))
 
     def plan_fixed(self, batch: PagedBatch) -> None:
         """As `plan`, for a generation step of a size that was reserved; the device tensors of `batch` stay."""
@@ -153,6 +155,16 @@ class CudaAttention:
         for wrapper, tokens in self._parts:
             wrapper.run(q[tokens], layer_kv, out=out[tokens], **options)
         return out
+
+    def _prefixes(self, batch: PagedBatch, num_context: int) -> list[SharedPrefix]:
+        """Shared prefixes to compute once, among the rows behind the first `num_context`."""
+        if not self._can_share:
+            return []
+        spec = self._spec
+        block_bytes = 2 * spec.block_size * spec.num_kv_heads * spec.head_dim * spec.stored.itemsize
+        indptr = batch.kv_indptr[num_context:]
+        indices = batch.kv_indices[indptr[0] :]
+        return shared_prefixes(indptr - indptr[0], indices, spec.block_size, _LEAST_SPARED_BYTES // block_bytes)
 
     def _seen(self, batch: PagedBatch) -> PagedBatch:
         """FlashInfer reads all blocks of a row, and would multiply what it hides by zero: also what is not a number."""

@@ -1,13 +1,14 @@
-"""Decoding of many rows in Triton: a program takes the queries that share a key head, over all keys of its row.
+"""Decoding in Triton: a program takes the queries that share a key head, over all keys of its row.
 
-Rows are not split, so only the prefix parts of `attention_shared` are merged. There must be enough rows to keep the
-device busy. Softmax is summed up on the way (Milakov and Gimelshein, "Online normalizer calculation for softmax",
-2018).
+Where rows are too few to keep the device busy, several programs share a row's keys, and a second kernel merges their
+parts ("Flash-Decoding", Dao et al., 2023). Softmax is summed up on the way (Milakov and Gimelshein, "Online normalizer
+calculation for softmax", 2018).
 """
 
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 import triton
 from torch import Tensor
 from triton import language as tl
@@ -23,7 +24,10 @@ LOG2_E: Final = 1.4426950408889634
 # Llama-3.1-8B with 256 rows of 1,500 tokens in fp8 took an H200 242 µs instead of 294, and one with 1,024 of 190 137 µs
 # instead of 174.
 _TILE: Final = (64, 2, 3)
-_NARROW_TILE: Final = (32, 1, 6)
+_NARROW_TILE: Final = (32, 1, 5)
+# Programs that keep a device busy, and into how many a row is split at most.
+_PROGRAMS: Final = 512
+_MOST_SPLITS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,12 +126,45 @@ def absorb_sinks(sinks_ptr, head, there, highest, weights, total):  # type: igno
     return weights * shrink + tl.exp2(sink - higher), total * shrink[:, None]
 
 
+@triton.jit
+def store_part(  # type: ignore[no-untyped-def]
+    highest_ptr, weights_ptr, totals_ptr, place, there, highest, weights, total, real, head_dim: tl.constexpr
+):  # fmt: skip
+    """Store the softmax of some queries over some tokens, as in `Parts`; place: [queries]; real: [queries, width]."""
+    lane = tl.arange(0, total.shape[1])
+    tl.store(highest_ptr + place, highest, mask=there)
+    tl.store(weights_ptr + place, weights, mask=there)
+    tl.store(totals_ptr + place.to(tl.int64)[:, None] * head_dim + lane[None, :], total, mask=real)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _attention_merge_kernel(  # type: ignore[no-untyped-def]
+    highest_ptr, weights_ptr, totals_ptr, sinks_ptr, out_ptr, num_rows, overlaps: tl.constexpr, splits: tl.constexpr,
+    has_sinks: tl.constexpr, num_heads: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
+):  # fmt: skip
+    query, lane = tl.program_id(0), tl.arange(0, width)
+    place = tl.arange(0, splits) * (num_rows * num_heads) + query
+    real = (lane < head_dim)[None, :]
+    follow(overlaps)
+    theirs, shares = tl.load(highest_ptr + place), tl.load(weights_ptr + place)
+    totals = tl.load(totals_ptr + place.to(tl.int64)[:, None] * head_dim + lane[None, :], mask=real, other=0.0)
+    highest = tl.full([1], tl.max(theirs, axis=0), tl.float32)
+    shrink = tl.exp2(theirs - highest)
+    weights = tl.full([1], tl.sum(shares * shrink, axis=0), tl.float32)
+    total = tl.sum(totals * shrink[:, None], axis=0)[None, :]
+    if has_sinks:
+        head = query % num_heads + tl.arange(0, 1)
+        weights, total = absorb_sinks(sinks_ptr, head, head >= 0, highest, weights, total)
+    result = (total / weights[:, None]).to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + query.to(tl.int64) * head_dim + lane[None, :], result, mask=real)
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def _attention_decode_kernel(  # type: ignore[no-untyped-def]
     q_ptr, cache_ptr, out_ptr, indptr_ptr, blocks_ptr, last_ptr, skips_ptr, counts_ptr, highest_ptr, weights_ptr,
-    totals_ptr, sinks_ptr, q_stride, scale, num_rows, overlaps: tl.constexpr, has_parts: tl.constexpr,
-    has_sinks: tl.constexpr, window: tl.constexpr, padded: tl.constexpr, tile: tl.constexpr, cap: tl.constexpr,
-    num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
+    totals_ptr, sinks_ptr, q_stride, scale, num_rows, overlaps: tl.constexpr, splits: tl.constexpr,
+    has_parts: tl.constexpr, has_sinks: tl.constexpr, window: tl.constexpr, padded: tl.constexpr, tile: tl.constexpr,
+    cap: tl.constexpr, num_kv_heads: tl.constexpr, groups: tl.constexpr, head_dim: tl.constexpr, width: tl.constexpr,
     block_size: tl.constexpr,
 ):  # fmt: skip
     row, head = tl.program_id(0) // num_kv_heads, tl.program_id(0) % num_kv_heads
@@ -138,6 +175,10 @@ def _attention_decode_kernel(  # type: ignore[no-untyped-def]
     start = tl.load(skips_ptr + row) if has_parts else 0
     if window > 0:
         start = tl.maximum(length - window, 0)
+    if splits > 1:
+        share = tl.cdiv(tl.cdiv(length - start, splits), tile) * tile
+        start += tl.program_id(1) * share
+        length = tl.minimum(length, start + share)
     query = (head * groups + group)[:, None] * head_dim + lane[None, :]
     follow(overlaps)
     q, divisor = queries_for(tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0), cache_ptr)
@@ -150,6 +191,10 @@ def _attention_decode_kernel(  # type: ignore[no-untyped-def]
             scales, cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     total = whole(totals)
+    if splits > 1:
+        place = (tl.program_id(1) * num_rows + row) * (num_kv_heads * groups) + head * groups + group
+        store_part(highest_ptr, weights_ptr, totals_ptr, place, group < groups, highest, weights, total, real, head_dim)
+        return
     if has_parts:
         for part in range(tl.load(counts_ptr + row)):
             place = (part * num_rows + row).to(tl.int64) * (num_kv_heads * groups) + head * groups + group
@@ -206,10 +251,31 @@ class TritonDecode:
         spec, num_rows, overlaps, none = self._spec, len(q), can_overlap(q), self._indptr
         padded = max(_LEAST_ROWS, triton.next_power_of_2(spec.num_qo_heads // spec.num_kv_heads))
         tile, warps, stages = _TILE if spec.stored == spec.dtype else _NARROW_TILE
+        splits = 1 if parts is not None else num_splits(num_rows * spec.num_kv_heads)
         done = (none,) * 5 if parts is None else (parts.skips, parts.counts, parts.highest, parts.weights, parts.totals)
-        _attention_decode_kernel[(num_rows * spec.num_kv_heads,)](
+        if splits > 1:
+            done = (none, none, *part_buffers(splits, num_rows, spec))
+        sums = none if sinks is None else sinks
+        _attention_decode_kernel[(num_rows * spec.num_kv_heads, splits)](
             q, readable(layer_kv), out, self._indptr, self._blocks, self._last, *done,
-            none if sinks is None else sinks, q.stride(0), LOG2_E / spec.divisor, num_rows, overlaps,
+            sums, q.stride(0), LOG2_E / spec.divisor, num_rows, overlaps, splits,
             parts is not None, sinks is not None, spec.sliding_window or 0, padded, tile, **constants(spec),
             num_warps=warps, num_stages=stages, launch_pdl=overlaps,
         )  # fmt: skip
+        if splits > 1:
+            _attention_merge_kernel[(num_rows * spec.num_qo_heads,)](
+                *done[2:], sums, out, num_rows, overlaps, splits, sinks is not None, spec.num_qo_heads, spec.head_dim,
+                triton.next_power_of_2(spec.head_dim), launch_pdl=overlaps,
+            )  # fmt: skip
+
+
+def num_splits(num_programs: int) -> int:
+    """Into how many programs each of so many is split, a power of two."""
+    return min(_MOST_SPLITS, 1 << max(0, (_PROGRAMS // num_programs).bit_length() - 1))
+
+
+def part_buffers(num_parts: int, num_rows: int, spec: AttentionSpec) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for `highest`, `weights` and `totals` of `Parts`."""
+    shape = (num_parts, num_rows, spec.num_qo_heads)
+    highest, weights = (torch.empty(shape, dtype=torch.float32, device=spec.device) for _ in range(2))
+    return highest, weights, torch.empty(*shape, spec.head_dim, dtype=torch.float32, device=spec.device)

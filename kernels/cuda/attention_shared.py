@@ -17,7 +17,17 @@ from torch import Tensor
 from triton import language as tl
 
 from quire.kernels.attention import AttentionSpec
-from quire.kernels.cuda.attention_decode import LOG2_E, Parts, TritonDecode, absorb, constants, nothing, whole
+from quire.kernels.cuda.attention_decode import (
+    LOG2_E,
+    Parts,
+    TritonDecode,
+    absorb,
+    constants,
+    nothing,
+    part_buffers,
+    store_part,
+    whole,
+)
 from quire.kernels.cuda.kv_access import queries_for, readable
 from quire.kernels.cuda.overlap import can_overlap, follow
 from quire.kernels.cuda.shared_prefixes import SharedPrefix
@@ -64,10 +74,8 @@ def _attention_shared_kernel(  # type: ignore[no-untyped-def]
             q, cache_ptr, blocks, at, at < stop, (at < stop)[None, :], head, highest, weights, totals, scales,
             cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
-    place = (part * num_rows + row).to(tl.int64) * (num_kv_heads * groups) + qo_head
-    tl.store(highest_ptr + place, highest, mask=here)
-    tl.store(weights_ptr + place, weights, mask=here)
-    tl.store(totals_ptr + place[:, None] * head_dim + lane[None, :], whole(totals), mask=real)
+    place = (part * num_rows + row) * (num_kv_heads * groups) + qo_head
+    store_part(highest_ptr, weights_ptr, totals_ptr, place, here, highest, weights, whole(totals), real, head_dim)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,10 +135,8 @@ class SharedDecode:
         there = torch.from_numpy(np.concatenate(arrays)).to(blocks.device, non_blocking=True)
         self._tasks, self._members, skips, counts = torch.split(there, [len(array) for array in arrays])
         self._num_tasks = len(tasks.tasks)
-        shape = (int(tasks.counts.max()), len(tasks.skips), spec.num_qo_heads)
-        highest, weights = (torch.empty(shape, dtype=torch.float32, device=blocks.device) for _ in range(2))
-        totals = torch.empty(*shape, spec.head_dim, dtype=torch.float32, device=blocks.device)
-        self._parts = Parts(skips, counts, highest, weights, totals)
+        buffers = part_buffers(int(tasks.counts.max()), len(tasks.skips), spec)
+        self._parts = Parts(skips, counts, *buffers)
         self._spec, self._decode, self._blocks = spec, decode, blocks
 
     def run(self, q: Tensor, layer_kv: Tensor, out: Tensor, sinks: Tensor | None = None) -> None:

@@ -86,7 +86,7 @@ def test_attention(backend: type[AttentionBackend], num_qo: int, num_kv: int, he
 
 
 @pytest.mark.parametrize("fixed", [False, True], ids=["mixed", "decode"])
-def test_rows_enough_for_our_own_kernel(backend: type[AttentionBackend], fixed: bool) -> None:
+def test_many_rows(backend: type[AttentionBackend], fixed: bool) -> None:
     compare(backend, 32, 8, 128, None, fixed, MANY if fixed else (MIXED[0], *MANY))
 
 

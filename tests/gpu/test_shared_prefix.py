@@ -8,7 +8,6 @@ import pytest
 
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.llm import LLM
-from quire.kernels.cuda import decode_choice
 from support.models import VOCAB_SIZE, write_wide_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
@@ -37,7 +36,7 @@ def test_nearly_the_same_tokens(model: Path, monkeypatch: pytest.MonkeyPatch) ->
     prompts = [[*prefix, *random.integers(3, VOCAB_SIZE, 20 + each).tolist()] for each in range(NUM_PROMPTS)]
     found = []
     for least in (1 << 40, 0):
-        monkeypatch.setattr(decode_choice, "_LEAST_SPARED_BYTES", least)
+        monkeypatch.setattr("quire.kernels.cuda.attention._LEAST_SPARED_BYTES", least)
         with LLM(str(model), device="cuda", kv_memory_mib=256, max_batch_size=64) as llm:
             llm.generate([prompts[0]], PARAMS)
             found.append(np.array([answer.token_ids for answer in llm.generate(prompts, PARAMS)]))

@@ -9,7 +9,6 @@ import torch
 
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.llm import LLM
-from quire.kernels.cuda import decode_choice
 from support.models import write_wide_model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(600)]
@@ -37,7 +36,7 @@ def test_no_request_waits_for_a_compiler(tmp_path: Path, monkeypatch: pytest.Mon
         compiled.append(what["fn"].name)
 
     model = write_wide_model(tmp_path, 1024, VOCAB_SIZE)
-    monkeypatch.setattr(decode_choice, "_LEAST_SPARED_BYTES", 0)
+    monkeypatch.setattr("quire.kernels.cuda.attention._LEAST_SPARED_BYTES", 0)
     with LLM(str(model), device="cuda", kv_memory_mib=256, max_batch_size=NUM_SLOTS, block_size=BLOCK_SIZE) as llm:
         monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", hook)
         for params in WISHES:

@@ -14,7 +14,7 @@ from support.paged_attention import PagedCase, paged_case
 triton = pytest.importorskip("triton")
 
 from quire.kernels.cuda.attention_context import TritonContext, context_tasks  # noqa: E402
-from quire.kernels.cuda.attention_decode import TritonDecode  # noqa: E402
+from quire.kernels.cuda.attention_decode import TritonDecode, num_splits  # noqa: E402
 from quire.kernels.cuda.attention_widened import is_worth_widening, widened  # noqa: E402
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,10 +65,12 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
 
 
 @options
-@pytest.mark.parametrize("spec", [heads(6, 2, 64), heads(4, 4, 128), heads(20, 1, 64), heads(4, 2, 96)])
-def test_decoding_of_many_rows(spec: AttentionSpec, option: dict[str, Any]) -> None:
-    """Blocks lie anywhere, and what is behind a row's end is not a number."""
-    lengths = [(1, length) for length in (1, 16, 17, 63, 64, 65, 150)]
+@pytest.mark.parametrize("splits", [1, 2, 4])
+@pytest.mark.parametrize("spec", [heads(6, 2, 64), heads(20, 1, 96)])
+def test_decoding(spec: AttentionSpec, splits: int, option: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks lie anywhere, and what is behind a row's end is not a number. A part of a split row may have no token."""
+    monkeypatch.setattr("quire.kernels.cuda.attention_decode.num_splits", lambda num_programs: splits)
+    lengths = [(1, length) for length in (1, 17, 64, 65, 150)]
     case = windowed(paged_case(replace(spec, **option), lengths))
     close(decoded(case), case.expected())
 
@@ -79,6 +81,10 @@ def test_context(spec: AttentionSpec, option: dict[str, Any]) -> None:
     """New tokens behind old ones."""
     case = windowed(paged_case(replace(spec, **option), [(70, 70), (1, 20), (5, 133), (2, 2)]))
     close(computed(case, TritonContext(case.spec), torch.from_numpy(case.batch.qo_indptr)), case.expected())
+
+
+def test_few_rows_are_split() -> None:
+    assert [num_splits(count) for count in (1, 8, 16, 17, 128, 256, 257, 9999)] == [64, 64, 32, 16, 4, 2, 1, 1]
 
 
 def test_context_is_cut_into_tiles_the_longest_first() -> None:
