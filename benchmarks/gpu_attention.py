@@ -26,7 +26,9 @@ NUM_QO, NUM_KV, HEAD_DIM, BLOCK_SIZE = 32, 8, 128, 16
 LAYOUTS: Final = ("NHD", "HND")
 # Caches that take turns, so that none is found in L2.
 TURNS: Final = 4
-DECODE: Final = ((1, 1024), (16, 1024), (64, 1024), (256, 1024), (256, 1500), (1024, 190))
+DECODE: Final = (
+    (1, 1024), (4, 1024), (16, 1024), (64, 1024), (256, 1024), (256, 1500), (1024, 190), (1, 65536), (16, 190)
+)  # fmt: skip
 # Rows, tokens that they share, and tokens of their own.
 SHARED: Final = ((16, 8192, 64), (64, 1024, 128), (64, 8192, 128), (256, 1024, 128), (256, 8192, 128), (1024, 2048, 64))
 # New tokens and all tokens of each row.
