@@ -22,7 +22,7 @@ from contextlib import suppress
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_ports
 
 SERVICES = ("executor", "scheduler", "frontend")
 COMMAND = "quire up"
@@ -50,7 +50,7 @@ async def serving(address: str) -> float:
 
 async def start(env: dict[str, str], model: str | None) -> Seconds:
     """Seconds from the start of `quire up` to SERVING of each service, and to the end of its own start."""
-    ports = {name: free_port() for name in (*SERVICES, "http")}
+    ports = dict(zip((*SERVICES, "http"), free_ports(), strict=False))
     flags = [f"--{name}-port={port}" for name, port in ports.items()]
     command = [sys.executable, "-m", "quire.services.cli", "up", "--log-level=warning", *flags]
     if model is not None:

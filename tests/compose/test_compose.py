@@ -17,7 +17,7 @@ import pytest
 from quire.clients.client import Client
 from quire.engine.api.errors import Unavailable
 from quire.engine.api.sampling import SamplingParams
-from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_ports
 from support.containers import COMPOSE, Project, inside, processes, run, until
 from support.documents import commands
 
@@ -37,7 +37,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def project() -> Iterator[Project]:
     """Running, with two executors; gone without a trace at the end."""
-    ports = {f"QUIRE_{name}_PORT": str(free_port()) for name in ("HTTP", "GRPC", "PROMETHEUS", "GRAFANA")}
+    names = ("HTTP", "GRPC", "PROMETHEUS", "GRAFANA")
+    ports = {f"QUIRE_{name}_PORT": str(port) for name, port in zip(names, free_ports(), strict=False)}
     files = ("compose.yaml", "tests/compose/compose.test.yaml")
     project = Project("quire-test", ROOT, files, {**ports, "QUIRE_REDIS_PASSWORD": PASSWORD})
     project.compose("build")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from quire.internal.v1 import worker_pb2, worker_pb2_grpc
 from quire.kserve import open_inference_pb2, open_inference_pb2_grpc
 from quire.protos.credentials import Credentials
 from quire.services.cli import main
-from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_ports
 from quire.services.up.stack import is_serving
 from support.adapters import write_adapter
 from support.key_file import KeyFile, key_hash, new_key
@@ -101,7 +102,7 @@ def keyed(shared_stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) 
     for name, table in changes.items():
         keys.tables[name] |= table
     keys.write()
-    places = [f"{LOOPBACK}:{free_port()}" for _ in range(4)]
+    places = [f"{LOOPBACK}:{port}" for port in islice(free_ports(), 4)]
     processes: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack, log.open("w") as output:
         for place, http, workers in ((*places[:2], "1"), (*places[2:], "2")):

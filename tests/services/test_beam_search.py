@@ -246,7 +246,7 @@ def own_stack() -> Iterator[RunningStack]:
         yield running
 
 
-@pytest.mark.parametrize("service", ["executor", "scheduler"])
+@pytest.mark.parametrize("service", ["scheduler", pytest.param("executor", marks=pytest.mark.long)])
 async def test_a_killed_service_comes_back(own_stack: RunningStack, service: str) -> None:
     params = BeamSearchParams(4, max_tokens=300, ignore_eos=True)
     async with AsyncClient(own_stack.frontend, timeout=200) as client:

@@ -71,7 +71,7 @@ async def test_a_prefix_is_found_again(client: AsyncClient) -> None:
         assert first.token_ids == second.token_ids
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 async def test_one_executor_goes_and_comes_back(
     fleet: RunningStack, client: AsyncClient, number: signal.Signals
 ) -> None:

@@ -41,9 +41,15 @@ def demo_prompts(folder: Path) -> list[list[int]]:
     return [tokens[97 * i : 97 * i + length] for i, length in enumerate(lengths)]
 
 
-@pytest.fixture(
-    scope="module", params=["demo", *FAMILIES, *(pytest.param(name, marks=pytest.mark.long) for name in MORE_FAMILIES)]
+# Mistral's layers are Llama's.
+RARE = ("mistral", *MORE_FAMILIES)
+MODELS = (
+    "demo",
+    *(pytest.param(name, marks=pytest.mark.long if name in RARE else ()) for name in (*FAMILIES, *MORE_FAMILIES)),
 )
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Case]:
     if request.param == "demo":
         folder, prompts = DEMO_MODEL, demo_prompts(DEMO_MODEL)

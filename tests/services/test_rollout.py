@@ -77,6 +77,7 @@ def replaced(lines: list[str]) -> list[str]:
     return [each[1] for each in found if each is not None]
 
 
+@pytest.mark.long
 async def test_every_service_is_replaced_and_no_request_fails(rolled: Rolled) -> None:
     before = rolled.processes()
     # So little that processes start soon.

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 
 import grpc
 import psutil
@@ -20,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from quire.clients.async_client import AsyncClient
 from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
-from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_ports
 from quire.services.up.process import LONGEST_LINE, Child, Program
 from quire.services.up.stack import is_serving
 from quire.v1 import inference_pb2 as pb
@@ -67,7 +68,7 @@ def hang_up() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def ports() -> tuple[int, ...]:
-    return tuple(free_port() for _ in SERVICES)
+    return tuple(islice(free_ports(), len(SERVICES)))
 
 
 @contextmanager
@@ -130,7 +131,11 @@ def test_a_scheduler_without_a_standby_lets_what_is_open_end(monkeypatch: pytest
         stack.until_serving()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)],
+    ids=lambda number: number.name,
+)
 async def test_a_signal_ends_everything(number: signal.Signals, ports: tuple[int, ...]) -> None:
     """The second round also shows that the ports of the first can be had again at once."""
     with up(ports, DRAIN_SECONDS) as running:
@@ -183,7 +188,11 @@ async def test_a_second_signal_ends_everything_at_once(ports: tuple[int, ...]) -
             assert "cut off" in {outcome for _, outcome in await asyncio.gather(*streams)}
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGKILL], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGKILL, pytest.param(signal.SIGHUP, marks=pytest.mark.long)],
+    ids=lambda number: number.name,
+)
 @pytest.mark.usefixtures("hang_up")
 async def test_nothing_is_left_whichever_way_it_ends(number: signal.Signals, ports: tuple[int, ...]) -> None:
     with up(ports) as running:
@@ -273,8 +282,9 @@ async def test_each_service_stops_alone(own_stack: RunningStack, service: str) -
 
 
 async def test_watching_the_health_of_a_frontend_that_ends() -> None:
-    place = f"{LOOPBACK}:{free_port()}"
-    flags = [f"--listen={place}", "--http-listen=", f"--scheduler={LOOPBACK}:{free_port()}", "--drain-seconds=0"]
+    own, other = islice(free_ports(), 2)
+    place = f"{LOOPBACK}:{own}"
+    flags = [f"--listen={place}", "--http-listen=", f"--scheduler={LOOPBACK}:{other}", "--drain-seconds=0"]
     command = [sys.executable, "-m", "quire.services.cli", "frontend", *flags, "--log-level=error"]
     process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
     async with grpc.aio.insecure_channel(place) as channel:

@@ -106,6 +106,7 @@ async def test_every_kind_over_grpc_and_http(client: AsyncClient, http: aiohttp.
         assert body["choices"][0]["text"] == answer.text, each
 
 
+@pytest.mark.long
 async def test_three_hundred_schemas_hold_every_answer(client: AsyncClient) -> None:
     corpus, at_once = schemas(300), asyncio.Semaphore(24)
 

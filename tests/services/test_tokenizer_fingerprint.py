@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import islice
 from pathlib import Path
 
 import aiohttp
@@ -17,7 +18,7 @@ from quire.engine.api.sampling import SamplingParams
 from quire.engine.demo_model import DEMO_MODEL
 from quire.engine.text.fingerprint import tokenizer_fingerprint
 from quire.services.common.health import LIVE
-from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_ports
 from quire.services.up.process import Child
 from quire.services.up.stack import has_executors
 from support.stacks import SETTLE_SECONDS, RunningStack, another_frontend
@@ -26,7 +27,7 @@ from support.stacks import SETTLE_SECONDS, RunningStack, another_frontend
 @asynccontextmanager
 async def frontend_of_another_model(stack: RunningStack, model: Path) -> AsyncIterator[tuple[str, str]]:
     """Its addresses for gRPC and HTTP; it knows of the executors."""
-    place, http = (f"{LOOPBACK}:{free_port()}" for _ in range(2))
+    place, http = (f"{LOOPBACK}:{port}" for port in islice(free_ports(), 2))
     places = {"listen": place, "http_listen": http, "scheduler": stack.stack.schedulers[0], "drain_seconds": 0}
     child = stack.call(
         Child.start(stack.stack.programs.service("other-model", "frontend", {**places, "model": str(model)}))

@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Iterator
+from itertools import islice
 
 import psutil
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from quire.clients.client import Client
 from quire.engine.api.errors import StartupError
 from quire.engine.api.sampling import SamplingParams
-from quire.services.up.ports import LOOPBACK, check_ports, free_port
+from quire.services.up.ports import LOOPBACK, check_ports, free_ports
 from quire.services.up.settings import UpSettings
 from quire.services.up.stack import Stack
 from support.redis_server import RedisServer
@@ -39,7 +40,7 @@ def test_a_port_in_use_is_named_before_anything_starts(flag: str, taken: int) ->
 
 
 def test_a_port_that_is_asked_for_twice() -> None:
-    first, second = free_port(), free_port()
+    first, second = islice(free_ports(), 2)
     settings = UpSettings(frontend_port=first, http_port=second, scheduler_port=first, executor_port=second)
     with pytest.raises(StartupError) as caught:
         check_ports(settings)

@@ -165,10 +165,10 @@ def explore(redis_url: str | None, config: SchedulerConfig, num_examples: int, w
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_with_the_memory_ledger(config: SchedulerConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to 16,000 actions each. Where nothing is paused, nobody waits for a block either."""
+    """Up to 8,000 actions each. Where nothing is paused, nobody waits for a block either."""
     if config.capacity_policy != "MAX_UTILIZATION":
         monkeypatch.setattr(GenerationBatch, "advance", advance_all)
-    explore(None, config, 320)
+    explore(None, config, 160)
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)

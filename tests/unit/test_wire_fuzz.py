@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -43,7 +44,7 @@ from quire.services.scheduler.servicer import SchedulerServicer
 from quire.services.scheduler.supervisor import Supervisor
 from quire.services.scheduler.watch.journal import Journal
 from quire.services.scheduler.watch.watch import Watch
-from quire.services.up.ports import LOOPBACK, free_port
+from quire.services.up.ports import LOOPBACK, free_port, free_ports
 from support.forgery import forged
 from support.internal_messages import good_plans, good_submission, ints
 from support.mutation import mutated
@@ -189,7 +190,7 @@ async def failures(stub: Any, submission: scheduler_pb2.Submission) -> list[str]
 
 async def test_a_scheduler_refuses_wrong_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "RETRY_SECONDS", 0.01)
-    place, chance = [f"{LOOPBACK}:{free_port()}" for _ in range(2)], random.Random(2)
+    place, chance = [f"{LOOPBACK}:{port}" for port in islice(free_ports(), 2)], random.Random(2)
     dispatcher, ledger, runner = Dispatcher(epoch=1), MemoryLedger(), Runner()
     executor_servicer = ExecutorServicer(runner)  # type: ignore[arg-type]
 
