@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence as List
-from dataclasses import dataclass
 from typing import ClassVar
 
 from quire.engine.api.kv_cache_group import WHOLE, KVCacheGroup, blocks_for
 from quire.engine.block_table import GONE, BlockTable
 from quire.engine.resources.base import ResourceManager
 from quire.engine.resources.block_pool import BlockPool, Keep, unix_ms
+from quire.engine.resources.cache_statistics import CacheStatistics
 from quire.engine.resources.eviction import EvictionOrder
 from quire.engine.resources.holder import holder_in, split_holder
 from quire.engine.resources.prefix import chain_root, extend_chain, in_group
@@ -18,24 +18,6 @@ from quire.engine.resources.publication import Entry
 from quire.engine.resources.retention import block_retention
 from quire.engine.scheduled_step import ScheduledStep
 from quire.engine.sequence import Sequence
-
-
-@dataclass(slots=True)
-class CacheStatistics:
-    """Counts since the pool was opened.
-
-    Attributes:
-        num_context_tokens: of all sequences at their starts.
-        num_reused_tokens: of these, found in whole cached blocks.
-        num_copied_tokens: of these, found in part of a block, which was copied.
-        num_recomputed_tokens: computed again, of sequences that go on: behind a pause, or on from another executor or
-            scheduler.
-    """
-
-    num_context_tokens: int = 0
-    num_reused_tokens: int = 0
-    num_copied_tokens: int = 0
-    num_recomputed_tokens: int = 0
 
 
 class KVCacheManager(ResourceManager):

@@ -175,19 +175,20 @@ def _attention_decode_kernel(  # type: ignore[no-untyped-def]
     start = tl.load(skips_ptr + row) if has_parts else 0
     if window > 0:
         start = tl.maximum(length - window, 0)
+    stop = length
     if splits > 1:
         share = tl.cdiv(tl.cdiv(length - start, splits), tile) * tile
         start += tl.program_id(1) * share
-        length = tl.minimum(length, start + share)
+        stop = tl.minimum(length, start + share)
     query = (head * groups + group)[:, None] * head_dim + lane[None, :]
     follow(overlaps)
     q, divisor = queries_for(tl.load(q_ptr + row.to(tl.int64) * q_stride + query, mask=real, other=0.0), cache_ptr)
     scales = divisor * scale
     highest, weights, totals = nothing(cache_ptr, padded, width)
-    for position in range(start, length, tile):
+    for position in range(start, stop, tile):
         at = position + token
         highest, weights, totals = absorb(
-            q, cache_ptr, blocks_ptr + first, at, at < length, (at < length)[None, :], head, highest, weights, totals,
+            q, cache_ptr, blocks_ptr + first, at, at < stop, (at < stop)[None, :], head, highest, weights, totals,
             scales, cap, num_kv_heads, head_dim, width, block_size,
         )  # fmt: skip
     total = whole(totals)
@@ -255,17 +256,17 @@ class TritonDecode:
         done = (none,) * 5 if parts is None else (parts.skips, parts.counts, parts.highest, parts.weights, parts.totals)
         if splits > 1:
             done = (none, none, *part_buffers(splits, num_rows, spec))
-        sums = none if sinks is None else sinks
+        sink_scores = none if sinks is None else sinks
         _attention_decode_kernel[(num_rows * spec.num_kv_heads, splits)](
             q, readable(layer_kv), out, self._indptr, self._blocks, self._last, *done,
-            sums, q.stride(0), LOG2_E / spec.divisor, num_rows, overlaps, splits,
+            sink_scores, q.stride(0), LOG2_E / spec.divisor, num_rows, overlaps, splits,
             parts is not None, sinks is not None, spec.sliding_window or 0, padded, tile, **constants(spec),
             num_warps=warps, num_stages=stages, launch_pdl=overlaps,
         )  # fmt: skip
         if splits > 1:
             _attention_merge_kernel[(num_rows * spec.num_qo_heads,)](
-                *done[2:], sums, out, num_rows, overlaps, splits, sinks is not None, spec.num_qo_heads, spec.head_dim,
-                triton.next_power_of_2(spec.head_dim), launch_pdl=overlaps,
+                *done[2:], sink_scores, out, num_rows, overlaps, splits, sinks is not None, spec.num_qo_heads,
+                spec.head_dim, triton.next_power_of_2(spec.head_dim), launch_pdl=overlaps,
             )  # fmt: skip
 
 

@@ -56,5 +56,6 @@ class ContextWrappers:
         }
 
     def wrapper(self) -> Any:
+        """A new one, to be planned and run."""
         wrapper = BatchPrefillWithPagedKVCacheWrapper(self.workspace, "NHD")
         return _WithSinks(wrapper) if self._has_sinks else wrapper

@@ -70,7 +70,7 @@ def test_it_is_never_below_the_truth_and_less_than_a_block_for_each_above(
 ) -> None:
     kept = min(kept, members[owner].sole) if owner < len(members) else 0
     forecast = forecast_of(members)
-    foreseen = forecast.most(forecast.of(growth, {str(owner): kept}))
+    foreseen = forecast.peak(forecast.demand(growth, {str(owner): kept}))
     truth = most_held(members, growth, owner, kept)
     assert truth <= foreseen <= truth + len(members)
 
@@ -79,12 +79,12 @@ def test_it_is_never_below_the_truth_and_less_than_a_block_for_each_above(
 def test_those_that_start_add_up(members: list[Member], growths: list[int]) -> None:
     forecast = forecast_of(members)
     for growth in growths[:-1]:
-        forecast.add(forecast.of(growth, {}))
+        forecast.add(forecast.demand(growth, {}))
     alone = forecast_of(members)
-    assert forecast.most(forecast.of(growths[-1], {})) >= alone.most(alone.of(sum(growths), {}))
+    assert forecast.peak(forecast.demand(growths[-1], {})) >= alone.peak(alone.demand(sum(growths), {}))
 
 
 def test_several_tables_take_as_many_blocks_at_once() -> None:
     members = [Member(4, 8, 0), Member(9, 3, 1)]
     one, two = forecast_of(members), forecast_of(members, num_tables=2)
-    assert two.most(two.of(6, {})) == 2 * one.most(one.of(3, {}))
+    assert two.peak(two.demand(6, {})) == 2 * one.peak(one.demand(3, {}))

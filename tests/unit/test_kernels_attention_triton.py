@@ -66,11 +66,11 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
 
 @options
 @pytest.mark.parametrize("splits", [1, 4])
-@pytest.mark.parametrize("spec", [heads(6, 2, 64), heads(20, 1, 96)])
+@pytest.mark.parametrize("spec", [heads(6, 2, 64), heads(4, 4, 128), heads(20, 1, 96)])
 def test_decoding(spec: AttentionSpec, splits: int, option: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks lie anywhere, and what is behind a row's end is not a number. A part of a split row may have no token."""
     monkeypatch.setattr("quire.kernels.cuda.attention_decode.num_splits", lambda num_programs: splits)
-    lengths = [(1, length) for length in (1, 17, 64, 65, 150)]
+    lengths = [(1, length) for length in (1, 16, 17, 63, 64, 65, 150)]
     case = windowed(paged_case(replace(spec, **option), lengths))
     close(decoded(case), case.expected())
 

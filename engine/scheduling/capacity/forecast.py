@@ -55,8 +55,8 @@ class Forecast:
         given = np.append(0, np.cumsum(returned[order]))[self._num_ended]
         self._taken: NDArray[np.int64] = taken * num_tables - given
 
-    def of(self, growth: int, kept: Mapping[str, int]) -> NDArray[np.int64]:
-        """What one more sequence changes, which has no end here; int64 [ends].
+    def demand(self, growth: int, kept: Mapping[str, int]) -> NDArray[np.int64]:
+        """Blocks that one more sequence takes by each of the steps looked at; its end is not known. int64 [steps].
 
         Args:
             growth: blocks that it takes behind those that are set aside for it.
@@ -68,13 +68,13 @@ class Forecast:
                 taken = taken + count * (self._num_ended > place)
         return taken
 
-    def add(self, taken: NDArray[np.int64]) -> None:
-        """That sequence starts."""
-        self._taken = self._taken + taken
+    def add(self, demand: NDArray[np.int64]) -> None:
+        """A sequence of this demand starts."""
+        self._taken = self._taken + demand
 
-    def most(self, taken: NDArray[np.int64]) -> int:
-        """The most blocks that all take beyond those that they have, with that sequence."""
-        return int((self._taken + taken).max())
+    def peak(self, demand: NDArray[np.int64]) -> int:
+        """The most blocks that all take beyond those that they have, if a sequence of this demand starts."""
+        return int((self._taken + demand).max())
 
     @cached_property
     def _places(self) -> dict[str, int]:

@@ -39,10 +39,10 @@ class GuaranteedNoEvict(CapacityScheduler):
         if room < 0 or self.kv.has_windows:
             return room >= 0
         forecast = self._forecast = self._forecast or self._foresee()
-        taken = forecast.of(self._growth(sequence), self.kv.sole_holders(sequence))
-        if forecast.most(taken) > room:
+        demand = forecast.demand(self._growth(sequence), self.kv.sole_holders(sequence))
+        if forecast.peak(demand) > room:
             return False
-        forecast.add(taken)
+        forecast.add(demand)
         self._starting.append(sequence)
         return True
 
@@ -53,7 +53,7 @@ class GuaranteedNoEvict(CapacityScheduler):
         forecast = Forecast(members, *self.generation.lengths, returned, self.kv.block_size, num_tables)
         self._starting = [each for each in self._starting if each.state is SequenceState.CONTEXT]
         for each in self._starting:
-            forecast.add(forecast.of(self._growth(each), {}))
+            forecast.add(forecast.demand(self._growth(each), {}))
         return forecast
 
     def _growth(self, sequence: Sequence) -> int:

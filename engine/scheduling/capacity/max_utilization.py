@@ -77,4 +77,6 @@ class MaxUtilization(CapacityScheduler):
         return chosen
 
     def _released_by(self, sequence: Sequence) -> int:
-        return self.kv.num_sole(sequence) + max(0, sequence.num_reserved - sequence.num_held)
+        held = (block for table in sequence.tables for block in table.held)
+        own = sum(self.kv.pool.num_holders(block) == 1 for block in held)
+        return own + max(0, sequence.num_reserved - sequence.num_held)
